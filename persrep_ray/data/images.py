@@ -1,0 +1,202 @@
+"""Image files to arrays and back. Inputs are treated as hostile: every limit is checked before a pixel is decoded.
+
+Colour profiles are ignored, and of an animation or a multi-picture file the first picture counts.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from persrep_ray.config import DataConfig
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # told by content: a wrong suffix is common and harmless
+
+# A progressive JPEG may repeat scans without end: a few bytes each, a pass over all pixels each. Real files have ~10.
+_MAX_JPEG_SCANS = 256
+
+_EXIF_ORIENTATION = 0x0112
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+class ImageError(ValueError):
+    """An image that cannot be used; the message names the file and the cause."""
+
+
+def read_rgb(path: Path, limits: DataConfig) -> NDArray[np.uint8]:
+    """The photo at `path`, upright: (H, W, 3) uint8. Raises `ImageError`."""
+    return decode_rgb(_read(path, limits), limits, str(path))
+
+
+def decode_rgb(data: bytes, limits: DataConfig, source: str) -> NDArray[np.uint8]:
+    """Encoded bytes to an upright photo: (H, W, 3) uint8.
+
+    EXIF orientation is applied, transparency laid over white; grey, palette, CMYK and 16-bit images become 8-bit RGB.
+    Raises `ImageError`, which names `source`.
+    """
+    with _image_errors(source):
+        image = _decode(data, limits)
+        if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255
+            grey = (_sixteen_bit(image) // 257).astype(np.uint8)
+            return np.repeat(grey[:, :, None], 3, axis=2)
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+        return np.array(image.convert("RGB"))
+
+
+def read_mask(path: Path, limits: DataConfig) -> NDArray[np.bool_]:
+    """The foreground mask at `path`, upright: (H, W) bool. Raises `ImageError`."""
+    return decode_mask(_read(path, limits), limits, str(path))
+
+
+def decode_mask(data: bytes, limits: DataConfig, source: str) -> NDArray[np.bool_]:
+    """Encoded bytes to an upright foreground mask: (H, W) bool. Raises `ImageError`, which names `source`.
+
+    The object is what is brighter than mid-grey; what is transparent is not the object. Label images count too: values
+    0 and 1, palettes (whose colours may be dark) and 16 bits are cut at half of the brightest value in the file.
+    """
+    with _image_errors(source):
+        image = _decode(data, limits)
+        is_labels = image.mode.startswith("I") or image.mode == "P"
+        if image.mode.startswith("I"):
+            values = _sixteen_bit(image)
+        else:
+            if image.has_transparency_data:
+                black = Image.new("RGBA", image.size, "black")
+                image = Image.alpha_composite(black, image.convert("RGBA"))
+            values = np.array(image.convert("L"))
+        brightest = int(values.max())
+        mask: NDArray[np.bool_] = values > (brightest // 2 if is_labels or brightest == 1 else 127)
+        return mask
+
+
+def check_header(path: Path, limits: DataConfig) -> None:
+    """Raises `ImageError` unless `path` looks like an image within the limits; decodes no pixel."""
+    data = _read(path, limits)
+    with _image_errors(str(path)):
+        _open(data, limits)
+
+
+def check_pixels(path: Path, limits: DataConfig) -> tuple[int, int]:
+    """(H, W) of the upright image at `path`. Raises `ImageError` where `read_rgb` would, at about half its price."""
+    data = _read(path, limits)
+    with _image_errors(str(path)):
+        image = _open(data, limits)
+        width, height = image.size
+        # A JPEG is still read to its end, but at an eighth of its size; the other formats ignore this.
+        image.draft(None, (max(width // 8, 1), max(height // 8, 1)))
+        image.load()
+        return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
+
+
+def resize_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 to (size, size, 3) uint8: the whole picture, its aspect ratio not kept.
+
+    Cropping to a square would lose objects near the border, and a dense map of the square maps back to the photo by a
+    plain resize. Bicubic with anti-aliasing on each axis, after an area reduction where the photo is much larger.
+    """
+    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.array(resized)
+
+
+def encode_jpeg(image: NDArray[np.uint8], quality: int = 92) -> bytes:
+    """(H, W, 3) uint8 to JPEG bytes."""
+    return _encode(image, "JPEG", quality=quality)
+
+
+def encode_png_mask(mask: NDArray[np.bool_]) -> bytes:
+    """(H, W) bool to the bytes of a one-bit PNG, which `decode_mask` gives back unchanged."""
+    return _encode(mask, "PNG")
+
+
+def _encode(array: NDArray[Any], image_format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def _read(path: Path, limits: DataConfig) -> bytes:
+    with _image_errors(str(path)):
+        return read_regular(path, limits.max_bytes)
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """The bytes of the regular file at `path`; `OSError` or `ValueError` (message without the path) if there is none.
+
+    Never blocks: a FIFO is refused, not waited for; a file that is larger than `max_bytes`, or grows so, is not read.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if status.st_size > max_bytes:
+            raise ValueError(f"{status.st_size:,} bytes, the limit is {max_bytes:,}")
+        return file.read(max_bytes + 1)
+
+
+def _open(data: bytes, limits: DataConfig) -> Image.Image:
+    """The image behind its header, no pixel decoded yet; `ValueError` if it breaks a limit."""
+    if len(data) > limits.max_bytes:
+        raise ValueError(f"more than {limits.max_bytes:,} bytes")
+    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
+        raise ValueError(f"a JPEG of more than {_MAX_JPEG_SCANS} scans")
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if not 0 < width * height <= limits.max_pixels:
+        raise ValueError(f"{width} x {height} pixels, the limit is {limits.max_pixels:,} in all")
+    return image
+
+
+def _decode(data: bytes, limits: DataConfig) -> Image.Image:
+    image = _open(data, limits)
+    image.load()
+    transpose = _TO_UPRIGHT.get(_orientation(image))
+    return image if transpose is None else image.transpose(transpose)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a loaded image, 1 to 8; a photo whose EXIF is broken is shown as it is stored."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _sixteen_bit(image: Image.Image) -> NDArray[np.int32]:
+    return np.array(image).astype(np.int32).clip(0, 65535)
+
+
+@contextmanager
+def _image_errors(source: str) -> Iterator[None]:
+    """Turns whatever reading and decoding raise into `ImageError`.
+
+    On broken input decoders raise OSError, SyntaxError, ValueError, struct.error, MemoryError and more: all of it says
+    that this image is bad, and none of it may stop a run.
+    """
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise ImageError(f"{source}: not a JPEG, PNG, WebP or BMP image") from None
+    except Exception as error:
+        cause = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        raise ImageError(f"{source}: {cause}") from error

@@ -1,0 +1,60 @@
+"""The JSON files beside a data set, in the reference's format: semantic categories and test splits of its objects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from persrep_ray.config import DataConfig
+from persrep_ray.data.images import read_regular
+
+TEST_SPLITS = ("in_distribution", "pose", "distractors", "pose_and_distractors")
+
+
+def read_categories(path: Path, limits: DataConfig) -> dict[str, str]:
+    """Object id -> semantic category: `class_to_sc` of an `*_info.json`. `ValueError` names the file and the key."""
+    categories = _read_json(path, limits).get("class_to_sc")
+    if not isinstance(categories, dict):
+        raise ValueError(f"{path}: key 'class_to_sc': expected a mapping from object to category")
+    for object_id, category in categories.items():
+        # Categories end up in prompts and reports: one short printable line.
+        if not isinstance(category, str) or not (category.isprintable() and 0 < len(category.strip()) <= 128):
+            raise ValueError(f"{path}: key 'class_to_sc', {object_id!r}: expected a category, got {category!r:.100}")
+    return categories
+
+
+def read_test_splits(path: Path, limits: DataConfig) -> dict[tuple[str, str], str]:
+    """(object id, file name or stem) -> test split, of an `*_image_annos.json`. `ValueError` names file and key.
+
+    An image's id is its file name, bare or below its object's folder; the entries of train images are passed over.
+    """
+    splits = {}
+    for image_id, entry in _read_json(path, limits).items():
+        where = f"{path}: key {image_id!r:.300}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("class"), str):
+            raise ValueError(f"{where}: expected a mapping with the image's 'class'")
+        if entry.get("split") not in ("train", "test"):
+            raise ValueError(f"{where}: 'split' must be train or test, got {entry.get('split')!r:.100}")
+        if entry["split"] == "train":
+            continue
+        if entry.get("test_split") not in TEST_SPLITS:
+            raise ValueError(
+                f"{where}: 'test_split' must be one of {', '.join(TEST_SPLITS)}, got {entry.get('test_split')!r:.100}"
+            )
+        *folders, name = image_id.split("/")
+        object_id = entry["class"]
+        if folders not in ([], [object_id], ["test", object_id], ["test_dense", object_id]):
+            raise ValueError(f"{where}: does not lie in the folder of its class {object_id!r:.300}")
+        splits[object_id, name] = entry["test_split"]
+    return splits
+
+
+def _read_json(path: Path, limits: DataConfig) -> dict[str, Any]:
+    try:
+        value = json.loads(read_regular(path, limits.max_bytes))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value

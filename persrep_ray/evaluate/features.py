@@ -1,0 +1,38 @@
+"""Cosine similarity of feature rows, checked once for all tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_TINY = 1e-12
+
+
+def normalize(features: np.ndarray) -> np.ndarray:
+    """Scales the last axis of `features` (..., D) to unit length, as float32; a zero vector stays zero."""
+    features = np.asarray(features, dtype=np.float32)
+    norms = np.sqrt(np.einsum("...d,...d->...", features, features))
+    unit: np.ndarray = features / np.maximum(norms, _TINY)[..., None]
+    return unit
+
+
+def cosine_matrix(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Cosines (L, R) float32 between the rows of `left` (L, D) and of `right` (R, D)."""
+    cosines: np.ndarray = normalize(left) @ normalize(right).T
+    return cosines
+
+
+def check_rows(features: np.ndarray, name: str) -> None:
+    """Raises ValueError unless `features` is a non-empty, finite (rows, D) array; `name` says what it holds."""
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(f"{name} must be a non-empty (rows, dimensions) array, got shape {features.shape}")
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"{name} has a value that is not finite in row {int(np.argmin(finite))} of {len(features)}")
+
+
+def check_same_width(left: np.ndarray, left_name: str, right: np.ndarray, right_name: str) -> None:
+    """Raises ValueError unless both have the same last axis."""
+    if left.shape[-1] != right.shape[-1]:
+        raise ValueError(
+            f"{left_name} have {left.shape[-1]} dimensions, {right_name} {right.shape[-1]}: not from the same backbone"
+        )

@@ -1,0 +1,1 @@
+"""Synthetic positives and negatives of an object."""

@@ -1,0 +1,61 @@
+"""What every generator takes and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Role = Literal["positive", "negative"]
+
+ROLES: tuple[str, ...] = get_args(Role)
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """Images `start … start + count - 1` of one object and one role.
+
+    Image `i` depends on (`seed`, `object_id`, `role`, `i`) alone, so a request may be cut into chunks anywhere.
+    """
+
+    object_id: str
+    role: Role
+    start: int
+    count: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"object {self.object_id}: role must be one of {', '.join(ROLES)}, got {self.role!r}")
+        if self.start < 0 or self.count < 0 or self.seed < 0:
+            raise ValueError(
+                f"object {self.object_id}: start, count and seed of a request must not be negative, "
+                f"got {self.start}, {self.count}, {self.seed}"
+            )
+
+
+@dataclass
+class SyntheticImage:
+    """One generated picture of (or against) an object.
+
+    `image` is (S, S, 3) uint8 RGB; `mask` (S, S) bool marks the visible pixels of what `source_id` names: the object
+    itself in a positive, another object in a negative, nothing where the negative shows no known object.
+    """
+
+    object_id: str
+    role: Role
+    generator: str
+    prompt: str | None
+    seed: int
+    score: float | None
+    source_id: str
+    image: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+
+
+class Generator(Protocol):
+    """Loads what it needs in `__init__`; `generate` is deterministic in the request."""
+
+    def generate(self, request: GenerateRequest) -> list[SyntheticImage]: ...

@@ -1,0 +1,1 @@
+"""Foreground masks for photos that come without one."""

@@ -1,0 +1,303 @@
+"""Decoding: the same upright RGB for every kind of file, and an `ImageError` for every kind of broken one."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from persrep_ray.config import DataConfig
+from persrep_ray.data.images import (
+    ImageError,
+    check_header,
+    check_pixels,
+    decode_mask,
+    decode_rgb,
+    encode_jpeg,
+    encode_png_mask,
+    read_mask,
+    read_rgb,
+    resize_square,
+)
+
+# Pillow also warns about some of what is refused or passed over here.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+
+LIMITS = DataConfig()
+PHOTO = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+def encoded(image: Image.Image | np.ndarray, image_format: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def rgb(data: bytes, limits: DataConfig = LIMITS) -> np.ndarray:
+    return decode_rgb(data, limits, "here")
+
+
+@pytest.mark.parametrize(("image_format", "options"), [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})])
+def test_lossless_formats_decode_exactly_whatever_the_suffix(
+    tmp_path: Path, image_format: str, options: dict[str, bool]
+) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(encoded(PHOTO, image_format, **options))
+    image = read_rgb(path, LIMITS)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, PHOTO)
+    image[:] = 0  # the caller's own, writable array
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+    grey = np.array([[0, 257, 32896, 65535]], np.uint16)
+    np.testing.assert_array_equal(rgb(encoded(grey))[0, :, 0], [0, 1, 128, 255])
+
+
+def test_grey_palette_and_one_bit_become_rgb() -> None:
+    grey = PHOTO[:, :, 0]
+    np.testing.assert_array_equal(rgb(encoded(grey)), np.repeat(grey[:, :, None], 3, axis=2))
+    few = Image.fromarray(PHOTO // 128 * 255)
+    np.testing.assert_array_equal(rgb(encoded(few.quantize(8))), np.array(few.quantize(8).convert("RGB")))
+    np.testing.assert_array_equal(rgb(encoded(grey > 127))[:, :, 1], np.where(grey > 127, 255, 0))
+
+
+def test_cmyk_jpeg_is_not_inverted() -> None:
+    image = rgb(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=95))
+    np.testing.assert_allclose(image, np.broadcast_to([255, 0, 0], (8, 8, 3)), atol=3)
+
+
+def test_transparency_is_laid_over_white() -> None:
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    np.testing.assert_array_equal(rgb(encoded(image)), [[[255, 0, 0], [255, 255, 255]]])
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([9, 9, 9, 50, 60, 70])
+    palette.putpixel((1, 0), 1)
+    np.testing.assert_array_equal(rgb(encoded(palette, transparency=0)), [[[255] * 3, [50, 60, 70]]])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for image_format in ("JPEG", "PNG", "WEBP"):
+        data = encoded(PHOTO, image_format, exif=exif)
+        expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+        np.testing.assert_array_equal(rgb(data), expected)
+        (tmp_path / "photo").write_bytes(data)
+        assert check_pixels(tmp_path / "photo", LIMITS) == expected.shape[:2]
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01"]
+)
+def test_broken_exif_leaves_the_photo_as_stored(exif: bytes) -> None:
+    assert rgb(encoded(PHOTO, "JPEG", exif=exif)).shape == PHOTO.shape
+
+
+def test_of_an_animation_the_first_picture_counts() -> None:
+    second = Image.fromarray(255 - PHOTO)
+    data = encoded(PHOTO, "PNG", save_all=True, append_images=[second])
+    np.testing.assert_array_equal(rgb(data), PHOTO)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_truncated_anywhere_is_an_error_for_every_reader(tmp_path: Path, image_format: str) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    data = encoded(noise, image_format)
+    path = tmp_path / "photo.jpg"
+    for length in [*range(0, len(data) - 32, 97), len(data) - 32]:
+        path.write_bytes(data[:length])
+        for read in (read_rgb, read_mask, check_pixels):
+            with pytest.raises(ImageError, match=r"photo\.jpg: ."):
+                read(path, LIMITS)
+
+
+def test_garbled_files_raise_nothing_but_image_errors() -> None:
+    rng = np.random.default_rng(2)
+    noise = rng.integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for image_format in ("JPEG", "PNG", "WEBP", "BMP"):
+        original = np.frombuffer(encoded(noise, image_format, exif=exif), np.uint8)
+        for _ in range(150):
+            garbled = original.copy()
+            garbled[rng.integers(0, len(garbled), 6)] = rng.integers(0, 256, 6)
+            for decode in (decode_rgb, decode_mask):
+                try:
+                    decode(garbled.tobytes(), DataConfig(max_pixels=10_000), "here")
+                except ImageError as error:
+                    assert str(error).startswith("here: ")
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"P6 1 1 255\n\0\0\0"])
+def test_what_is_no_image_is_an_error(data: bytes) -> None:
+    with pytest.raises(ImageError, match="here: not a JPEG, PNG, WebP or BMP image"):
+        rgb(data)
+
+
+def test_other_formats_are_refused_even_where_pillow_reads_them() -> None:
+    for image_format in ("GIF", "TIFF", "PPM"):
+        with pytest.raises(ImageError, match="not a JPEG"):
+            rgb(encoded(PHOTO, image_format))
+
+
+def test_pixel_limit_is_checked_on_the_header_alone(tmp_path: Path) -> None:
+    limits = DataConfig(max_pixels=54)
+    assert rgb(encoded(PHOTO), limits).shape == (6, 9, 3)
+    with pytest.raises(ImageError, match="10 x 6 pixels, the limit is 54"):
+        rgb(encoded(np.zeros((6, 10, 3), np.uint8)), limits)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    # 60,000 x 60,000 pixels, a decompression bomb of 10 GB; and just under Pillow's own limit, above ours.
+    for side in (60_000, 13_000):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+        bomb = tmp_path / "bomb.png"
+        bomb.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"no pixels here"))
+        for read in (read_rgb, read_mask, check_pixels, check_header):
+            with pytest.raises(ImageError, match=r"bomb\.png: .*pixels"):
+                read(bomb, LIMITS)
+
+
+def test_a_text_chunk_bomb_is_refused() -> None:
+    body = b"Comment\0\0" + zlib.compress(bytes(4_000_000), 9)
+    chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+    data = encoded(PHOTO)
+    with pytest.raises(ImageError, match="here: "):
+        rgb(data[:33] + chunk + data[33:])
+
+
+def test_a_jpeg_of_endless_scans_is_refused() -> None:
+    data = encoded(np.zeros((64, 64, 3), np.uint8), "JPEG", progressive=True)
+    last_scan = data[data.rindex(b"\xff\xda") : -2]
+    assert rgb(data[:-2] + last_scan * 10 + data[-2:]).shape == (64, 64, 3)
+    with pytest.raises(ImageError, match="a JPEG of more than 256 scans"):
+        rgb(data[:-2] + last_scan * 300 + data[-2:])
+
+
+def test_byte_limit_is_checked_before_reading(tmp_path: Path) -> None:
+    huge = tmp_path / "huge.jpg"
+    with huge.open("wb") as file:
+        file.truncate(1 << 40)  # sparse: a terabyte on paper
+    with pytest.raises(ImageError, match=r"huge\.jpg: 1,099,511,627,776 bytes, the limit is 67,108,864"):
+        read_rgb(huge, LIMITS)
+    with pytest.raises(ImageError, match="more than 10 bytes"):
+        rgb(encoded(PHOTO), DataConfig(max_bytes=10))
+
+
+def test_special_files_are_refused_without_blocking(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    for path, cause in [
+        (tmp_path / "pipe.jpg", "not a regular file"),
+        (Path("/dev/zero"), "not a regular file"),
+        (tmp_path / "folder.jpg", "Is a directory"),
+        (tmp_path / "absent.jpg", "No such file or directory"),
+        (tmp_path / "loop.jpg", "Too many levels of symbolic links"),
+    ]:
+        for read in (read_rgb, read_mask, check_pixels, check_header):
+            with pytest.raises(ImageError) as caught:
+                read(path, LIMITS)
+            assert str(caught.value) == f"{path}: {cause}"
+
+
+def test_check_header_passes_what_only_decoding_can_refute(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(PHOTO)[:-60])
+    check_header(path, LIMITS)
+    with pytest.raises(ImageError):
+        check_pixels(path, LIMITS)
+
+
+def test_check_pixels_reads_a_reduced_jpeg_to_its_end(tmp_path: Path) -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (200, 301, 3), dtype=np.uint8)
+    data = encoded(noise, "JPEG")
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(data)
+    assert check_pixels(path, LIMITS) == (200, 301)
+    path.write_bytes(data[:-400])
+    with pytest.raises(ImageError, match="truncated"):
+        check_pixels(path, LIMITS)
+
+
+MASK = np.array([[False, True, True], [False, False, True]])
+
+
+def palette_mask(colour: tuple[int, int, int]) -> Image.Image:
+    image = Image.fromarray(MASK.astype(np.uint8))
+    image.putpalette([0, 0, 0, *colour])
+    return image
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        MASK,
+        np.where(MASK, 255, 0).astype(np.uint8),
+        np.where(MASK, 128, 127).astype(np.uint8),
+        MASK.astype(np.uint8),
+        MASK.astype(np.uint16),
+        np.where(MASK, 65535, 300).astype(np.uint16),
+        np.where(MASK[:, :, None], 255, 0).repeat(3, axis=2).astype(np.uint8),
+        palette_mask((128, 0, 0)),  # the first label colour of PASCAL VOC and DAVIS: darker than mid-grey
+        palette_mask((255, 255, 255)),
+        Image.merge("LA", [Image.new("L", (3, 2), 255), Image.fromarray(np.where(MASK, 255, 0).astype(np.uint8))]),
+    ],
+)
+def test_masks_of_every_kind(image: Image.Image | np.ndarray) -> None:
+    mask = decode_mask(encoded(image), LIMITS, "here")
+    assert mask.dtype == np.bool_
+    np.testing.assert_array_equal(mask, MASK)
+
+
+def test_compression_noise_is_no_object() -> None:
+    assert not decode_mask(encoded(np.full((8, 8), 3, np.uint8)), LIMITS, "here").any()
+    assert not decode_mask(encoded(np.zeros((8, 8), np.uint8)), LIMITS, "here").any()
+
+
+def test_mask_is_read_from_a_file_and_survives_a_round_trip(tmp_path: Path) -> None:
+    mask = np.random.default_rng(4).random((13, 21)) > 0.5
+    path = tmp_path / "mask.png"
+    path.write_bytes(encode_png_mask(mask))
+    np.testing.assert_array_equal(read_mask(path, LIMITS), mask)
+
+
+def test_jpeg_round_trip_is_close() -> None:
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    image = np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.full((64, 64), 80, np.uint8)], axis=2)
+    np.testing.assert_allclose(rgb(encode_jpeg(image)).astype(int), image, atol=8)
+    assert len(encode_jpeg(image, quality=30)) < len(encode_jpeg(image))
+
+
+@pytest.mark.parametrize("shape", [(480, 640, 3), (5, 700, 3), (3, 3, 3), (1, 1, 3)])
+def test_resize_square_shows_the_whole_picture(shape: tuple[int, int, int]) -> None:
+    halves = np.zeros(shape, np.uint8)
+    halves[:, shape[1] // 2 :] = (200, 100, 50)
+    square = resize_square(halves, 32)
+    assert square.shape == (32, 32, 3) and square.dtype == np.uint8
+    np.testing.assert_array_equal(square[:, -1], np.tile([200, 100, 50], (32, 1)))
+    if shape[1] > 1:
+        np.testing.assert_array_equal(square[:, 0], 0)
+
+
+def test_resize_square_does_not_alias() -> None:
+    stripes = np.tile(np.array([0, 255], np.uint8), (256, 128))[:, :, None].repeat(3, axis=2)
+    np.testing.assert_allclose(resize_square(stripes, 64)[:, 2:-2].astype(int), 127, atol=2)
+
+
+def test_an_error_survives_pickling_as_when_a_ray_worker_raises_it(tmp_path: Path) -> None:
+    with pytest.raises(ImageError) as caught:
+        read_rgb(tmp_path / "absent.jpg", LIMITS)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
