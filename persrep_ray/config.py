@@ -2,17 +2,19 @@
 
 `RunConfig()` is the fast default for the embedded backbone on CPU. A YAML file, then `key=value` overrides are laid
 over a preset; unknown keys and values out of range raise `ConfigError`, which names the key and what is allowed.
+Types are strict: `1.5` or `true` is no integer, though an integer is a number.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from persrep_ray import config_text
 
 
 class ConfigError(ValueError):
@@ -20,7 +22,7 @@ class ConfigError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class DataConfig(_Section):
@@ -36,7 +38,7 @@ class BackboneConfig(_Section):
     name: str = Field(default="embedded", min_length=1, description="'embedded', a hub id or a local folder")
     revision: str | None = None
     adapted_blocks: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
-        default=4, description="K: LoRA sits on the last K blocks; what is before them is frozen and computed once"
+        default=2, description="K: LoRA sits on the last K blocks; what is before them is frozen and computed once"
     )
     image_size: int = Field(default=224, ge=14, le=2048, description="side of the square input, pixels")
     precision: Literal["bfloat16", "float32"] = "bfloat16"
@@ -59,23 +61,28 @@ class GenerateConfig(_Section):
     negatives: int = Field(default=96, ge=1)
     image_size: int = Field(default=256, ge=32, le=1024, description="side of a synthetic image, pixels")
     object_area: tuple[float, float] = Field(
-        default=(0.06, 0.6), description="share of the picture that the pasted object's box covers, smallest to largest"
+        default=(0.06, 0.6),
+        strict=False,  # YAML and JSON have lists, no tuples; the items stay strict
+        description="share of the picture that the pasted object's box covers, smallest to largest",
     )
     rotation: float = Field(default=30.0, ge=0, le=180, description="largest rotation either way, degrees")
     occlusion: float = Field(default=0.25, ge=0, le=1, description="probability of an occluder over the object")
     same_category: float = Field(
         default=0.7, ge=0, le=1, description="share of the negatives drawn from objects of the same category, if any"
     )
+    negative_objects: int = Field(
+        default=32, ge=0, description="how many other objects an object's negatives come from, same category first"
+    )
     chunk_size: int = Field(default=16, ge=1, description="images per chunk: the unit of work and of resume")
     actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     cpus_per_actor: float = Field(default=0.5, gt=0)
 
-    @model_validator(mode="after")
-    def _area_is_a_range(self) -> GenerateConfig:
-        low, high = self.object_area
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"object_area must satisfy 0 < smallest <= largest <= 1, got {low}, {high}")
-        return self
+    @field_validator("object_area")
+    @classmethod
+    def _area_is_a_range(cls, area: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < area[0] <= area[1] <= 1:
+            raise ValueError("two numbers with 0 < smallest <= largest <= 1")
+        return area
 
 
 class LoraSection(_Section):
@@ -86,17 +93,62 @@ class LoraSection(_Section):
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
+class ViewsConfig(_Section):
+    """Augmented views; each costs one pass through the frozen prefix and may be drawn often."""
+
+    per_photo: int = Field(default=4, ge=1, description="augmented views of a real photo, beside its standard view")
+    smallest_crop: float = Field(default=0.4, gt=0, le=1, description="of a photo, share of its area")
+    rotation: float = Field(default=10.0, ge=0, le=180, description="largest rotation either way, degrees")
+    light: float = Field(default=0.3, ge=0, lt=1, description="largest change of brightness either way, share")
+    cached_photos: int = Field(default=256, ge=1, description="photos whose views a worker keeps for later objects")
+
+
+class BatchConfig(_Section):
+    """Images of one training step, over all ranks."""
+
+    anchors: int = Field(default=4, ge=1, description="views of the object's real photos")
+    positives: int = Field(default=8, ge=1, description="synthetic images of the object")
+    negatives: int = Field(default=16, ge=1, description="synthetic and real images of other objects")
+    synthetic_negatives: float = Field(default=0.5, ge=0, le=1, description="share of synthetic ones in the negatives")
+    token_share: float = Field(
+        default=0.5, gt=0, le=1, description="share of an image's patch tokens that a step sees, drawn anew each step"
+    )
+
+
+class HeldoutConfig(_Section):
+    """First, do no harm: photos held out of short trial trainings decide how strongly the adapter acts."""
+
+    folds: int = Field(default=3, ge=0, description="photos held out in turn; 0 trusts the adapter, strength 1")
+    strengths: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
+        default=(0.0, 0.25, 0.5, 0.75, 1.0),
+        min_length=1,
+        strict=False,
+        description="candidates; 0 keeps the pretrained",
+    )
+
+
 class TrainConfig(_Section):
     """Contrastive LoRA training of one object, and how many objects train at a time."""
 
     lora: LoraSection = LoraSection()
+    views: ViewsConfig = ViewsConfig()
+    batch: BatchConfig = BatchConfig()
+    heldout: HeldoutConfig = HeldoutConfig()
     loss: Literal["info_nce", "info_nce_multi_positive", "hinge"] = "info_nce_multi_positive"
     temperature: float = Field(default=0.07, gt=0, description="of the InfoNCE losses")
     margin: float = Field(default=0.5, ge=0, description="of the hinge loss")
-    steps: int = Field(default=100, ge=1)
-    batch_size: int = Field(default=16, ge=1, description="triplets (anchor, positive, negative) a step, over all ranks")
+    symmetric: bool = Field(default=True, description="positives are anchors too, against the same negatives")
+    embedding: Literal["cls", "cls_and_patches"] = Field(
+        default="cls", description="what the loss compares: CLS, or CLS concatenated with the mean patch"
+    )
+    dense_weight: float = Field(
+        default=0.0, ge=0, description="weight of the patch loss: the object's patches against all others"
+    )
+    steps: int = Field(default=60, ge=1)
     learning_rate: float = Field(default=3e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), strict=False
+    )
     weight_decay: float = Field(default=0.0, ge=0)
     cells: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     workers_per_object: int = Field(default=1, ge=1)
@@ -110,6 +162,9 @@ class EvaluateConfig(_Section):
 
     dense_size: int = Field(default=336, ge=14, le=2048, description="side of the input of the dense tasks, pixels")
     batch_size: int = Field(default=16, ge=1)
+    most_photos: int = Field(
+        default=2000, ge=0, description="how many photos of other objects an object is evaluated against"
+    )
     actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     cpus_per_actor: float = Field(default=0.5, gt=0)
 
@@ -124,3 +179,106 @@ class RunConfig(_Section):
     generate: GenerateConfig = GenerateConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole tree as plain JSON values; `RunConfig.model_validate` of it gives the same config back."""
+        return self.model_dump(mode="json")
+
+
+def debug_config() -> RunConfig:
+    """Ten steps on a handful of tiny images: does everything run? Meant for a tiny ViT in a local folder."""
+    return RunConfig(
+        backbone=BackboneConfig(adapted_blocks=1, image_size=56, precision="float32"),
+        masks=MaskConfig(working_size=64, grabcut_iterations=1),
+        generate=GenerateConfig(positives=4, negatives=4, image_size=64, chunk_size=2, actors=1),
+        train=TrainConfig(
+            lora=LoraSection(r=2, alpha=2.0), batch=BatchConfig(anchors=2, positives=2, negatives=4), steps=10, cells=1
+        ),
+        evaluate=EvaluateConfig(dense_size=56, batch_size=4, actors=1),
+    )
+
+
+def paper_config() -> RunConfig:
+    """The training recipe of Sundaram, Chae et al. (arXiv 2412.16156), with our default backbone and generator.
+
+    The paper's backbone is `backbone.name=facebook/dinov2-base`. Its 450 images are positives; as many negatives are
+    our choice.
+    """
+    synthetic, triplets, epochs, batch = 450, 4500, 2, 16
+    return RunConfig(
+        backbone=BackboneConfig(adapted_blocks="all"),
+        generate=GenerateConfig(positives=synthetic, negatives=synthetic),
+        train=TrainConfig(
+            lora=LoraSection(r=16, alpha=0.5, dropout=0.3),
+            loss="info_nce",
+            temperature=0.07,
+            steps=math.ceil(triplets * epochs / batch),
+            batch=BatchConfig(anchors=batch, positives=batch, negatives=batch, token_share=1.0),
+            heldout=HeldoutConfig(folds=0),
+            symmetric=False,
+            embedding="cls_and_patches",
+            learning_rate=3e-4,
+            betas=(0.5, 0.999),
+        ),
+    )
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {"default": RunConfig, "paper": paper_config, "debug": debug_config}
+
+
+def load_config(source: str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
+    """A preset or a YAML file, with `key=value` overrides over it; later overrides win.
+
+    Args:
+        source: the name of a preset, or a YAML file of sections, which may name the preset that it starts from
+            (`preset: paper`); None is the preset `default`.
+        overrides: such as `train.steps=50`; the value is read as YAML, and a mapping is merged into its section.
+
+    Raises:
+        ConfigError: one line: the file and line or the key, the value, and what is allowed.
+    """
+    changes: dict[str, Any] = {}
+    try:
+        config = _from_source(source)
+        for override in overrides:
+            changes = _merged(changes, config_text.parse_override(override))
+    except config_text.TextError as error:
+        raise ConfigError(str(error)) from error
+    return _changed(config, changes, where="")
+
+
+def _from_source(source: str | Path | None) -> RunConfig:
+    if source is None:
+        return RunConfig()
+    if isinstance(source, str) and source in PRESETS:
+        return PRESETS[source]()
+    path = Path(source)
+    if not path.exists():
+        hint = config_text.did_you_mean(str(source), PRESETS)
+        raise ConfigError(f"config '{source}' is neither a preset nor a file{hint} Presets: {', '.join(PRESETS)}")
+    sections = config_text.read_mapping(path)
+    preset = sections.pop("preset", "default")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        hint = config_text.did_you_mean(str(preset), PRESETS)
+        raise ConfigError(f"{path}: unknown preset {preset!r}{hint} Presets: {', '.join(PRESETS)}")
+    return _changed(PRESETS[preset](), sections, where=f"{path}: ")
+
+
+def _changed(config: RunConfig, changes: Mapping[str, Any], where: str) -> RunConfig:
+    values = _merged(config.model_dump(), changes)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        # Not chained: pydantic's many lines would bury ours.
+        raise ConfigError(where + config_text.first_problem(error, RunConfig, values)) from None
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, change in changes.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(change, Mapping):
+            merged[key] = _merged(old, change)
+        elif not (isinstance(old, Mapping) and change is None):  # a section whose lines are all commented out
+            merged[key] = change
+    return merged

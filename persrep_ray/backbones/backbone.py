@@ -130,7 +130,7 @@ class Backbone:
 
 
 def checkpoint_folder(name: str) -> str:
-    """What `from_pretrained` gets: the folder of the embedded checkpoint (converted on first use), else `name` itself."""
+    """What `from_pretrained` gets: `name` itself, or the folder of the embedded checkpoint, converted on first use."""
     return str(embedded_checkpoint()) if name == "embedded" else name
 
 

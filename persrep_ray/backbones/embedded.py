@@ -53,7 +53,7 @@ def cache_folder() -> Path:
 
 
 def embedded_checkpoint() -> Path:
-    """The folder of the converted checkpoint; converts it first if the cache has none. Safe to call from many processes."""
+    """The folder of the converted checkpoint, converted first if the cache has none. Many processes may call it."""
     folder = cache_folder() / f"embedded-{PACKAGE_VERSION}-b{BLOCKS}"
     if (folder / "model.safetensors").exists():
         return folder

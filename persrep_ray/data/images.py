@@ -118,6 +118,20 @@ def resize_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.array(resized)
 
 
+def standard_view(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 to (size, size, 3) uint8: the shorter side to 8/7 of `size`, then the centre, aspect ratio kept.
+
+    What DINOv2 and CLIP are evaluated with (256, then 224): the view of the global tasks.
+    """
+    height, width = image.shape[:2]
+    scale = size * 8 / 7 / min(height, width)
+    resized = Image.fromarray(image).resize(
+        (max(size, round(width * scale)), max(size, round(height * scale))), Image.Resampling.BICUBIC, reducing_gap=3.0
+    )
+    left, top = (resized.width - size) // 2, (resized.height - size) // 2
+    return np.array(resized.crop((left, top, left + size, top + size)))
+
+
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 92) -> bytes:
     """(H, W, 3) uint8 to JPEG bytes."""
     return _encode(image, "JPEG", quality=quality)

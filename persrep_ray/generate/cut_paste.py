@@ -91,8 +91,9 @@ class CutPaste:
         if own == 0:
             raise ValueError(f"object {request.object_id}: generate: there is no cutout of it to paste")
         seed = image_seed(request.seed, request.object_id, "positive", index)
-        image, mask = self._scene(seed, request.object_id, self._sprite(request.object_id, index % own))
-        return _result(request, seed, request.object_id, image, mask)
+        sprite = self._sprite(request.object_id, index % own)
+        image, mask = self._scene(seed, request.object_id, sprite)
+        return _result(request, seed, sprite.cutout, image, mask)
 
     def _negative(self, request: GenerateRequest, index: int) -> SyntheticImage:
         seed = image_seed(request.seed, request.object_id, "negative", index)
@@ -107,7 +108,7 @@ class CutPaste:
         scene = image_seed(request.seed, request.object_id, "positive", index) if is_counterpart else seed
         other = self._negative_sprite(rng, request.object_id)
         image, mask = self._scene(scene, request.object_id, other)
-        return _result(request, seed, "background" if other is None else other.cutout.object_id, image, mask)
+        return _result(request, seed, "background" if other is None else other.cutout, image, mask)
 
     def _negative_sprite(self, rng: np.random.Generator, object_id: str) -> Sprite | None:
         """Another object's cutout, of the same category for a share of the draws; None where there is no other."""
@@ -203,6 +204,7 @@ def _cast_shadow(rng: np.random.Generator, canvas: FloatImage, layer: Layer, upr
 
 
 def _result(
-    request: GenerateRequest, seed: int, source_id: str, image: NDArray[np.uint8], mask: NDArray[np.bool_]
+    request: GenerateRequest, seed: int, source: Cutout | str, image: NDArray[np.uint8], mask: NDArray[np.bool_]
 ) -> SyntheticImage:
-    return SyntheticImage(request.object_id, request.role, "cut_paste", None, seed, None, source_id, image, mask)
+    source_id, photo = (source.object_id, source.photo) if isinstance(source, Cutout) else (source, None)
+    return SyntheticImage(request.object_id, request.role, "cut_paste", None, seed, None, source_id, photo, image, mask)

@@ -18,19 +18,23 @@ class Cutout:
 
     `image` is (h, w, 3) uint8 RGB and holds object colours everywhere, also outside the object, so that interpolation
     never mixes in the old background. `alpha` is (h, w) float32 in 0..1, feathered. `cut_left` … tell which sides of
-    the object the photo's frame cut off: such a side belongs on the frame of a new picture too.
+    the object the photo's frame cut off: such a side belongs on the frame of a new picture too. `photo` is the index
+    of the object's train photo it comes from.
     """
 
     object_id: str
     image: NDArray[np.uint8]
     alpha: NDArray[np.float32]
+    photo: int = 0
     cut_left: bool = False
     cut_top: bool = False
     cut_right: bool = False
     cut_bottom: bool = False
 
 
-def make_cutout(object_id: str, image: NDArray[np.uint8], mask: NDArray[np.bool_], max_side: int = 512) -> Cutout:
+def make_cutout(
+    object_id: str, image: NDArray[np.uint8], mask: NDArray[np.bool_], *, photo: int = 0, max_side: int = 512
+) -> Cutout:
     """Cut the object out of `image` (H, W, 3) uint8 where `mask` (H, W) bool, at most `max_side` px long.
 
     The mask's border pixels carry background colour (they are mixed, or the mask is a pixel too wide), so the alpha
@@ -57,6 +61,7 @@ def make_cutout(object_id: str, image: NDArray[np.uint8], mask: NDArray[np.bool_
         object_id,
         _spread_inner_colours(picture, soft),
         _draw_in(soft),
+        photo=photo,
         cut_left=left == 0,
         cut_top=top == 0,
         cut_right=right == width,

@@ -25,19 +25,24 @@ SCHEMA = pa.schema(
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("score", pa.float64()),
         pa.field("source_id", pa.string(), nullable=False),
+        pa.field("source_photo", pa.int64()),
         pa.field("mask", pa.binary(), nullable=False),  # PNG, one bit
         pa.field("image", pa.binary(), nullable=False),  # JPEG
     ]
 )
 JPEG_QUALITY = 92
+_SECONDS = b"seconds"
 
 
 class ShardError(ValueError):
     """A shard that cannot be read; the message names the file and the cause."""
 
 
-def write_shard(path: Path, images: Iterable[SyntheticImage]) -> None:
-    """Write the images to `path`; until all is on disk the name does not exist, and an older file of it is kept."""
+def write_shard(path: Path, images: Iterable[SyntheticImage], seconds: float = 0.0) -> None:
+    """Write the images to `path`; until all is on disk the name does not exist, and an older file of it is kept.
+
+    `seconds`, how long they took to generate, is kept with them for `shard_seconds`.
+    """
     rows = [
         {
             "object_id": one.object_id,
@@ -47,12 +52,13 @@ def write_shard(path: Path, images: Iterable[SyntheticImage]) -> None:
             "seed": one.seed,
             "score": one.score,
             "source_id": one.source_id,
+            "source_photo": one.source_photo,
             "mask": encode_png_mask(one.mask),
             "image": encode_jpeg(one.image, quality=JPEG_QUALITY),
         }
         for one in images
     ]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    table = pa.Table.from_pylist(rows, schema=SCHEMA).replace_schema_metadata({_SECONDS: repr(seconds)})
     path.parent.mkdir(parents=True, exist_ok=True)
     # The leading dot keeps a killed writer's leftover out of every `*.parquet`.
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -76,6 +82,14 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def shard_seconds(path: Path) -> float:
+    """What `write_shard` was told; reads the footer alone. Raises `ShardError`."""
+    try:
+        return float((pq.read_metadata(path).metadata or {})[_SECONDS])
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise ShardError(f"{path}: not a readable shard: {error}") from error
 
 
 class ShardRows(Sequence[SyntheticImage]):

@@ -27,6 +27,7 @@ def picture(seed: int, **changes: object) -> SyntheticImage:
         "seed": 2**63 - 1 - seed,
         "score": None,
         "source_id": "mug",
+        "source_photo": 0,
         "image": image,
         "mask": mask,
     }

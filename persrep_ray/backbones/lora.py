@@ -1,0 +1,114 @@
+"""One LoRA slot on a backbone's suffix, by `peft`, so that what is saved is a plain PEFT adapter."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load as load_safetensors
+from torch import nn
+
+from persrep_ray.backbones.backbone import Backbone
+from persrep_ray.config import LoraSection
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+State = dict[str, torch.Tensor]
+
+
+class AdapterError(ValueError):
+    """An adapter does not fit the backbone or the LoRA configuration it is to be loaded into."""
+
+
+class LoraBackbone:
+    """A `Backbone` with one LoRA on query, key and value of its suffix.
+
+    `reset`, `load` and `state` change what it holds. A freshly reset LoRA is the identity: the features equal the
+    pretrained ones.
+    """
+
+    def __init__(self, backbone: Backbone, lora: LoraSection, *, base_name: str) -> None:
+        self.backbone = backbone
+        last = len(backbone.blocks)
+        self.config = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=["q_proj", "k_proj", "v_proj"],
+            layers_to_transform=list(range(backbone.split, last)),
+            layers_pattern=backbone.family.blocks.rsplit(".", 1)[-1],
+        )
+        self.peft: PeftModel = get_peft_model(backbone.model, self.config)  # replaces the linears in place
+        self.config.base_model_name_or_path = base_name  # peft put the cache folder's path there
+        self.parameters: dict[str, nn.Parameter] = {
+            name: parameter for name, parameter in self.peft.named_parameters() if parameter.requires_grad
+        }
+        expected = 3 * 2 * (last - backbone.split)
+        # A LoRA that silently landed on too few layers is the worst bug of this field (huggingface/peft issue 2699).
+        assert len(self.parameters) == expected, f"LoRA sits on {len(self.parameters)} matrices, not {expected}"
+
+    def reset(self, seed: int) -> None:
+        """Fresh LoRA weights, the same for the same seed: A uniform (as `peft` and the LoRA authors do it), B zero."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                if "lora_A" in name:
+                    bound = math.sqrt(1 / parameter.shape[1])  # kaiming_uniform_ with a = sqrt(5)
+                    fresh = torch.rand(parameter.shape, generator=generator) * (2 * bound) - bound
+                    parameter.copy_(fresh.to(parameter.device))
+                else:
+                    parameter.zero_()
+
+    def state(self) -> State:
+        """A copy of the adapter's tensors under the names of `adapter_model.safetensors`."""
+        return {name: value.detach().cpu().clone() for name, value in self._tensors().items()}
+
+    def _tensors(self) -> State:
+        # Without embedding layers: "auto" would ask the hub for the backbone's config on every call.
+        return get_peft_model_state_dict(self.peft, save_embedding_layers=False)
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put `state` into the slot, strictly.
+
+        Raises:
+            AdapterError: names or shapes differ from what this backbone and LoRA configuration have.
+        """
+        mine = self._tensors()
+        for what, names in (("lacks", mine.keys() - state.keys()), ("has unknown", state.keys() - mine.keys())):
+            if names:
+                raise AdapterError(f"adapter {what} tensors: {', '.join(sorted(names)[:3])} ({len(names)} in all)")
+        for name, value in state.items():
+            if value.shape != mine[name].shape:
+                raise AdapterError(
+                    f"adapter tensor {name} is {tuple(value.shape)}, the backbone needs {tuple(mine[name].shape)}"
+                )
+        set_peft_model_state_dict(self.peft, dict(state))
+
+    def load_bytes(self, adapter_model: bytes) -> None:
+        """`load` from the bytes of an `adapter_model.safetensors`."""
+        self.load(load_safetensors(adapter_model))
+
+    def files(self) -> dict[str, bytes]:
+        """The adapter as the files of a PEFT folder; `PeftModel.from_pretrained(backbone, folder)` loads them."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.peft.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+            return {name: (Path(folder) / name).read_bytes() for name in ADAPTER_FILES}
+
+    @contextmanager
+    def pretrained(self) -> Iterator[Backbone]:
+        """Within, the LoRA is switched off: the features are the pretrained ones."""
+        with self.peft.disable_adapter():
+            yield self.backbone
+
+    def train(self, mode: bool = True) -> None:
+        """Switch LoRA dropout on or off."""
+        self.peft.train(mode)
+
+
+def scaled(state: Mapping[str, torch.Tensor], strength: float) -> State:
+    """The adapter acting `strength` times as strongly: B is multiplied, so any PEFT loader sees the same."""
+    return {name: value * strength if "lora_B" in name else value.clone() for name, value in state.items()}

@@ -1,0 +1,150 @@
+"""The views one object trains on, and how a step's batch is drawn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from persrep_ray.config import BatchConfig
+from persrep_ray.train.inputs import TrainInputs
+from persrep_ray.train.views import Views, ViewStore
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Views in groups: one per own photo, one per photo of another object, and the synthetic images by role.
+
+    `positive_photo` (P,) is the own photo each positive was cut from (-1 where unknown), `other_photo` (O,) the
+    index of each other photo among its object's: what `without` leaves out together with own photo `heldout`.
+    """
+
+    photos: tuple[Views, ...]
+    others: tuple[Views, ...]
+    other_photo: np.ndarray  # (O,)
+    positives: Views
+    positive_photo: np.ndarray  # (P,)
+    negatives: Views
+    negative_photo: np.ndarray  # (M,)
+    heldout: int | None = None
+
+    def without(self, heldout: int) -> Pool:
+        """The pool for a trial that must not see own photo `heldout`, nor the photos of others it is ranked against."""
+        return replace(self, heldout=heldout)
+
+    def is_held_out(self, photo: np.ndarray) -> np.ndarray:
+        """Which of the photo indices (of own or of other objects) belong to the held-out fold."""
+        if self.heldout is None:
+            return np.zeros(photo.shape, bool)
+        return (photo >= 0) & (photo % len(self.photos) == self.heldout)
+
+
+def make_pool(store: ViewStore, inputs: TrainInputs) -> Pool:
+    """Compute (or take from the store) every view that the object's training may draw."""
+
+    def source_photos(role: str) -> np.ndarray:
+        images = inputs.positives if role == "positive" else inputs.negatives
+        return np.array([-1 if one.source_photo is None else one.source_photo for one in images], dtype=int)
+
+    seen: dict[str, int] = {}
+    other_photo = []
+    for photo in inputs.others:
+        other_photo.append(seen.get(photo.object_id, 0))
+        seen[photo.object_id] = other_photo[-1] + 1
+    return Pool(
+        photos=tuple(store.photo(photo) for photo in inputs.photos),
+        others=tuple(store.photo(photo) for photo in inputs.others),
+        other_photo=np.array(other_photo, dtype=int),
+        positives=store.synthetic(inputs.positives),
+        positive_photo=source_photos("positive"),
+        negatives=store.synthetic(inputs.negatives),
+        negative_photo=source_photos("negative"),
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one step, anchors first, then positives, then negatives; `roles` counts them."""
+
+    hidden: torch.Tensor  # (B, T', D): CLS and special tokens, then the drawn part of the patches
+    foreground: torch.Tensor  # (B, N')
+    roles: tuple[int, int, int]
+
+    def of_rank(self, rank: int, world_size: int) -> Batch:
+        """Every `world_size`-th image of each role."""
+        if world_size == 1:
+            return self
+        starts = np.cumsum((0, *self.roles))
+        rows = [np.arange(starts[i] + rank, starts[i + 1], world_size) for i in range(3)]
+        picked = torch.from_numpy(np.concatenate(rows))
+        return Batch(self.hidden[picked], self.foreground[picked], (len(rows[0]), len(rows[1]), len(rows[2])))
+
+
+class BatchSampler:
+    """Draws batches; the same pool and seed give the same batches on every rank."""
+
+    def __init__(self, pool: Pool, config: BatchConfig, *, seed: int) -> None:
+        self._pool = pool
+        self._config = config
+        self._rng = np.random.default_rng(seed)
+        own = np.arange(len(pool.photos))
+        self._own = own[~pool.is_held_out(own)]
+        self._others = np.flatnonzero(~pool.is_held_out(pool.other_photo))
+        # A held-out fold may own every positive (one photo with a mask): then they all stay.
+        positives = np.flatnonzero(~pool.is_held_out(pool.positive_photo))
+        self._positives = positives if len(positives) else np.arange(len(pool.positives))
+        negatives = np.flatnonzero(~pool.is_held_out(pool.negative_photo))
+        self._negatives = negatives if len(negatives) else np.arange(len(pool.negatives))
+
+    def draw(self) -> Batch:
+        """Anchors: views of own photos; positives: synthetic; negatives: synthetic, and views of others' photos."""
+        config, pool = self._config, self._pool
+        synthetic = round(config.negatives * config.synthetic_negatives)
+        if not len(self._others):
+            synthetic = config.negatives
+        elif not len(self._negatives):
+            synthetic = 0
+        drawn = [
+            *self._views_of(pool.photos, self._own, config.anchors),
+            *_rows(pool.positives, self._choice(self._positives, config.positives)),
+            *_rows(pool.negatives, self._choice(self._negatives, synthetic)),
+            *self._views_of(pool.others, self._others, config.negatives - synthetic),
+        ]
+        hidden = torch.stack([row for row, _ in drawn])
+        foreground = torch.stack([row for _, row in drawn])
+        hidden, foreground = self._some_tokens(hidden, foreground)
+        return Batch(hidden, foreground, (config.anchors, config.positives, config.negatives))
+
+    def _choice(self, among: np.ndarray, count: int) -> np.ndarray:
+        """Without repeats while there are enough."""
+        if count == 0:
+            return np.array([], dtype=int)
+        return self._rng.choice(among, count, replace=len(among) < count)
+
+    def _views_of(
+        self, photos: Sequence[Views], among: np.ndarray, count: int
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        rows = []
+        for index in self._choice(among, count):
+            views = photos[index]
+            view = int(self._rng.integers(len(views)))
+            rows.append((views.hidden[view], views.foreground[view]))
+        return rows
+
+    def _some_tokens(self, hidden: torch.Tensor, foreground: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A random part of each image's patch tokens (as FLIP, arXiv 2212.00794): cheaper steps, and augmentation."""
+        count, patches = foreground.shape
+        kept = max(1, round(patches * self._config.token_share))
+        if kept == patches:
+            return hidden, foreground
+        order = torch.from_numpy(np.argsort(self._rng.random((count, patches)), axis=1)[:, :kept].copy())  # (B, N')
+        special = hidden.shape[1] - patches
+        index = torch.cat([torch.arange(special).expand(count, -1), order + special], dim=1)
+        picked = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]).to(hidden.device))
+        return picked, foreground.gather(1, order)
+
+
+def _rows(views: Views, indices: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(views.hidden[i], views.foreground[i]) for i in indices]

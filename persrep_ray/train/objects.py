@@ -1,0 +1,65 @@
+"""Training one object of a run: its inputs from the run folder, its adapter back into it. No Ray in here."""
+
+from __future__ import annotations
+
+import time
+
+from persrep_ray.backbones.lora import LoraBackbone
+from persrep_ray.config import RunConfig
+from persrep_ray.data.objects import Manifest
+from persrep_ray.data.others import choose_others
+from persrep_ray.generate.shards import read_shards
+from persrep_ray.run_folder import RunFolder
+from persrep_ray.train.inputs import TrainInputs
+from persrep_ray.train.trainer import Progress, Trainer
+
+
+class ObjectTrainer:
+    """Trains objects of one run, one after the other; with several ranks, each holds one and calls it alike."""
+
+    def __init__(
+        self,
+        lora: LoraBackbone,
+        config: RunConfig,
+        manifest: Manifest,
+        folder: RunFolder,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._lora = lora
+        self._config = config
+        self._folder = folder
+        self._objects = {one.object_id: one for one in manifest.objects.values() if one.train}
+        self._categories = {object_id: one.category for object_id, one in self._objects.items()}
+        self._trainer = Trainer(lora, config, rank=rank, world_size=world_size)
+        self._rank = rank
+
+    def __call__(self, object_id: str, progress: Progress) -> None:
+        """Trains the object; rank 0 commits its adapter, whole or not at all."""
+        started = time.monotonic()
+        trained = self._trainer.train(self._inputs(object_id), progress)
+        if self._rank == 0:
+            self._lora.load(trained.state)
+            report = {
+                "seconds": time.monotonic() - started,
+                "strength": trained.strength,
+                "loss": trained.history,
+                "heldout": trained.heldout,
+            }
+            self._folder.write_trained(object_id, self._lora.files(), report)
+
+    def _inputs(self, object_id: str) -> TrainInputs:
+        most, seed = self._config.generate.negative_objects, self._config.seed
+        others = choose_others(object_id, self._categories, most, seed)
+        shards = {
+            role: read_shards([self._folder.shard(chunk) for chunk in chunks], self._config.data)
+            for role, chunks in self._folder.chunks_by_role(object_id, self._config).items()
+        }
+        return TrainInputs(
+            object_id=object_id,
+            photos=self._folder.masked_photos(self._objects[object_id]),
+            others=tuple(photo for one in others for photo in self._folder.masked_photos(self._objects[one])),
+            positives=shards["positive"],
+            negatives=shards["negative"],
+        )

@@ -1,0 +1,176 @@
+"""Contrastive LoRA training of one object, in plain PyTorch. No Ray in here.
+
+The recipe is that of "Personalized Representation from Personalized Generation" (arXiv 2412.16156): anchors are views
+of the object's real photos, positives its synthetic images, negatives other objects. Ours differs where it says so:
+the prefix is computed once per view, a step sees a random part of the patch tokens, positives are anchors too, and
+held-out photos decide how strongly the adapter acts (`heldout.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed.nn.functional as differentiable
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from persrep_ray.backbones.lora import LoraBackbone, State, scaled
+from persrep_ray.config import RunConfig
+from persrep_ray.train.batches import BatchSampler, Pool, make_pool
+from persrep_ray.train.heldout import Trial, choose_strength, plan_trials, score_trial
+from persrep_ray.train.inputs import TrainInputs
+from persrep_ray.train.losses import dense_info_nce, make_loss
+from persrep_ray.train.views import ViewStore
+
+Progress = Callable[[int, int], None]
+
+
+class TrainError(ValueError):
+    """The training of one object failed; the message names the object, the step and the cause."""
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
+    """`state` already acts at `strength`; `history` is the loss of every step of the final training."""
+
+    state: State
+    strength: float
+    history: list[float]
+    heldout: dict[str, Any]
+
+
+class _Embedder(nn.Module):
+    """The trained half as a module, which DDP needs: hidden (B,T,D) -> CLS (B,D) and patches (B,N,D)."""
+
+    def __init__(self, lora: LoraBackbone) -> None:
+        super().__init__()
+        self.model = lora.peft
+        self._suffix = lora.backbone.suffix
+
+    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self._suffix(hidden)
+        return features.cls, features.patches
+
+
+class Trainer:
+    """Trains one object after another on one backbone; what objects share (views of photos) is kept between them.
+
+    With `world_size` ranks each calls `train` with the same inputs: a step's images are split over the ranks and their
+    embeddings gathered, so the loss is that of one rank with the whole batch.
+    """
+
+    def __init__(self, lora: LoraBackbone, config: RunConfig, *, rank: int = 0, world_size: int = 1) -> None:
+        self._lora = lora
+        self._config = config.train
+        self._seed = config.seed
+        self._rank = rank
+        self._world_size = world_size
+        self._loss = make_loss(config.train)
+        self._store = ViewStore(
+            lora.backbone, config.train.views, config.data, size=config.backbone.image_size, seed=config.seed
+        )
+        embedder = _Embedder(lora)
+        # No buffers to sync; the LoRA parameters start equal on all ranks because they are drawn from one seed.
+        self._embedder: nn.Module = (
+            embedder if world_size == 1 else DistributedDataParallel(embedder, broadcast_buffers=False)
+        )
+
+    def train(self, inputs: TrainInputs, progress: Progress) -> TrainedAdapter:
+        """Train the object's adapter and decide its strength.
+
+        Args:
+            progress: called after every step with the images done and the images in all, trial trainings included.
+
+        Raises:
+            TrainError: a loss was not finite, or there is nothing to train on.
+        """
+        if not inputs.photos or not len(inputs.positives) or not (len(inputs.negatives) or inputs.others):
+            raise TrainError(f"object {inputs.object_id}: train: no photos, no positives or no negatives")
+        pool = make_pool(self._store, inputs)
+        trials = plan_trials(pool, self._config.heldout)
+        per_step = self._config.batch.anchors + self._config.batch.positives + self._config.batch.negatives
+        total = per_step * self._config.steps * (len(trials) + 1)
+        done = 0
+
+        def step_done() -> None:
+            nonlocal done
+            done += per_step
+            progress(done, total)
+
+        scores: list[list[Trial]] = []
+        for fold, heldout in enumerate(trials):
+            self._fit(pool.without(heldout), inputs.object_id, seed=self._seed + 1 + fold, step_done=step_done)
+            scores.append(self._strengths(pool, heldout))
+        strength, report = choose_strength(scores, self._config.heldout)
+        history = self._fit(pool, inputs.object_id, seed=self._seed, step_done=step_done)
+        return TrainedAdapter(scaled(self._lora.state(), strength), strength, history, report)
+
+    def _fit(self, pool: Pool, object_id: str, *, seed: int, step_done: Callable[[], None]) -> list[float]:
+        """Train a fresh adapter on `pool`; it stays in the slot. Returns the loss of every step."""
+        config = self._config
+        torch.manual_seed(seed)  # LoRA dropout
+        self._lora.reset(seed)
+        self._lora.train()
+        parameters = list(self._lora.parameters.values())
+        optimizer = torch.optim.AdamW(
+            parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        )
+        sampler = BatchSampler(pool, config.batch, seed=seed)
+        history = []
+        for step in range(config.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _schedule(step, config.steps)
+            batch = sampler.draw()
+            part = batch.of_rank(self._rank, self._world_size)
+            cls, patches = self._embedder(part.hidden.to(self._lora.backbone.device))
+            loss = self._objective(cls, patches, part.foreground.to(cls.device), part.roles)
+            if not torch.isfinite(loss):
+                raise TrainError(f"object {object_id}: train: step {step}: the loss is {loss.item()}")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            history.append(float(loss.item()))
+            step_done()
+        self._lora.train(False)
+        return history
+
+    def _objective(
+        self, cls: torch.Tensor, patches: torch.Tensor, foreground: torch.Tensor, roles: Sequence[int]
+    ) -> torch.Tensor:
+        """The loss of the whole batch from this rank's part; `roles` are the counts of its anchors and positives …"""
+        embedding = cls if self._config.embedding == "cls" else torch.cat([cls, patches.mean(dim=1)], dim=-1)
+        anchor, positive, negative = (self._gathered(part) for part in embedding.split(list(roles)))
+        loss = self._loss(anchor, positive, negative)
+        if self._config.symmetric:
+            loss = (loss + self._loss(positive, anchor, negative)) / 2
+        if self._config.dense_weight:
+            tokens = [self._gathered(part) for part in patches.split(list(roles))]
+            shares = [self._gathered(part) for part in foreground.split(list(roles))]
+            loss = loss + self._config.dense_weight * dense_info_nce(tokens, shares)
+        return loss
+
+    def _gathered(self, part: torch.Tensor) -> torch.Tensor:
+        if self._world_size == 1:
+            return part
+        # DDP averages gradients over ranks, the gather's backward sums them: together, one rank's gradient.
+        return torch.cat(list(differentiable.all_gather(part)))
+
+    @torch.no_grad()
+    def _strengths(self, pool: Pool, heldout: int) -> list[Trial]:
+        """How the trial adapter that is in the slot does on the held-out photos, at each candidate strength."""
+        state = self._lora.state()
+        trials = []
+        for strength in self._config.heldout.strengths:
+            self._lora.load(scaled(state, strength))
+            trials.append(score_trial(self._lora.backbone, pool, heldout))
+        return trials
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Share of the learning rate: linear warm-up over the first tenth, then half a cosine."""
+    warmup = max(1, steps // 10)
+    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
