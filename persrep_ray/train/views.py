@@ -64,7 +64,12 @@ def augment(
     flip = -1.0 if rng.random() < 0.5 else 1.0
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     back = turn @ np.diag(crop / size * [flip, 1.0])  # from the view's pixels to the photo's
-    matrix = np.column_stack([back, centre - back @ np.full(2, size / 2)])
+
+    def matrix(shrunk: float) -> NDArray[np.float64]:
+        # Pixel centres lie at +0.5 in both pictures.
+        offset = centre - back @ np.full(2, (size - 1) / 2)
+        return np.column_stack([back / shrunk, offset / shrunk - 0.5])
+
     # Shrink first: warpAffine samples single pixels, and would alias where a view is much smaller than the photo.
     factor = max(1.0, float(crop.min()) / size)
     if factor > 1:
@@ -72,11 +77,11 @@ def augment(
         image = smaller.astype(np.uint8)
     inverse = cv2.WARP_INVERSE_MAP
     view = cv2.warpAffine(
-        image, matrix / factor, (size, size), flags=cv2.INTER_LINEAR | inverse, borderMode=cv2.BORDER_REFLECT_101
+        image, matrix(factor), (size, size), flags=cv2.INTER_LINEAR | inverse, borderMode=cv2.BORDER_REFLECT_101
     )
     moved = None
     if mask is not None:
-        moved = cv2.warpAffine(mask.astype(np.uint8), matrix, (size, size), flags=cv2.INTER_NEAREST | inverse) > 0
+        moved = cv2.warpAffine(mask.astype(np.uint8), matrix(1.0), (size, size), flags=cv2.INTER_NEAREST | inverse) > 0
     gain = rng.uniform(1 - config.light, 1 + config.light) * rng.uniform(1 - config.light / 4, 1 + config.light / 4, 3)
     lit = view.astype(np.float32) * gain.astype(np.float32) + np.float32(rng.uniform(-80, 80) * config.light)
     return np.clip(lit, 0, 255).astype(np.uint8), moved

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from persrep_ray.config import BatchConfig
+from persrep_ray.train.batches import Batch, BatchSampler, Pool
+from persrep_ray.train.views import Views
+
+TOKENS = 1 + 9
+
+
+def views(value: float, count: int = 2, tokens: int = TOKENS) -> Views:
+    """Every number in `hidden` tells which group it came from; the token's index is in its fraction."""
+    index = torch.arange(tokens) / 100
+    hidden = (value + index).repeat(count, 1)[:, :, None].repeat(1, 1, 4)
+    return Views(hidden, index[1:].repeat(count, 1))
+
+
+def pool(**changes: object) -> Pool:
+    parts: dict[str, object] = {
+        "photos": (views(0), views(1), views(2)),
+        "others": (views(10), views(11), views(12)),
+        "other_photo": np.array([0, 1, 2]),
+        "positives": views(20, count=6),
+        "positive_photo": np.array([0, 1, 2, 0, 1, 2]),
+        "negatives": views(30, count=6),
+        "negative_photo": np.array([0, 1, 2, 0, -1, -1]),
+    }
+    return Pool(**{**parts, **changes})  # type: ignore[arg-type]
+
+
+CONFIG = BatchConfig(anchors=3, positives=4, negatives=8, synthetic_negatives=0.5, token_share=1.0)
+
+
+def groups(batch: Batch) -> list[int]:
+    return [int(value) for value in batch.hidden[:, 0, 0]]
+
+
+def test_roles_stand_in_order_with_the_shares_asked_for() -> None:
+    batch = BatchSampler(pool(), CONFIG, seed=0).draw()
+    kinds = [group // 10 for group in groups(batch)]
+    assert kinds == [0] * 3 + [2] * 4 + [3] * 4 + [1] * 4
+    assert batch.roles == (3, 4, 8) and batch.hidden.shape == (15, TOKENS, 4)
+
+
+def test_the_seed_decides_the_batches() -> None:
+    first, again, other = (BatchSampler(pool(), CONFIG, seed=seed) for seed in (0, 0, 1))
+    for _ in range(3):
+        a, b, c = first.draw(), again.draw(), other.draw()
+        assert torch.equal(a.hidden, b.hidden)
+    assert not torch.equal(a.hidden, c.hidden)
+
+
+def test_a_trial_never_draws_what_is_held_out() -> None:
+    marked = torch.arange(6.0)[:, None, None].repeat(1, TOKENS, 4)
+    positives, negatives = Views(200 + marked, torch.zeros(6, 9)), Views(300 + marked, torch.zeros(6, 9))
+    fold = pool(positives=positives, negatives=negatives).without(1)
+    sampler = BatchSampler(fold, CONFIG, seed=0)
+    drawn = {group for _ in range(40) for group in groups(sampler.draw())}
+    assert {0, 2} <= drawn and 1 not in drawn  # own photo 1
+    assert {10, 12} <= drawn and 11 not in drawn  # photo 1 of another object
+    assert {200, 202, 203, 205} <= drawn and not {201, 204} & drawn  # positives cut from own photo 1
+    assert {300, 302, 303, 304, 305} <= drawn and 301 not in drawn  # a negative cut from another's photo 1
+
+
+def test_without_other_photos_all_negatives_are_synthetic_and_the_other_way_round() -> None:
+    no_others = pool(others=(), other_photo=np.array([], dtype=int))
+    assert {group // 10 for group in groups(BatchSampler(no_others, CONFIG, seed=0).draw())[7:]} == {3}
+    no_negatives = pool(negatives=views(30, count=0), negative_photo=np.array([], dtype=int))
+    assert {group // 10 for group in groups(BatchSampler(no_negatives, CONFIG, seed=0).draw())[7:]} == {1}
+
+
+def test_token_share_keeps_cls_and_matching_foreground() -> None:
+    config = CONFIG.model_copy(update={"token_share": 0.34})
+    sampler = BatchSampler(pool(), config, seed=0)
+    first, second = sampler.draw(), sampler.draw()
+    assert first.hidden.shape == (15, 1 + 3, 4) and first.foreground.shape == (15, 3)
+    index = first.hidden[:, :, 0] % 1  # the token's own index
+    assert torch.allclose(index[:, 0], torch.zeros(15), atol=1e-5)  # CLS stays
+    assert torch.allclose(index[:, 1:], first.foreground, atol=1e-5)
+    assert not torch.equal(first.foreground, second.foreground)  # drawn anew
+    assert len({tuple(row.tolist()) for row in first.foreground}) > 1  # each image its own
+
+
+def test_ranks_share_the_batch_without_overlap() -> None:
+    batch = BatchSampler(pool(), BatchConfig(anchors=2, positives=4, negatives=4), seed=0).draw()
+    parts = [batch.of_rank(rank, 2) for rank in range(2)]
+    assert [part.roles for part in parts] == [(1, 2, 2), (1, 2, 2)]
+    together = torch.cat([part.foreground for part in parts])
+    assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, batch.foreground.tolist()))

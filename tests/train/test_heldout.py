@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from persrep_ray.backbones.backbone import Features
+from persrep_ray.config import HeldoutConfig
+from persrep_ray.train.batches import Pool
+from persrep_ray.train.heldout import Trial, choose_strength, plan_trials, score_trial
+from persrep_ray.train.views import Views
+
+CONFIG = HeldoutConfig(folds=3, strengths=(0.0, 0.5, 1.0))
+
+
+class Identity:
+    """A backbone whose CLS is what the prefix cached."""
+
+    device = torch.device("cpu")
+
+    def suffix(self, hidden: torch.Tensor) -> Features:
+        return Features(cls=hidden[:, 0], patches=hidden[:, 1:])
+
+
+def view(*vectors: tuple[float, float]) -> Views:
+    return Views(torch.tensor(vectors)[:, None, :].repeat(1, 2, 1), torch.zeros(len(vectors), 1))
+
+
+def pool(photos: list[Views], others: list[Views], other_photo: list[int]) -> Pool:
+    none = Views(torch.zeros(0, 2, 2), torch.zeros(0, 1))
+    empty = np.array([], dtype=int)
+    return Pool(tuple(photos), tuple(others), np.array(other_photo), none, empty, none, empty)
+
+
+def trial(rank: float, margin: float = 0.0) -> Trial:
+    return Trial(pr_auc=rank, ndcg=rank, margin=margin)
+
+
+def test_the_strength_that_ranks_held_out_photos_best_is_chosen() -> None:
+    strength, report = choose_strength([[trial(0.5), trial(0.9), trial(0.7)]], CONFIG)
+    assert strength == 0.5
+    assert [c["pr_auc"] for c in report["candidates"]] == [0.5, 0.9, 0.7]
+
+
+def test_an_object_that_cannot_be_improved_keeps_the_pretrained_features() -> None:
+    folds = [[trial(0.9, 1.0), trial(0.8, 5.0), trial(0.7, 9.0)], [trial(0.8, 1.0), trial(0.85, 5.0), trial(0.6, 9.0)]]
+    assert choose_strength(folds, CONFIG)[0] == 0.0
+
+
+def test_equal_ranks_are_decided_by_the_margin() -> None:
+    assert choose_strength([[trial(1.0, 1.0), trial(1.0, 3.0), trial(1.0, 2.0)]], CONFIG)[0] == 0.5
+
+
+def test_without_trials_the_adapter_is_trusted() -> None:
+    assert choose_strength([], CONFIG) == (1.0, {"folds": 0})
+
+
+def test_no_trials_where_nothing_can_be_held_out() -> None:
+    own, other = view((1.0, 0.0)), view((0.0, 1.0))
+    assert plan_trials(pool([own], [other], [0]), CONFIG) == []
+    assert plan_trials(pool([own, own], [], []), CONFIG) == []
+    assert plan_trials(pool([own, own], [other], [0]), CONFIG) == [0, 1]
+    assert plan_trials(pool([own, own], [other], [0]), HeldoutConfig(folds=0)) == []
+
+
+def test_a_held_out_photo_is_ranked_against_the_photos_its_trial_did_not_see() -> None:
+    # Held out: own photo 1, whose view is nearer to the object than the other object's photo 1 but not than its photo 0.
+    own = [view((1.0, 0.0)), view((0.9, 0.436))]
+    others = [view((0.99, 0.14)), view((0.0, 1.0))]
+    backbone: Any = Identity()
+    scored = score_trial(backbone, pool(own, others, [0, 1]), heldout=1)
+    assert scored.pr_auc == 1.0  # photo 0 of the other object was trained on: it is no distractor
+    assert scored.margin == pytest.approx(0.9 / 1e-6, rel=1e-3)  # one distractor: no spread
+    # The query retrieves from all photos, seen or not: (0.99, 0.14) comes before (1, 0).
+    assert scored.ndcg == pytest.approx(1 / np.log2(3))
