@@ -6,7 +6,6 @@ prefix output is cached, at evaluation and serving all adapters start from it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 
 from persrep_ray.backbones.embedded import embedded_checkpoint
@@ -140,12 +140,15 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     Raises:
         BackboneError: no such checkpoint, an unsupported kind, or tensors missing from it.
     """
-    source = checkpoint_folder(config.name)
+    try:
+        source = checkpoint_folder(config.name)
+    except RuntimeError as error:
+        raise BackboneError(str(error)) from error
     try:
         declared, _ = transformers.PretrainedConfig.get_config_dict(source, revision=config.revision)
-    except (OSError, ValueError, json.JSONDecodeError) as error:
+        kind = dict(declared).get("model_type")
+    except (OSError, ValueError, TypeError) as error:  # a TypeError where the JSON is no mapping
         raise BackboneError(f"backbone {config.name}: cannot read its config: {error}") from error
-    kind = declared.get("model_type")
     if kind not in FAMILIES:
         raise BackboneError(
             f"backbone {config.name}: model_type {kind!r} is not supported, one of {', '.join(FAMILIES)} is"
@@ -154,9 +157,14 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     extra = {"add_pooling_layer": False} if family.model_class == "ViTModel" else {}
     try:
         model, info = getattr(transformers, family.model_class).from_pretrained(
-            source, revision=config.revision, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **extra
+            source,
+            revision=config.revision,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+            **extra,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BackboneError(f"backbone {config.name}: cannot load its weights: {error}") from error
     if info["missing_keys"]:
         raise BackboneError(f"backbone {config.name}: tensors missing: {', '.join(sorted(info['missing_keys'])[:5])}")

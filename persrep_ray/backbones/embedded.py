@@ -144,7 +144,7 @@ class EmbeddedSaliency:
         maps: list[np.ndarray] = []
         for image in images:
             square = cv2.resize(image, (self.SIDE, self.SIDE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-            square = (square - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+            square = (square - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
             (output,) = self._session.run(None, {"input_image": square.transpose(2, 0, 1)[None]})
             maps.append(np.asarray(output, dtype=np.float32)[0, 0])
         return maps

@@ -53,7 +53,12 @@ FAMILIES: dict[str, Family] = {
     "dinov2_with_registers": Family("Dinov2WithRegistersModel", blocks="encoder.layer", norm="layernorm", embed=_embed),
     "dinov3_vit": Family("DINOv3ViTModel", blocks="model.layer", norm="norm", embed=_embed, rope="rope_embeddings"),
     "clip": Family(
-        "CLIPVisionModel", blocks="encoder.layers", norm="post_layernorm", embed=_embed_clip, mean=CLIP_MEAN, std=CLIP_STD
+        "CLIPVisionModel",
+        blocks="encoder.layers",
+        norm="post_layernorm",
+        embed=_embed_clip,
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
     ),
     "vit": _VIT,
     # An MAE encoder is a plain ViT; `ViTMAEModel` would drop and shuffle patches as in pre-training.

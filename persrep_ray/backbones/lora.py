@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import nn
 
@@ -36,7 +37,7 @@ class LoraBackbone:
         last = len(backbone.blocks)
         self.config = LoraConfig(
             r=lora.r,
-            lora_alpha=lora.alpha,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float works; the paper's is 0.5
             lora_dropout=lora.dropout,
             target_modules=["q_proj", "k_proj", "v_proj"],
             layers_to_transform=list(range(backbone.split, last)),
@@ -75,7 +76,8 @@ class LoraBackbone:
         """Put `state` into the slot, strictly.
 
         Raises:
-            AdapterError: names or shapes differ from what this backbone and LoRA configuration have.
+            AdapterError: names or shapes differ from what this backbone and LoRA configuration have, or a value is not
+                finite. The slot then still holds what it held.
         """
         mine = self._tensors()
         for what, names in (("lacks", mine.keys() - state.keys()), ("has unknown", state.keys() - mine.keys())):
@@ -86,11 +88,17 @@ class LoraBackbone:
                 raise AdapterError(
                     f"adapter tensor {name} is {tuple(value.shape)}, the backbone needs {tuple(mine[name].shape)}"
                 )
+            if not value.isfinite().all():
+                raise AdapterError(f"adapter tensor {name} has a value that is not finite")
         set_peft_model_state_dict(self.peft, dict(state))
 
     def load_bytes(self, adapter_model: bytes) -> None:
         """`load` from the bytes of an `adapter_model.safetensors`."""
-        self.load(load_safetensors(adapter_model))
+        try:
+            state = load_safetensors(adapter_model)
+        except SafetensorError as error:
+            raise AdapterError(f"adapter is not a safetensors file: {error}") from error
+        self.load(state)
 
     def files(self) -> dict[str, bytes]:
         """The adapter as the files of a PEFT folder; `PeftModel.from_pretrained(backbone, folder)` loads them."""

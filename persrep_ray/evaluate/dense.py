@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from persrep_ray.evaluate.coco import average_precision, box_region, mask_region
+from persrep_ray.evaluate.coco import Region, average_precision, box_region, mask_region
 from persrep_ray.evaluate.features import check_same_width, normalize
 
 SMALLEST_COMPONENT = 100
@@ -102,38 +102,72 @@ def predict(reference: DenseReference, patches: np.ndarray, photo_size: tuple[in
     return DensePrediction(mask=largest_component(components), box=box, score=score, similarity=similarity)
 
 
+@dataclass(frozen=True)
+class DenseOutcome:
+    """A prediction and the truth of its photo as COCO compares them; small, so that thousands can be held."""
+
+    true_box: Region | None
+    true_mask: Region | None
+    box: Region | None
+    mask: Region | None
+    score: float
+
+
+def outcome(prediction: DensePrediction, truth: np.ndarray | None) -> DenseOutcome:
+    """`truth` is the (H, W) bool mask of the object on the photo, or None where the photo does not show it.
+
+    The true box is that of the whole mask, the true segmentation the mask's largest component with holes filled, as in
+    the reference implementation. Raises ValueError for an empty truth or one that is not of the prediction's size.
+    """
+    found = prediction.mask
+    if found is not None and truth is not None and found.shape != truth.shape:
+        raise ValueError(f"predicted mask {found.shape}, ground truth {truth.shape}: sizes differ")
+    true_box = None if truth is None else bounding_box(truth)
+    if truth is not None and true_box is None:
+        raise ValueError("the ground truth mask is empty")
+    return DenseOutcome(
+        true_box=None if truth is None or true_box is None else box_region(true_box, truth.shape),
+        true_mask=None if truth is None else mask_region(largest_component(truth)),
+        box=None if found is None or prediction.box is None else box_region(prediction.box, found.shape),
+        mask=None if found is None else mask_region(found),
+        score=prediction.score,
+    )
+
+
+def coco_of_outcomes(outcomes: Sequence[DenseOutcome]) -> dict[str, dict[str, float]]:
+    """COCO `map`, `map50` and `f1` (see `coco.average_precision`) of the tasks `detection` and `segmentation`.
+
+    A prediction on a photo without the object is a false positive. The object's own photos without a mask must be left
+    out by the caller. Raises ValueError where no outcome has a truth.
+    """
+    scores = [one.score for one in outcomes]
+    return {
+        "detection": average_precision(
+            [one.true_box for one in outcomes], [one.box for one in outcomes], scores, "bbox"
+        ),
+        "segmentation": average_precision(
+            [one.true_mask for one in outcomes], [one.mask for one in outcomes], scores, "segm"
+        ),
+    }
+
+
 def coco_metrics(
     predictions: Sequence[DensePrediction], ground_truths: Sequence[np.ndarray | None]
 ) -> dict[str, dict[str, float]]:
-    """COCO `map`, `map50` and `f1` (see `coco.average_precision`) of the tasks `detection` and `segmentation`.
-
-    `ground_truths[i]` is the (H, W) bool mask of the object on photo i, or None where the photo does not show it: a
-    prediction there is a false positive. The object's own photos without a mask must be left out by the caller. The
-    true box is that of the whole mask, the true segmentation the mask's largest component with holes filled, as in
-    the reference implementation.
+    """`coco_of_outcomes` of each prediction with the `outcome` of `ground_truths[i]`.
 
     Raises:
         ValueError: no ground truth at all, an empty one, lengths or sizes that differ.
     """
     if len(predictions) != len(ground_truths):
         raise ValueError(f"{len(predictions)} predictions for {len(ground_truths)} ground truths")
-    true_boxes, true_masks, boxes, masks = [], [], [], []
+    outcomes = []
     for index, (prediction, truth) in enumerate(zip(predictions, ground_truths, strict=True)):
-        found = prediction.mask
-        if found is not None and truth is not None and found.shape != truth.shape:
-            raise ValueError(f"photo {index}: predicted mask {found.shape}, ground truth {truth.shape}: sizes differ")
-        true_box = None if truth is None else bounding_box(truth)
-        if truth is not None and true_box is None:
-            raise ValueError(f"photo {index}: the ground truth mask is empty")
-        true_boxes.append(None if truth is None or true_box is None else box_region(true_box, truth.shape))
-        true_masks.append(None if truth is None else mask_region(largest_component(truth)))
-        boxes.append(None if found is None or prediction.box is None else box_region(prediction.box, found.shape))
-        masks.append(None if found is None else mask_region(found))
-    scores = [prediction.score for prediction in predictions]
-    return {
-        "detection": average_precision(true_boxes, boxes, scores, "bbox"),
-        "segmentation": average_precision(true_masks, masks, scores, "segm"),
-    }
+        try:
+            outcomes.append(outcome(prediction, truth))
+        except ValueError as error:
+            raise ValueError(f"photo {index}: {error}") from error
+    return coco_of_outcomes(outcomes)
 
 
 def bounding_box(mask: np.ndarray) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,8 @@ import torch
 from persrep_ray.config import BatchConfig
 from persrep_ray.train.inputs import TrainInputs
 from persrep_ray.train.views import Views, ViewStore
+
+_HARDNESS_TEMPERATURE = 0.1  # of cosines: 0.3 less alike is drawn a twentieth as often
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Pool:
     photos: tuple[Views, ...]
     others: tuple[Views, ...]
     other_photo: np.ndarray  # (O,)
+    other_weight: np.ndarray  # (O,) how often each is drawn, relative to the others
     positives: Views
     positive_photo: np.ndarray  # (P,)
     negatives: Views
@@ -41,8 +44,13 @@ class Pool:
         return (photo >= 0) & (photo % len(self.photos) == self.heldout)
 
 
-def make_pool(store: ViewStore, inputs: TrainInputs) -> Pool:
-    """Compute (or take from the store) every view that the object's training may draw."""
+def make_pool(store: ViewStore, inputs: TrainInputs, pretrained: Callable[[Views], np.ndarray]) -> Pool:
+    """Compute (or take from the store) every view that the object's training may draw.
+
+    Args:
+        pretrained: the normalised pretrained CLS (D,) of a photo's standard view. Photos that the pretrained features
+            take for the object are drawn more often: they are what the adapter has to learn.
+    """
 
     def source_photos(role: str) -> np.ndarray:
         images = inputs.positives if role == "positive" else inputs.negatives
@@ -53,10 +61,15 @@ def make_pool(store: ViewStore, inputs: TrainInputs) -> Pool:
     for photo in inputs.others:
         other_photo.append(seen.get(photo.object_id, 0))
         seen[photo.object_id] = other_photo[-1] + 1
+    photos = tuple(store.photo(photo) for photo in inputs.photos)
+    others = tuple(store.photo(photo) for photo in inputs.others)
+    own = np.stack([pretrained(views) for views in photos])  # (T, D)
+    likeness = np.array([float((own @ pretrained(views)).max()) for views in others])
     return Pool(
-        photos=tuple(store.photo(photo) for photo in inputs.photos),
-        others=tuple(store.photo(photo) for photo in inputs.others),
+        photos=photos,
+        others=others,
         other_photo=np.array(other_photo, dtype=int),
+        other_weight=_hardness(likeness),
         positives=store.synthetic(inputs.positives),
         positive_photo=source_photos("positive"),
         negatives=store.synthetic(inputs.negatives),
@@ -92,6 +105,7 @@ class BatchSampler:
         own = np.arange(len(pool.photos))
         self._own = own[~pool.is_held_out(own)]
         self._others = np.flatnonzero(~pool.is_held_out(pool.other_photo))
+        self._other_weight = pool.other_weight[self._others]
         # A held-out fold may own every positive (one photo with a mask): then they all stay.
         positives = np.flatnonzero(~pool.is_held_out(pool.positive_photo))
         self._positives = positives if len(positives) else np.arange(len(pool.positives))
@@ -110,24 +124,25 @@ class BatchSampler:
             *self._views_of(pool.photos, self._own, config.anchors),
             *_rows(pool.positives, self._choice(self._positives, config.positives)),
             *_rows(pool.negatives, self._choice(self._negatives, synthetic)),
-            *self._views_of(pool.others, self._others, config.negatives - synthetic),
+            *self._views_of(pool.others, self._others, config.negatives - synthetic, self._other_weight),
         ]
         hidden = torch.stack([row for row, _ in drawn])
         foreground = torch.stack([row for _, row in drawn])
         hidden, foreground = self._some_tokens(hidden, foreground)
         return Batch(hidden, foreground, (config.anchors, config.positives, config.negatives))
 
-    def _choice(self, among: np.ndarray, count: int) -> np.ndarray:
+    def _choice(self, among: np.ndarray, count: int, weight: np.ndarray | None = None) -> np.ndarray:
         """Without repeats while there are enough."""
         if count == 0:
             return np.array([], dtype=int)
-        return self._rng.choice(among, count, replace=len(among) < count)
+        share = None if weight is None else weight / weight.sum()
+        return self._rng.choice(among, count, replace=len(among) < count, p=share)
 
     def _views_of(
-        self, photos: Sequence[Views], among: np.ndarray, count: int
+        self, photos: Sequence[Views], among: np.ndarray, count: int, weight: np.ndarray | None = None
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         rows = []
-        for index in self._choice(among, count):
+        for index in self._choice(among, count, weight):
             views = photos[index]
             view = int(self._rng.integers(len(views)))
             rows.append((views.hidden[view], views.foreground[view]))
@@ -144,6 +159,14 @@ class BatchSampler:
         index = torch.cat([torch.arange(special).expand(count, -1), order + special], dim=1)
         picked = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]).to(hidden.device))
         return picked, foreground.gather(1, order)
+
+
+def _hardness(likeness: np.ndarray) -> np.ndarray:
+    """(O,) cosines to weights: half of the draws go to all others evenly, half to those most like the object."""
+    if not len(likeness):
+        return likeness
+    soft = np.exp((likeness - likeness.max()) / _HARDNESS_TEMPERATURE)
+    return 0.5 / len(likeness) + 0.5 * soft / soft.sum()
 
 
 def _rows(views: Views, indices: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -47,16 +47,15 @@ def plan_trials(pool: Pool, config: HeldoutConfig) -> list[int]:
 def score_trial(backbone: Backbone, pool: Pool, heldout: int) -> Trial:
     """Score the adapter in the slot on the photos that its training did not see."""
     fold = pool.without(heldout)
-    unseen = fold.is_held_out(fold.other_photo)
     own = [views for index, views in enumerate(pool.photos) if index != heldout]
-    queries = _cls(backbone, pool.photos[heldout].hidden)  # (V, D): every view is a query, for finer ranks
-    gallery_own = _cls(backbone, torch.stack([views.hidden[0] for views in own]))
-    others = _cls(backbone, torch.stack([views.hidden[0] for views in pool.others]))
-    distractors = others[unseen] if unseen.any() else others
+    queries = normalized_cls(backbone, pool.photos[heldout].hidden)  # (V, D): every view is a query, for finer ranks
+    gallery_own = normalized_cls(backbone, torch.stack([views.hidden[0] for views in own]))
+    unseen = [views for views, held in zip(pool.others, fold.is_held_out(fold.other_photo), strict=True) if held]
+    distractors = normalized_cls(backbone, torch.stack([views.hidden[0] for views in unseen or pool.others]))
     mine, theirs = (queries @ gallery_own.T).max(axis=1), (distractors @ gallery_own.T).max(axis=1)
     tests = np.concatenate([queries, distractors])
     is_object = np.arange(len(tests)) < len(queries)
-    gallery = np.concatenate([gallery_own, others])
+    gallery = np.concatenate([gallery_own, distractors])
     retrieved = retrieval_scores(queries, gallery, np.arange(len(gallery)) < len(gallery_own))
     return Trial(
         pr_auc=pr_auc(gallery_own, tests, is_object),
@@ -90,7 +89,7 @@ def choose_strength(folds: Sequence[Sequence[Trial]], config: HeldoutConfig) -> 
 
 
 @torch.no_grad()
-def _cls(backbone: Backbone, hidden: torch.Tensor) -> np.ndarray:
-    """Normalised CLS (B, D) float32."""
+def normalized_cls(backbone: Backbone, hidden: torch.Tensor) -> np.ndarray:
+    """Normalised CLS (B, D) float32 of prefix outputs (B, T, D), with the adapter that is in the slot."""
     cls = [backbone.suffix(part.to(backbone.device)).cls for part in hidden.split(_BATCH)]
     return F.normalize(torch.cat(cls), dim=-1).cpu().numpy()

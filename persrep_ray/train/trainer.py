@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed.nn.functional as differentiable
 from torch import nn
@@ -21,10 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 from persrep_ray.backbones.lora import LoraBackbone, State, scaled
 from persrep_ray.config import RunConfig
 from persrep_ray.train.batches import BatchSampler, Pool, make_pool
-from persrep_ray.train.heldout import Trial, choose_strength, plan_trials, score_trial
+from persrep_ray.train.heldout import Trial, choose_strength, normalized_cls, plan_trials, score_trial
 from persrep_ray.train.inputs import TrainInputs
 from persrep_ray.train.losses import dense_info_nce, make_loss
-from persrep_ray.train.views import ViewStore
+from persrep_ray.train.views import Views, ViewStore
 
 Progress = Callable[[int, int], None]
 
@@ -90,7 +91,8 @@ class Trainer:
         """
         if not inputs.photos or not len(inputs.positives) or not (len(inputs.negatives) or inputs.others):
             raise TrainError(f"object {inputs.object_id}: train: no photos, no positives or no negatives")
-        pool = make_pool(self._store, inputs)
+        self._lora.reset(self._seed)  # a fresh adapter is the identity: what follows sees the pretrained features
+        pool = make_pool(self._store, inputs, self._pretrained)
         trials = plan_trials(pool, self._config.heldout)
         per_step = self._config.batch.anchors + self._config.batch.positives + self._config.batch.negatives
         total = per_step * self._config.steps * (len(trials) + 1)
@@ -158,6 +160,9 @@ class Trainer:
             return part
         # DDP averages gradients over ranks, the gather's backward sums them: together, one rank's gradient.
         return torch.cat(list(differentiable.all_gather(part)))
+
+    def _pretrained(self, views: Views) -> np.ndarray:
+        return normalized_cls(self._lora.backbone, views.hidden[:1])[0]
 
     @torch.no_grad()
     def _strengths(self, pool: Pool, heldout: int) -> list[Trial]:

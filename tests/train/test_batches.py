@@ -22,6 +22,7 @@ def pool(**changes: object) -> Pool:
         "photos": (views(0), views(1), views(2)),
         "others": (views(10), views(11), views(12)),
         "other_photo": np.array([0, 1, 2]),
+        "other_weight": np.ones(3),
         "positives": views(20, count=6),
         "positive_photo": np.array([0, 1, 2, 0, 1, 2]),
         "negatives": views(30, count=6),
@@ -65,7 +66,7 @@ def test_a_trial_never_draws_what_is_held_out() -> None:
 
 
 def test_without_other_photos_all_negatives_are_synthetic_and_the_other_way_round() -> None:
-    no_others = pool(others=(), other_photo=np.array([], dtype=int))
+    no_others = pool(others=(), other_photo=np.array([], dtype=int), other_weight=np.array([]))
     assert {group // 10 for group in groups(BatchSampler(no_others, CONFIG, seed=0).draw())[7:]} == {3}
     no_negatives = pool(negatives=views(30, count=0), negative_photo=np.array([], dtype=int))
     assert {group // 10 for group in groups(BatchSampler(no_negatives, CONFIG, seed=0).draw())[7:]} == {1}
@@ -89,3 +90,9 @@ def test_ranks_share_the_batch_without_overlap() -> None:
     assert [part.roles for part in parts] == [(1, 2, 2), (1, 2, 2)]
     together = torch.cat([part.foreground for part in parts])
     assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, batch.foreground.tolist()))
+
+
+def test_others_are_drawn_by_their_weight() -> None:
+    sampler = BatchSampler(pool(other_weight=np.array([1.0, 0.0, 3.0])), CONFIG, seed=0)
+    drawn = [group for _ in range(100) for group in groups(sampler.draw())[11:]]
+    assert drawn.count(11) == 0 and 2 < drawn.count(12) / drawn.count(10) < 4.5

@@ -31,7 +31,7 @@ def view(*vectors: tuple[float, float]) -> Views:
 def pool(photos: list[Views], others: list[Views], other_photo: list[int]) -> Pool:
     none = Views(torch.zeros(0, 2, 2), torch.zeros(0, 1))
     empty = np.array([], dtype=int)
-    return Pool(tuple(photos), tuple(others), np.array(other_photo), none, empty, none, empty)
+    return Pool(tuple(photos), tuple(others), np.array(other_photo), np.ones(len(others)), none, empty, none, empty)
 
 
 def trial(rank: float, margin: float = 0.0) -> Trial:
@@ -73,5 +73,6 @@ def test_a_held_out_photo_is_ranked_against_the_photos_its_trial_did_not_see() -
     scored = score_trial(backbone, pool(own, others, [0, 1]), heldout=1)
     assert scored.pr_auc == 1.0  # photo 0 of the other object was trained on: it is no distractor
     assert scored.margin == pytest.approx(0.9 / 1e-6, rel=1e-3)  # one distractor: no spread
-    # The query retrieves from all photos, seen or not: (0.99, 0.14) comes before (1, 0).
-    assert scored.ndcg == pytest.approx(1 / np.log2(3))
+    assert scored.ndcg == 1.0
+    seen = score_trial(backbone, pool(own, others, [1, 1]), heldout=1)  # now neither was: (0.99, 0.14) wins the query
+    assert seen.ndcg == pytest.approx(1 / np.log2(3)) and seen.pr_auc == 0.5

@@ -1,0 +1,8 @@
+"""For `ray job submit --working-dir . -- python jobs/evaluate.py …`: the arguments of `persrep evaluate`."""
+
+import sys
+
+from persrep_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

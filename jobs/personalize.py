@@ -1,0 +1,8 @@
+"""For `ray job submit --working-dir . -- python jobs/personalize.py …`: the arguments of `persrep personalize`."""
+
+import sys
+
+from persrep_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["personalize", *sys.argv[1:]]))

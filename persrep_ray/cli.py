@@ -1,0 +1,187 @@
+"""`persrep …`: thin. Exit code 0: all went well; 1: an object failed; 2: something for the user to mend."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import persrep_ray
+from persrep_ray.config import PRESETS, RunConfig, load_config
+from persrep_ray.registry.local import NotPublishedError, Registry
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+        return code
+    except (ValueError, OSError) as error:  # ours: the message says what to mend
+        if options.verbose:
+            raise
+        print(f"persrep: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("persrep: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _personalize(options: argparse.Namespace) -> int:
+    from persrep_ray.evaluate.summary import format_table  # torch and Ray take seconds to import
+    from persrep_ray.personalize import Request, personalize
+    from persrep_ray.progress import StatusLine
+
+    out = options.out or Path("runs") / options.objects.absolute().name
+    registry = options.registry or out / "registry"
+    request = Request(
+        objects=options.objects,
+        registry=registry,
+        out=out,
+        only=tuple(options.only),
+        backgrounds=options.backgrounds,
+        negatives=options.negatives,
+        verbose=options.verbose,
+    )
+    summary = personalize(_config(options), request, StatusLine())
+    published = {name: one["metrics"] for name, one in summary["objects"].items() if one["metrics"]}
+    if published:
+        print(format_table(published, summary["mean"]))
+    failed = [one["error"] for one in summary["objects"].values() if one["error"]]
+    for error in failed:
+        print(f"failed: {error}")
+    print(f"\nadapters  {registry}\nsheets    {out / 'published'}\nsummary   {out / 'summary.json'}")
+    return 1 if failed else 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from persrep_ray.evaluate.registered import evaluate_registry
+    from persrep_ray.evaluate.summary import format_table
+    from persrep_ray.progress import StatusLine
+
+    result = evaluate_registry(
+        options.objects,
+        Registry(options.registry.absolute()),
+        _config(options) if options.config or options.set else None,
+        StatusLine(),
+        only=tuple(options.only),
+        verbose=options.verbose,
+    )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(
+        format_table(
+            {name: one["metrics"] for name, one in result["objects"].items() if one["metrics"]}, result["mean"]
+        )
+    )
+    failed = [one["error"] for one in result["objects"].values() if one["error"]]
+    for error in failed:
+        print(f"failed: {error}")
+    print(f"\nresult  {options.out}")
+    return 1 if failed else 0
+
+
+def _list_objects(options: argparse.Namespace) -> int:
+    registry = Registry(options.registry.absolute())
+    for object_id in registry.objects():
+        print(f"{object_id}\t{registry.current(object_id)}\t{len(registry.versions(object_id))} versions")
+    return 0
+
+
+def _show_object(options: argparse.Namespace) -> int:
+    card = Registry(options.registry.absolute()).card(options.object_id, options.version)
+    print(json.dumps(card, indent=2))
+    return 0
+
+
+def _delete_object(options: argparse.Namespace) -> int:
+    registry = Registry(options.registry.absolute())
+    if registry.current(options.object_id) is None:
+        raise NotPublishedError(f"object {options.object_id}: not published in {registry.root}")
+    registry.delete(options.object_id)
+    return 0
+
+
+def _backbone_path(options: argparse.Namespace) -> int:
+    from persrep_ray.backbones.backbone import checkpoint_folder
+
+    print(checkpoint_folder(_config(options).backbone.name))
+    return 0
+
+
+def _config(options: argparse.Namespace) -> RunConfig:
+    return load_config(options.config, options.set)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="persrep", description="Personalized vision representations from about three photos per object, on Ray."
+    )
+    parser.add_argument("--version", action="version", version=f"persrep {persrep_ray.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--verbose", action="store_true", help="show the workers' output, and tracebacks")
+    configured = argparse.ArgumentParser(add_help=False)
+    configured.add_argument("--config", metavar="FILE", help=f"a YAML file or a preset ({', '.join(PRESETS)})")
+    configured.add_argument(
+        "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="overrides, say train.steps=50"
+    )
+    stored = argparse.ArgumentParser(add_help=False)
+    stored.add_argument("--registry", type=Path, required=True, metavar="DIR", help="where adapters are published")
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument(
+        "--objects",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="one sub-folder of photos per object, or train/, test/ …",
+    )
+    data.add_argument("--only", nargs="+", action="extend", default=[], metavar="ID", help="these objects alone")
+
+    command = commands.add_parser(
+        "personalize",
+        parents=[data, configured, common],
+        help="photos in, published adapters out",
+        description="Masks, generates, trains, evaluates and publishes an adapter per object. Runs on the Ray cluster "
+        "at RAY_ADDRESS, else on this machine. The same command resumes a run that was killed.",
+    )
+    command.add_argument(
+        "--registry", type=Path, metavar="DIR", help="where adapters are published (default: OUT/registry)"
+    )
+    command.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/<name of OBJECTS>)")
+    command.add_argument("--backgrounds", type=Path, metavar="DIR", help="photos to paste objects onto")
+    command.add_argument("--negatives", type=Path, metavar="DIR", help="photos without the objects, as negatives")
+    command.set_defaults(command=_personalize)
+
+    command = commands.add_parser(
+        "evaluate", parents=[data, stored, configured, common], help="the four tasks with the adapters of a registry"
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the result, JSON")
+    command.set_defaults(command=_evaluate)
+
+    objects = commands.add_parser("objects", help="look into a registry").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    command = objects.add_parser("list", parents=[stored, common], help="ids and live versions")
+    command.set_defaults(command=_list_objects)
+    command = objects.add_parser("show", parents=[stored, common], help="an object's card")
+    command.add_argument("object_id", metavar="ID")
+    command.add_argument("--version", help="default: the live one")
+    command.set_defaults(command=_show_object)
+    command = objects.add_parser("delete", parents=[stored, common], help="remove an object with all its versions")
+    command.add_argument("object_id", metavar="ID")
+    command.set_defaults(command=_delete_object)
+
+    backbone = commands.add_parser("backbone", help="the frozen backbone").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    command = backbone.add_parser("path", parents=[configured, common], help="its folder, for plain transformers")
+    command.set_defaults(command=_backbone_path)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""One object's four tasks on real photos, the pretrained backbone beside the personalized one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+
+from persrep_ray.backbones.lora import LoraBackbone
+from persrep_ray.config import RunConfig
+from persrep_ray.data.images import read_rgb
+from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo, Problem
+from persrep_ray.data.others import choose_others
+from persrep_ray.evaluate import classification
+from persrep_ray.evaluate.dense import DensePrediction, DenseReference, make_reference, outcome, predict
+from persrep_ray.evaluate.photo_cache import PhotoCache
+from persrep_ray.evaluate.scan import Scan, Seen, metrics
+from persrep_ray.evaluate.threshold import serving_threshold
+from persrep_ray.report.contact_sheet import TestRow
+
+Side = Literal["pretrained", "personalized"]
+SIDES: tuple[Side, Side] = ("pretrained", "personalized")
+References = Mapping[Side, DenseReference]
+
+CACHE_BYTES = 2 * 1024**3
+OWN_ROWS = 6
+
+
+class EvaluateError(ValueError):
+    """An object cannot be evaluated; the message names it and the cause."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the photos say of one adapter.
+
+    `pretrained` and `personalized` are flat metrics (`evaluate.summary.METRICS`); a task without data is absent.
+    `by_split`: per test split of the object's photos, both sides' metrics on the test photos of that split (without
+    retrieval).
+    `tests`: rows of the contact sheet: own test photos, then the other object's photo that either side rates highest.
+    `threshold`: serving says "this is the object" from this largest cosine to a train photo on.
+    """
+
+    pretrained: dict[str, float]
+    personalized: dict[str, float]
+    by_split: dict[str, dict[str, dict[str, float]]]
+    tests: tuple[TestRow, ...]
+    threshold: float
+
+
+class Evaluator:
+    """Evaluates adapters of the objects of one manifest, one after the other.
+
+    What does not depend on the adapter is computed once per photo, whichever objects it serves, and kept within
+    `cache_bytes`. A photo that cannot be read is left out and listed in `problems`.
+
+    Args:
+        lora: the slot that adapters are loaded into; afterwards it holds the last one, in eval mode.
+        masks: object id -> the masks (H, W) bool of its train photos in their order, None where there is none.
+    """
+
+    def __init__(
+        self,
+        lora: LoraBackbone,
+        manifest: Manifest,
+        masks: Callable[[str], Sequence[np.ndarray | None]],
+        config: RunConfig,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._lora = lora
+        self._objects = manifest.objects
+        self._categories = {object_id: photos.category for object_id, photos in manifest.objects.items()}
+        self._masks = masks
+        self._config = config
+        self._cache = PhotoCache(lora, config, cache_bytes)
+
+    @property
+    def problems(self) -> list[Problem]:
+        return self._cache.problems
+
+    def evaluate(self, object_id: str, state: Mapping[str, torch.Tensor]) -> Evaluation:
+        """The four tasks with the adapter `state`, on the object's test photos and those of other objects.
+
+        At most `most_photos` test photos of other objects (`choose_others`: same category first) are distractors, and
+        at most as many of their train photos share the gallery. An object whose test photos have masks joins the dense
+        tasks with these alone; one that has none joins with all of them, as a distractor.
+
+        Raises:
+            EvaluateError: no such object, no train photo, an adapter that does not fit or gives non-finite features.
+        """
+        with self._errors_of(object_id) as own:
+            self._load(state)
+            most, seed = self._config.evaluate.most_photos, self._config.seed
+            others = [
+                self._objects[other]
+                for other in choose_others(object_id, self._categories, len(self._categories), seed)
+            ]
+            gallery_photos = [*own.train, *islice(chain.from_iterable(other.train for other in others), most)]
+            gallery = self._scan(own, gallery_photos)
+            if not gallery["personalized"].shows_object.any():
+                raise EvaluateError("no train photo can be read")
+            references = self._references(own)
+            test_photos = [*own.test, *islice(chain.from_iterable(other.test for other in others), most)]
+            tests = self._scan(own, test_photos, references)
+
+            whole = {side: metrics(gallery[side], tests[side]) for side in SIDES}
+            return Evaluation(
+                pretrained=whole["pretrained"],
+                personalized=whole["personalized"],
+                by_split={
+                    split: {side: metrics(gallery[side].own(), _within(split, tests[side])) for side in SIDES}
+                    for split in sorted({photo.split for photo in own.test if photo.split})
+                },
+                tests=tuple(self._rows(gallery, tests, references)),
+                threshold=serving_threshold(gallery["personalized"].own().cls, gallery["personalized"].others().cls),
+            )
+
+    def prototypes(self, object_id: str, state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        """Reference features of the object under the adapter `state`, float32, computed without autocast.
+
+        Returns:
+            `cls` (T, D) of the train photos; with at least one mask also `target` (D,) and `box_means` (M, D) of
+            `dense.DenseReference`.
+
+        Raises:
+            EvaluateError: as `evaluate`.
+        """
+        with self._errors_of(object_id) as own:
+            self._load(state)
+            cls, patches, masks = [], [], []
+            for photo, mask in self._train_masks(own):
+                if not self._cache.readable([photo], None):
+                    continue
+                embedding, grid = self._cache.exact(photo)
+                cls.append(embedding)
+                if mask is not None:
+                    patches.append(grid)
+                    masks.append(mask)
+            if not cls:
+                raise EvaluateError("no train photo can be read")
+            prototypes = {"cls": np.stack(cls)}
+            if masks:
+                reference = make_reference(patches, masks)
+                prototypes |= {"target": reference.target, "box_means": reference.box_means}
+            if not all(np.isfinite(value).all() for value in prototypes.values()):
+                raise EvaluateError("the features of the train photos are not finite")
+            return prototypes
+
+    @contextmanager
+    def _errors_of(self, object_id: str) -> Iterator[ObjectPhotos]:
+        """Gives the object's photos; errors within name the object."""
+        try:
+            if object_id not in self._objects:
+                raise EvaluateError("not among the objects")
+            yield self._objects[object_id]
+        except ValueError as error:
+            raise EvaluateError(f"object {object_id}: evaluate: {error}") from error
+
+    def _load(self, state: Mapping[str, torch.Tensor]) -> None:
+        self._lora.train(False)
+        self._lora.load(state)
+
+    def _scan(
+        self, own: ObjectPhotos, photos: Sequence[Photo], references: References | None = None
+    ) -> dict[Side, Scan]:
+        """Embeds `photos` by either side; with `references`, also looks for the object on those of the dense tasks."""
+        seen: dict[Side, dict[Path, Seen]] = {side: {} for side in SIDES}
+        size = self._config.evaluate.batch_size
+        waiting = sorted(photos, key=lambda photo: not self._cache.holds(photo))
+        for start in range(0, len(waiting), size):
+            batch = self._cache.readable(waiting[start : start + size], "standard")
+            if not batch:
+                continue
+            for side in SIDES:
+                rows = self._cache.cls(batch, adapted=side == "personalized")
+                seen[side] |= {photo.path: Seen(photo, row) for photo, row in zip(batch, rows, strict=True)}
+            if references:
+                self._look(own, batch, references, seen)
+        return {
+            side: Scan(own.object_id, [seen[side][photo.path] for photo in photos if photo.path in seen[side]])
+            for side in SIDES
+        }
+
+    def _look(
+        self, own: ObjectPhotos, batch: Sequence[Photo], references: References, seen: dict[Side, dict[Path, Seen]]
+    ) -> None:
+        """Adds to `seen` what either side finds on the photos of `batch` that belong to the dense tasks."""
+        truths: dict[Path, np.ndarray | None] = {}
+        for photo in batch:
+            if photo.object_id != own.object_id:
+                if photo.mask or not any(other.mask for other in self._objects[photo.object_id].test):
+                    truths[photo.path] = None
+            elif (truth := self._cache.truth(photo)) is not None:
+                truths[photo.path] = truth
+        wanted = self._cache.readable([photo for photo in batch if photo.path in truths], "dense")
+        for side, reference in references.items():
+            for photo, prediction in zip(wanted, self._predict(wanted, side, reference), strict=True):
+                found = outcome(prediction, truths[photo.path])
+                seen[side][photo.path] = replace(seen[side][photo.path], outcome=found)
+
+    def _predict(self, photos: Sequence[Photo], side: Side, reference: DenseReference) -> list[DensePrediction]:
+        if not photos:
+            return []
+        patches = self._cache.patches(photos, adapted=side == "personalized")
+        return [predict(reference, grid, self._cache.size(photo)) for photo, grid in zip(photos, patches, strict=True)]
+
+    def _references(self, own: ObjectPhotos) -> References:
+        """Of either side; empty if no train photo has a mask."""
+        mask_of = {photo.path: mask for photo, mask in self._train_masks(own) if mask is not None}
+        photos = self._cache.readable([photo for photo in own.train if photo.path in mask_of], "dense")
+        if not photos:
+            return {}
+        masks = [mask_of[photo.path] for photo in photos]
+        return {
+            side: make_reference(list(self._cache.patches(photos, adapted=side == "personalized")), masks)
+            for side in SIDES
+        }
+
+    def _train_masks(self, own: ObjectPhotos) -> list[tuple[Photo, np.ndarray | None]]:
+        """The train photos, each with its mask; an empty mask counts as none."""
+        masks = self._masks(own.object_id)
+        if len(masks) != len(own.train):
+            raise EvaluateError(f"{len(masks)} masks for {len(own.train)} train photos")
+        return [
+            (photo, mask if mask is not None and mask.any() else None)
+            for photo, mask in zip(own.train, masks, strict=True)
+        ]
+
+    def _rows(
+        self, gallery: Mapping[Side, Scan], tests: Mapping[Side, Scan], references: References
+    ) -> Iterator[TestRow]:
+        """Own test photos, those with a truth first; then, per side, the other object's photo that it rates highest."""
+        scores = {side: _scores(gallery[side], tests[side]) for side in SIDES}
+        own = [one.photo for one in tests["pretrained"].own().seen]
+        chosen = sorted(own, key=lambda photo: photo.mask is None)[:OWN_ROWS]
+        for side in SIDES:
+            others = [one.photo for one in tests[side].others().seen if one.photo not in chosen]
+            chosen += sorted(others, key=lambda photo: scores[side][photo.path], reverse=True)[:1]
+        for photo in self._cache.readable(chosen, None) if references else []:
+            size = self._cache.size(photo)
+            image = cv2.resize(read_rgb(photo.path, self._config.data), size[::-1], interpolation=cv2.INTER_AREA)
+            found = {side: self._predict([photo], side, references[side])[0] for side in SIDES}
+            mine = photo.object_id == gallery["pretrained"].object_id
+            title = f"{'' if mine else 'another object: '}{photo.object_id}/{photo.path.name}"
+            yield TestRow(
+                image=image,
+                pretrained_similarity=found["pretrained"].similarity,
+                personalized_similarity=found["personalized"].similarity,
+                truth_mask=self._cache.truth(photo) if mine else None,
+                title=f"{title}   score " + " → ".join(f"{scores[side][photo.path]:.2f}" for side in SIDES),
+                pretrained_mask=found["pretrained"].mask,
+                personalized_mask=found["personalized"].mask,
+            )
+
+
+def _scores(gallery: Scan, tests: Scan) -> dict[Path, float]:
+    """Each test photo's classification score."""
+    if not tests.seen:
+        return {}
+    scores = classification.scores(gallery.own().cls, tests.cls)
+    return {one.photo.path: float(score) for one, score in zip(tests.seen, scores, strict=True)}
+
+
+def _within(split: str, tests: Scan) -> Scan:
+    return tests.only(lambda photo: photo.split == split)

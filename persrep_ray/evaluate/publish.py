@@ -1,0 +1,111 @@
+"""The last stage of an object: evaluate its adapter, draw its contact sheet, publish it. No Ray in here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save as save_safetensors
+from safetensors.torch import load as load_safetensors
+
+from persrep_ray.backbones.load import load_lora
+from persrep_ray.backbones.lora import ADAPTER_FILES
+from persrep_ray.config import RunConfig
+from persrep_ray.data.images import read_mask, read_rgb
+from persrep_ray.data.objects import Manifest
+from persrep_ray.evaluate.evaluator import Evaluation, Evaluator
+from persrep_ray.generate.shards import read_shards
+from persrep_ray.registry.local import Registry
+from persrep_ray.report.contact_sheet import contact_sheet
+from persrep_ray.run_folder import RunFolder, read_json
+from persrep_ray.versions import versions
+
+_SHOWN = 16  # synthetic images of either role on a contact sheet
+
+
+class Publisher:
+    """Publishes trained objects of one run, one per call. Doing one twice changes nothing."""
+
+    def __init__(self, config: RunConfig, manifest: Manifest, folder: RunFolder, registry: Registry) -> None:
+        self._config = config
+        self._manifest = manifest
+        self._folder = folder
+        self._registry = registry
+        self._evaluator = Evaluator(load_lora(config), manifest, self._masks, config)
+
+    def __call__(self, object_id: str) -> dict[str, Any]:
+        """Publishes the object and returns what `published/<object>.json` then holds."""
+        started = time.monotonic()
+        trained = self._folder.trained(object_id)
+        files = {name: (trained / name).read_bytes() for name in ADAPTER_FILES}
+        state = load_safetensors(files["adapter_model.safetensors"])
+        evaluation = self._evaluator.evaluate(object_id, state)
+        files["prototypes.safetensors"] = save_safetensors(self._evaluator.prototypes(object_id, state))
+        version = _content_version(files)
+        metrics = {"pretrained": evaluation.pretrained, "personalized": evaluation.personalized}
+        self._draw_sheet(object_id, evaluation)
+        card = {
+            "object_id": object_id,
+            "category": self._manifest.objects[object_id].category,
+            "version": version,
+            "threshold": evaluation.threshold,
+            "metrics": metrics,
+            "by_split": evaluation.by_split,
+            "training": read_json(trained / "train.json"),
+            "photos": [photo.path.name for photo in self._manifest.objects[object_id].train],
+            "config": self._config.to_dict(),
+            "versions": versions(),
+        }
+        self._registry.publish(object_id, version, {**files, "card.json": json.dumps(card, indent=2).encode()})
+        result = {"version": version, "seconds": time.monotonic() - started, "metrics": metrics}
+        self._folder.write_json(self._folder.published(object_id), result)
+        return result
+
+    def _masks(self, object_id: str) -> list[np.ndarray | None]:
+        photos = self._folder.masked_photos(self._manifest.objects[object_id])
+        return [None if photo.mask is None else read_mask(photo.mask, self._config.data) for photo in photos]
+
+    def _draw_sheet(self, object_id: str, evaluation: Evaluation) -> None:
+        limits = self._config.data
+        photos = self._folder.masked_photos(self._manifest.objects[object_id])
+        shown = {}
+        for role, chunks in self._folder.chunks_by_role(object_id, self._config).items():
+            rows = read_shards([self._folder.shard(chunk) for chunk in chunks], limits)
+            every = max(1, len(rows) // _SHOWN)
+            shown[role] = [rows[index].image for index in range(0, len(rows), every)][:_SHOWN]
+        sheet = self._folder.sheet(object_id)
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(
+            object_id,
+            train=[(read_rgb(one.path, limits), read_mask(one.mask, limits)) for one in photos if one.mask],
+            positives=shown["positive"],
+            negatives=shown["negative"],
+            tests=evaluation.tests,
+            title_metrics=_headline(evaluation),
+            out=sheet,
+        )
+
+
+def _content_version(files: dict[str, bytes]) -> str:
+    """A version is named by what it does: the adapter and the prototypes."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(files[name])
+    return digest.hexdigest()[:12]
+
+
+def _headline(evaluation: Evaluation) -> str:
+    named = {
+        "classification.pr_auc": "PR-AUC",
+        "retrieval.ndcg": "nDCG",
+        "detection.map50": "detection mAP50",
+        "segmentation.map50": "segmentation mAP50",
+    }
+    return "   ".join(
+        f"{name} {evaluation.pretrained[key]:.2f} → {evaluation.personalized[key]:.2f}"
+        for key, name in named.items()
+        if key in evaluation.pretrained and key in evaluation.personalized
+    )

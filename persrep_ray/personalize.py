@@ -1,0 +1,216 @@
+"""One run: photos of objects in, published adapters out. Reads top to bottom; the stages do the work.
+
+    manifest → masks → generation → training → evaluation and publishing → summary
+
+Masks are a barrier (an object's negatives are cut out of other objects' photos). From then on everything streams: an
+object is trained the moment its last chunk has landed and evaluated the moment it is trained, while others are still
+being generated. What is in the run folder is never done again, so the same command resumes a killed run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from persrep_ray.cluster import connected
+from persrep_ray.config import RunConfig
+from persrep_ray.data.objects import Manifest, load_manifest
+from persrep_ray.data.others import choose_others
+from persrep_ray.evaluate.pipeline import ObjectPool, make_publisher
+from persrep_ray.generate.pipeline import Generation
+from persrep_ray.inputs import input_digests, photos_in, select_objects
+from persrep_ray.masks.pipeline import make_masks
+from persrep_ray.outcome import Outcome
+from persrep_ray.progress import StageProgress, StatusLine
+from persrep_ray.registry.local import Registry
+from persrep_ray.resources import plan
+from persrep_ray.run_folder import RunFolder, open_run, read_json
+from persrep_ray.summary import summarize
+from persrep_ray.train.cells import Cells
+
+_TICK_S = 0.1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for, beside the configuration."""
+
+    objects: Path
+    registry: Path
+    out: Path
+    only: tuple[str, ...] = ()
+    backgrounds: Path | None = None
+    negatives: Path | None = None
+    verbose: bool = False
+
+
+def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict[str, Any]:
+    """Runs or resumes; returns what `summary.json` then holds. An object that fails is in there, and stops nothing.
+
+    Raises:
+        ConfigError: something the user has to mend before anything can be done.
+        ValueError: the data folder cannot be used.
+    """
+    manifest = load_manifest(request.objects, config.data)
+    selected = select_objects(manifest, request.only)
+    backgrounds = photos_in(request.backgrounds, "--backgrounds")
+    negatives = photos_in(request.negatives, "--negatives")
+    for problem in manifest.problems:
+        status.say(f"warning: {problem.path}: {problem.cause}")
+    registry = Registry(request.registry.absolute())
+    inputs = input_digests(manifest, backgrounds, negatives)
+    with open_run(request.out.absolute(), config, inputs) as folder:
+        run = _Run(config, manifest, folder, registry, status)
+        run.look_at(selected)
+        if run.unfinished:
+            with connected(verbose=request.verbose):
+                run.execute(backgrounds, negatives)
+        summary = summarize(folder, config, selected, run.failed)
+        folder.write_json(folder.summary, summary)
+    return summary
+
+
+class _Run:
+    """The driver's view of a run: which objects are where, and what has failed."""
+
+    def __init__(
+        self, config: RunConfig, manifest: Manifest, folder: RunFolder, registry: Registry, status: StatusLine
+    ) -> None:
+        self._config = config
+        self._manifest = manifest
+        self._folder = folder
+        self._registry = registry
+        self._status = status
+        self._categories = {one.object_id: one.category for one in manifest.objects.values() if one.train}
+        self.failed: dict[str, str] = {}
+        self._to_train: list[str] = []
+        self._trained: list[str] = []
+        names = ("mask", "generate", "train", "evaluate")
+        self._stages = {name: StageProgress(name) for name in names}
+
+    def look_at(self, selected: Iterable[str]) -> None:
+        """Sorts the objects by how far earlier calls got with them."""
+        for object_id in selected:
+            if object_id not in self._categories:
+                causes = [p.cause for p in self._manifest.problems if p.object_id == object_id]
+                self._fail("data", object_id, "; ".join(["no usable train photo", *causes[:3]]))
+            elif not self._is_published(object_id):
+                is_trained = self._folder.trained(object_id).is_dir()
+                (self._trained if is_trained else self._to_train).append(object_id)
+
+    @property
+    def unfinished(self) -> bool:
+        return bool(self._to_train or self._trained)
+
+    def execute(self, backgrounds: list[Path], negatives: list[Path]) -> None:
+        """Takes every unfinished object through the stages it still needs."""
+        config, available = self._config, ray.cluster_resources()
+        counts = plan(
+            config,
+            cpus=available.get("CPU", 0),
+            gpus=available.get("GPU", 0),
+            objects=len(self._to_train) + len(self._trained),
+        )
+        shared = [ray.put(value) for value in (config, self._manifest, self._folder)]
+        # Started first: cells take long to start, and masks are made meanwhile.
+        cells = Cells(config, self._folder, shared, min(counts.cells, len(self._to_train)))
+        self._make_masks(shared, counts.mask_actors)
+        self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
+        chunks = [
+            chunk
+            for object_id in self._to_train
+            for chunk in self._folder.chunks(object_id, config)
+            if not self._folder.shard(chunk).exists()
+        ]
+        generation = Generation(
+            chunks,
+            [*shared, ray.put(backgrounds), ray.put(negatives)],
+            actors=counts.generate_actors,
+            cpus=config.generate.cpus_per_actor,
+        )
+        evaluation = ObjectPool(
+            make_publisher,
+            [*shared, ray.put(self._registry)],
+            actors=counts.evaluate_actors,
+            cpus=config.evaluate.cpus_per_actor,
+        )
+        self._stream(generation, cells, evaluation)
+
+    def _make_masks(self, shared: list[Any], actors: int) -> None:
+        """Of the objects to train, and of the others that they are told apart from."""
+        most, seed = self._config.generate.negative_objects, self._config.seed
+        needed = set(self._to_train)
+        for object_id in self._to_train:
+            needed.update(choose_others(object_id, self._categories, most, seed))
+        missing = sorted(object_id for object_id in needed if not self._folder.masks(object_id).is_dir())
+        self._stages["mask"].total = len(missing)
+        for outcome in make_masks(missing, shared, actors=actors, cpus=self._config.masks.cpus_per_actor):
+            self._stages["mask"].count_object()
+            for problem in outcome.report["problems"]:
+                self._status.say(f"warning: {problem}")
+            if outcome.error and outcome.object_id in self._to_train:
+                self._fail("mask", outcome.object_id, outcome.error)
+            self._show()
+
+    def _stream(self, generation: Generation, cells: Cells, evaluation: ObjectPool) -> None:
+        """Hands objects from stage to stage until none is left."""
+        generating = {chunk.object_id for chunk in generation.requests}
+        training = set(self._to_train) - generating
+        evaluating = set(self._trained)
+        for stage, objects in (("generate", generating), ("train", self._to_train)):
+            self._stages[stage].total = len(objects)
+        self._stages["evaluate"].total = len(self._to_train) + len(self._trained)
+        for object_id in sorted(training):
+            cells.submit(object_id)
+        for object_id in sorted(evaluating):
+            evaluation.submit(object_id)
+        closed = False
+        while generating or training or evaluating:
+            self._advance("generate", generation.poll(), generating, training, cells.submit)
+            self._advance("train", cells.poll(), training, evaluating, evaluation.submit)
+            self._advance("evaluate", evaluation.poll(), evaluating, set(), lambda _: None)
+            if not generating and not closed:
+                cells.close()
+                closed = True
+            self._stages["generate"].count_images(generation.images)
+            self._stages["train"].count_images(cells.images)
+            self._show()
+            time.sleep(_TICK_S)
+        self._show(final=True)
+
+    def _advance(
+        self,
+        stage: str,
+        outcomes: list[Outcome],
+        here: set[str],
+        there: set[str],
+        submit: Callable[[str], None],
+    ) -> None:
+        """Moves the objects that ended in one stage to the next."""
+        for outcome in outcomes:
+            here.discard(outcome.object_id)
+            self._stages[stage].count_object()
+            if outcome.error:
+                self._fail(stage, outcome.object_id, outcome.error)
+            else:
+                there.add(outcome.object_id)
+                submit(outcome.object_id)
+
+    def _is_published(self, object_id: str) -> bool:
+        """Whether it is done: the result is there, and the registry still has what it tells of."""
+        file = self._folder.published(object_id)
+        return file.exists() and read_json(file)["version"] in self._registry.versions(object_id)
+
+    def _fail(self, stage: str, object_id: str, cause: str) -> None:
+        """Stages' own errors name object and stage already; all end up in one form."""
+        cause = cause.removeprefix(f"object {object_id}: ").removeprefix(f"{stage}: ")
+        self.failed[object_id] = f"object {object_id}: {stage}: {cause}"
+        self._status.say(f"failed: {self.failed[object_id]}")
+
+    def _show(self, *, final: bool = False) -> None:
+        self._status.show([stage for stage in self._stages.values() if stage.total], final=final)

@@ -1,0 +1,222 @@
+"""Every path of a run in one place. What is at its final name is complete: a killed run is resumed from what exists.
+
+run.json                                    the configuration and digests of the inputs
+masks/<object>/00.png … masks.json          foreground masks of the train photos, in their order
+synthetic/<object>/<role>-<start>.parquet   one shard per chunk
+trained/<object>/                           PEFT adapter and train.json
+published/<object>.json, <object>.jpg       what was published, and its contact sheet
+summary.json                                the run's result
+scratch/                                    what is being written now; emptied when a run starts
+ray/                                        Ray Train's storage; of no use after the run
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from persrep_ray.config import ConfigError, RunConfig
+from persrep_ray.data.images import encode_png_mask
+from persrep_ray.data.objects import ObjectPhotos, Photo
+from persrep_ray.generate.types import GenerateRequest, Role
+
+# Where and how parallel a run is does not decide its result: a resumed run may have more machines.
+_PLACEMENT = ("actors", "cells", "cpus_per_actor", "cpus_per_worker", "gpus_per_worker", "max_attempts")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run; `root` is created by `open`."""
+
+    root: Path
+
+    # -- masks -------------------------------------------------------------------------------------------------------
+
+    def masks(self, object_id: str) -> Path:
+        return self.root / "masks" / object_id
+
+    def write_masks(self, object_id: str, masks: list[Any], report: Mapping[str, Any]) -> None:
+        """`masks[i]` (H, W) bool belongs to the object's train photo i, None where it has none; `report` is JSON."""
+        files = {f"{i:02d}.png": encode_png_mask(mask) for i, mask in enumerate(masks) if mask is not None}
+        self._write_folder(self.masks(object_id), {**files, "masks.json": _json(report)})
+
+    def masked_photos(self, photos: ObjectPhotos) -> tuple[Photo, ...]:
+        """The object's train photos, each with the mask that this run uses, None where it has none."""
+        paths = [self.masks(photos.object_id) / f"{index:02d}.png" for index in range(len(photos.train))]
+        return tuple(
+            replace(photo, mask=path if path.exists() else None)
+            for photo, path in zip(photos.train, paths, strict=True)
+        )
+
+    # -- synthetic images --------------------------------------------------------------------------------------------
+
+    def shard(self, request: GenerateRequest) -> Path:
+        return self.root / "synthetic" / request.object_id / f"{request.role}-{request.start:05d}.parquet"
+
+    def chunks_by_role(self, object_id: str, config: RunConfig) -> dict[Role, list[GenerateRequest]]:
+        """All chunks of an object in the order of their images."""
+        size = config.generate.chunk_size
+        counts: dict[Role, int] = {"positive": config.generate.positives, "negative": config.generate.negatives}
+        return {
+            role: [
+                GenerateRequest(object_id, role, start, min(size, count - start), config.seed)
+                for start in range(0, count, size)
+            ]
+            for role, count in counts.items()
+        }
+
+    def chunks(self, object_id: str, config: RunConfig) -> list[GenerateRequest]:
+        return [chunk for chunks in self.chunks_by_role(object_id, config).values() for chunk in chunks]
+
+    # -- adapters ----------------------------------------------------------------------------------------------------
+
+    def trained(self, object_id: str) -> Path:
+        return self.root / "trained" / object_id
+
+    def write_trained(self, object_id: str, files: Mapping[str, bytes], report: Mapping[str, Any]) -> None:
+        self._write_folder(self.trained(object_id), {**files, "train.json": _json(report)})
+
+    def published(self, object_id: str) -> Path:
+        return self.root / "published" / f"{object_id}.json"
+
+    def sheet(self, object_id: str) -> Path:
+        return self.root / "published" / f"{object_id}.jpg"
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
+    @property
+    def ray_storage(self) -> Path:
+        return self.root / "ray"
+
+    def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Writes `value` to `path` inside the run folder, whole or not at all."""
+        temporary = self._scratch() / path.name
+        _write(temporary, _json(value))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary, path)
+        _sync(path.parent)
+        temporary.parent.rmdir()
+
+    def _write_folder(self, target: Path, files: Mapping[str, bytes]) -> None:
+        """`target` appears with all `files` at once; one that exists already is kept."""
+        temporary = self._scratch()
+        for name, content in files.items():
+            _write(temporary / name, content)
+        _sync(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(temporary, target)  # refuses to replace a folder that is not empty
+        except OSError:
+            if not target.is_dir():
+                raise
+            shutil.rmtree(temporary, ignore_errors=True)  # a twin was faster: its files are as good
+        _sync(target.parent)
+
+    def _scratch(self) -> Path:
+        folder = self.root / "scratch" / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        return folder
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of the run. Raises ValueError naming the file."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}; delete it and run again") from error
+    return value
+
+
+@contextmanager
+def open_run(root: Path, config: RunConfig, inputs: Mapping[str, str]) -> Iterator[RunFolder]:
+    """The run in the folder `root`, new or resumed, held for this process alone.
+
+    `inputs` maps what the run reads (object ids, folders) to digests. What a killed run was writing is removed.
+
+    Raises:
+        ConfigError: the folder is in use, or holds a run with other settings or other inputs.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by the kernel, also when we are killed
+        except OSError:
+            raise ConfigError(f"{root} is in use by another run; choose another --out") from None
+        folder = RunFolder(root)
+        _check_same_run(folder, config, inputs)
+        for stale in (root / "scratch", folder.ray_storage):
+            shutil.rmtree(stale, ignore_errors=True)
+        for pattern in ("synthetic/*/.*", "published/.*"):
+            for leftover in root.glob(pattern):
+                leftover.unlink(missing_ok=True)
+        try:
+            yield folder
+        finally:
+            for stale in (root / "scratch", folder.ray_storage):
+                shutil.rmtree(stale, ignore_errors=True)
+
+
+def _check_same_run(folder: RunFolder, config: RunConfig, inputs: Mapping[str, str]) -> None:
+    file = folder.root / "run.json"
+    mine = {"config": config.model_dump(mode="json"), "inputs": dict(inputs)}
+    if not file.exists():
+        folder.write_json(file, mine)
+        return
+    before = read_json(file)
+    old, new = _settings(before.get("config", {})), _settings(mine["config"])
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            raise ConfigError(
+                f"{folder.root} holds a run with other settings ({key} {old.get(key)}, now {new.get(key)}); "
+                "choose another --out or delete it"
+            )
+    old, new = before.get("inputs", {}), mine["inputs"]
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            change = "is new" if name not in old else "is gone" if name not in new else "has changed"
+            raise ConfigError(
+                f"{folder.root} holds a run with other inputs ({name} {change}); choose another --out or delete it"
+            )
+
+
+def _settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"train": {"steps": 1}}` as `{"train.steps": 1}`, without what only says where the run takes place."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_settings(value, f"{prefix}{name}."))
+        elif name not in _PLACEMENT:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Makes a rename inside `folder` last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

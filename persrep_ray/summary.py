@@ -1,0 +1,59 @@
+"""The result of a run as `summary.json` holds it, from what is in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from persrep_ray.config import RunConfig
+from persrep_ray.evaluate.summary import mean_metrics
+from persrep_ray.generate.shards import shard_seconds
+from persrep_ray.run_folder import RunFolder, read_json
+from persrep_ray.versions import versions
+
+SIDES = ("pretrained", "personalized")
+
+
+def summarize(
+    folder: RunFolder, config: RunConfig, selected: Iterable[str], failed: Mapping[str, str]
+) -> dict[str, Any]:
+    """Per object its status, version, error, seconds per stage and metrics; the mean metrics; config and versions."""
+    objects: dict[str, Any] = {}
+    for object_id in selected:
+        error = failed.get(object_id)
+        result: dict[str, Any] = {} if error else read_json(folder.published(object_id))
+        objects[object_id] = {
+            "status": "failed" if error else "published",
+            "version": result.get("version"),
+            "error": error,
+            "seconds": _seconds(folder, config, object_id),
+            "metrics": result.get("metrics"),
+        }
+    return {
+        "objects": objects,
+        "mean": mean_sides(one["metrics"] for one in objects.values() if one["metrics"]),
+        "config": config.to_dict(),
+        "versions": versions(),
+    }
+
+
+def mean_sides(metrics: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """The mean over objects of either side's metrics."""
+    metrics = list(metrics)
+    return {side: mean_metrics(one[side] for one in metrics) for side in SIDES}
+
+
+def _seconds(folder: RunFolder, config: RunConfig, object_id: str) -> dict[str, float | None]:
+    """Work per stage, summed over chunks, whichever calls of the run did it; None for a stage it never ended."""
+
+    def of(path: Any) -> float | None:
+        return round(read_json(path)["seconds"], 3) if path.exists() else None
+
+    shards = [folder.shard(chunk) for chunk in folder.chunks(object_id, config)]
+    done = all(shard.exists() for shard in shards)
+    return {
+        "mask": of(folder.masks(object_id) / "masks.json"),
+        "generate": round(sum(map(shard_seconds, shards)), 3) if done else None,
+        "train": of(folder.trained(object_id) / "train.json"),
+        "evaluate": of(folder.published(object_id)),
+    }

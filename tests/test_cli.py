@@ -1,0 +1,109 @@
+"""The command line: exit codes, one-line errors, and the registry commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from persrep_ray.cli import main
+from persrep_ray.registry.local import Registry
+
+
+def publish(root: Path, object_id: str, *versions: str) -> None:
+    tensors = save({"cls": np.zeros((1, 2), np.float32)})
+    for version in versions:
+        files = {
+            "adapter_config.json": b"{}",
+            "adapter_model.safetensors": tensors,
+            "prototypes.safetensors": tensors,
+            "card.json": json.dumps({"object_id": object_id, "version": version}).encode(),
+        }
+        Registry(root).publish(object_id, version, files)
+
+
+def one_line_error(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    assert main([str(argument) for argument in arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("persrep: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_objects_are_listed_with_their_live_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish(tmp_path, "mug", "v1", "v2")
+    publish(tmp_path, "cup", "v9")
+    assert main(["objects", "list", "--registry", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "cup\tv9\t1 versions\nmug\tv2\t2 versions\n"
+
+
+def test_an_objects_card_is_shown_by_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish(tmp_path, "mug", "v1", "v2")
+    assert main(["objects", "show", "mug", "--registry", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == "v2"
+    assert main(["objects", "show", "mug", "--registry", str(tmp_path), "--version", "v1"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == "v1"
+
+
+def test_a_deleted_object_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish(tmp_path, "mug", "v1")
+    assert main(["objects", "delete", "mug", "--registry", str(tmp_path)]) == 0
+    assert Registry(tmp_path).objects() == []
+    assert "object mug: not published" in one_line_error(capsys, "objects", "delete", "mug", "--registry", tmp_path)
+
+
+def test_an_object_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "object mug: not published" in one_line_error(capsys, "objects", "show", "mug", "--registry", tmp_path)
+    assert "bad object id '../x'" in one_line_error(capsys, "objects", "show", "../x", "--registry", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--objects", "nowhere"], "nowhere: no such folder"),
+        (["--objects", "photos", "--set", "train.stepz=3"], "train.stepz"),
+        (["--objects", "photos", "--config", "missing.yaml"], "missing.yaml"),
+        (["--objects", "photos", "--only", "mog"], "did you mean mug?"),
+        (["--objects", "photos", "--backgrounds", "nowhere"], "--backgrounds: nowhere is no folder"),
+    ],
+)
+def test_what_the_user_has_to_mend_is_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos/mug").mkdir(parents=True)
+    assert message in one_line_error(capsys, "personalize", "--out", "run", *arguments)
+    assert not Path("run").exists(), "nothing may be left of a run that never began"
+
+
+def test_evaluating_an_empty_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", "--objects", tmp_path, "--registry", tmp_path, "--out", tmp_path / "out.json"]
+    assert "holds no published object" in one_line_error(capsys, *arguments)
+
+
+def test_a_wrong_command_line_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["personalize"])
+    assert exit_info.value.code == 2
+    assert "--objects" in capsys.readouterr().err
+
+
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["personalize"], ["evaluate"], ["objects"], ["objects", "list"], ["backbone", "path"]):
+        with pytest.raises(SystemExit) as exit_info:
+            main([*command, "--help"])
+        assert exit_info.value.code == 0
+        assert "persrep" in capsys.readouterr().out
+
+
+def test_the_backbones_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["backbone", "path", "--set", f"backbone.name={tmp_path}"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}\n"

@@ -1,0 +1,60 @@
+"""The partition of a cluster: every stage gets something, and together they fit."""
+
+from __future__ import annotations
+
+import pytest
+
+from persrep_ray.config import ConfigError, RunConfig, load_config
+from persrep_ray.resources import Plan, plan
+
+
+def used(config: RunConfig, counts: Plan) -> float:
+    return (
+        counts.generate_actors * config.generate.cpus_per_actor
+        + counts.evaluate_actors * config.evaluate.cpus_per_actor
+        + counts.cells * config.train.workers_per_object * config.train.cpus_per_worker
+    )
+
+
+def test_two_cores() -> None:
+    counts = plan(RunConfig(), cpus=2, gpus=0, objects=100)
+    assert (counts.cells, counts.generate_actors, counts.evaluate_actors) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("cpus", [2, 3, 4, 7, 16, 63, 512])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_auto_fits_and_leaves_no_stage_without(cpus: float, workers: int) -> None:
+    config = load_config(None, [f"train.workers_per_object={workers}"])
+    counts = plan(config, cpus=cpus, gpus=0, objects=10_000)
+    assert min(counts.mask_actors, counts.generate_actors, counts.cells, counts.evaluate_actors) >= 1
+    assert used(config, counts) <= cpus
+    assert counts.mask_actors * config.masks.cpus_per_actor <= cpus - counts.cells * workers * 0.5
+    assert used(config, counts) > cpus - 1.5, "most of the cluster is used"
+
+
+def test_a_cluster_that_is_too_small() -> None:
+    with pytest.raises(ConfigError, match=r"needs at least 1\.5 CPUs .* has 1 "):
+        plan(RunConfig(), cpus=1, gpus=0, objects=1)
+    with pytest.raises(ConfigError, match="GPUs"):
+        plan(load_config(None, ["train.gpus_per_worker=1"]), cpus=8, gpus=0, objects=1)
+
+
+def test_never_more_cells_or_evaluators_than_objects() -> None:
+    counts = plan(RunConfig(), cpus=64, gpus=0, objects=3)
+    assert (counts.cells, counts.evaluate_actors) == (3, 3)
+
+
+def test_gpus_bound_the_cells() -> None:
+    config = load_config(None, ["train.gpus_per_worker=0.5", "train.workers_per_object=2"])
+    assert plan(config, cpus=64, gpus=4, objects=100).cells == 4
+
+
+def test_numbers_in_the_configuration_are_taken_as_they_are() -> None:
+    config = load_config(None, ["train.cells=7", "generate.actors=5", "evaluate.actors=3"])
+    counts = plan(config, cpus=2, gpus=0, objects=100)
+    assert (counts.cells, counts.generate_actors, counts.evaluate_actors) == (7, 5, 3)
+
+
+def test_cells_get_what_explicit_actors_leave() -> None:
+    config = load_config(None, ["generate.actors=2", "evaluate.actors=2"])
+    assert plan(config, cpus=8, gpus=0, objects=100).cells == 12

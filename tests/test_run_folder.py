@@ -1,0 +1,137 @@
+"""A run's folder: complete or absent, one run at a time, and only ever resumed with the same settings and inputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from persrep_ray.config import ConfigError, RunConfig, load_config
+from persrep_ray.data.images import read_mask
+from persrep_ray.data.objects import ObjectPhotos, Photo
+from persrep_ray.run_folder import RunFolder, open_run, read_json
+
+INPUTS = {"object mug": "1", "object cup": "2"}
+
+
+def small(*overrides: str) -> RunConfig:
+    return load_config("debug", overrides)
+
+
+def leftovers(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.name not in ("run.json", "lock"))
+
+
+def test_the_same_run_can_be_opened_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with open_run(tmp_path / "run", small(), INPUTS) as folder:
+            assert folder.root == tmp_path / "run"
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    with open_run(tmp_path, small("train.steps=100"), INPUTS):
+        pass
+    with (
+        pytest.raises(ConfigError, match=r"\(train\.steps 100, now 50\); choose another --out or delete it"),
+        open_run(tmp_path, small("train.steps=50"), INPUTS),
+    ):
+        pass
+
+
+def test_where_a_run_takes_place_may_change(tmp_path: Path) -> None:
+    with open_run(tmp_path, small("train.cells=1"), INPUTS):
+        pass
+    with open_run(tmp_path, small("train.cells=8", "generate.actors=4", "train.max_attempts=9"), INPUTS):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"object mug": "1", "object cup": "3"}, "object cup has changed"),
+        ({"object mug": "1"}, "object cup is gone"),
+        ({**INPUTS, "object jug": "4"}, "object jug is new"),
+    ],
+)
+def test_other_inputs_are_refused_by_name(tmp_path: Path, inputs: dict[str, str], message: str) -> None:
+    with open_run(tmp_path, small(), INPUTS):
+        pass
+    with pytest.raises(ConfigError, match=message), open_run(tmp_path, small(), inputs):
+        pass
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    with (
+        open_run(tmp_path, small(), INPUTS),
+        pytest.raises(ConfigError, match="in use by another run"),
+        open_run(tmp_path, small(), INPUTS),
+    ):
+        pass
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
+    stale = [
+        tmp_path / "scratch" / "abc" / "masks.json",
+        tmp_path / "ray" / "cell-0" / "state.json",
+        tmp_path / "synthetic" / "mug" / ".positive-00000.parquet.x1",
+        tmp_path / "published" / ".mug.jpg.123",
+    ]
+    kept = tmp_path / "synthetic" / "mug" / "positive-00000.parquet"
+    for path in (*stale, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    with open_run(tmp_path, small(), INPUTS):
+        assert not any(path.exists() for path in stale)
+        assert kept.exists()
+
+
+def test_masks_come_back_with_their_photos(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    photos = tuple(Photo("mug", Path(f"/photos/{name}.jpg"), None, None) for name in "ab")
+    first = np.zeros((4, 6), np.bool_)
+    first[1:3, 2:5] = True
+    folder.write_masks("mug", [first, None], {"seconds": 1.5, "problems": ["b.jpg: no foreground"]})
+    masked = folder.masked_photos(ObjectPhotos("mug", None, photos, ()))
+    assert masked[1].mask is None
+    assert masked[0].mask is not None
+    np.testing.assert_array_equal(read_mask(masked[0].mask, RunConfig().data), first)
+    assert leftovers(tmp_path) == ["masks", "masks/mug", "masks/mug/00.png", "masks/mug/masks.json", "scratch"]
+
+
+def test_a_folder_that_is_there_is_kept(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_trained("mug", {"adapter_model.safetensors": b"first"}, {"seconds": 1})
+    folder.write_trained("mug", {"adapter_model.safetensors": b"second"}, {"seconds": 2})
+    assert (folder.trained("mug") / "adapter_model.safetensors").read_bytes() == b"first"
+    assert read_json(folder.trained("mug") / "train.json") == {"seconds": 1}
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_json(folder.summary, {"mean": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        folder.write_json(folder.summary, {"mean": float("nan")})
+    assert json.loads(folder.summary.read_text()) == {"mean": 1}
+
+
+def test_chunks_cover_every_image_once(tmp_path: Path) -> None:
+    config = small("generate.positives=5", "generate.negatives=4", "generate.chunk_size=2")
+    folder = RunFolder(tmp_path)
+    chunks = folder.chunks("mug", config)
+    assert [(one.role, one.start, one.count) for one in chunks] == [
+        ("positive", 0, 2),
+        ("positive", 2, 2),
+        ("positive", 4, 1),
+        ("negative", 0, 2),
+        ("negative", 2, 2),
+    ]
+    assert folder.shard(chunks[2]) == tmp_path / "synthetic" / "mug" / "positive-00004.parquet"
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("{")
+    with pytest.raises(ValueError, match=r"train\.json: .*delete it and run again"):
+        read_json(tmp_path / "train.json")
