@@ -141,9 +141,6 @@ class TrainConfig(_Section):
     embedding: Literal["cls", "cls_and_patches"] = Field(
         default="cls", description="what the loss compares: CLS, or CLS concatenated with the mean patch"
     )
-    dense_weight: float = Field(
-        default=0.0, ge=0, description="weight of the patch loss: the object's patches against all others"
-    )
     steps: int = Field(default=60, ge=1)
     learning_rate: float = Field(default=3e-4, gt=0)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(

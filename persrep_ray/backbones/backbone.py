@@ -67,7 +67,7 @@ class Backbone:
                 f"backbone {name}: adapted_blocks is {adapted_blocks}, the model has {len(self.blocks)} blocks"
             )
         self.split = 0 if adapted_blocks == "all" else len(self.blocks) - int(adapted_blocks)
-        self._special = 1 + int(getattr(config, "num_register_tokens", 0) or 0)
+        self.special_tokens = 1 + int(getattr(config, "num_register_tokens", 0) or 0)
         self._norm = model.get_submodule(self.family.norm)
         self._autocast = precision == "bfloat16"
         self._mean = torch.tensor(self.family.mean).view(1, 3, 1, 1)
@@ -104,7 +104,7 @@ class Backbone:
         with self._casting():
             hidden = self._norm(self._run(self.blocks[self.split :], hidden.float()))
         hidden = hidden.float()
-        return Features(cls=hidden[:, 0], patches=hidden[:, self._special :])
+        return Features(cls=hidden[:, 0], patches=hidden[:, self.special_tokens :])
 
     @contextmanager
     def full_precision(self) -> Iterator[None]:
@@ -121,7 +121,7 @@ class Backbone:
     def _run(self, blocks: nn.ModuleList, hidden: torch.Tensor) -> torch.Tensor:
         extra: dict[str, Any] = {}
         if self.family.rope is not None:
-            side = math.isqrt(hidden.shape[1] - self._special) * self.patch_size
+            side = math.isqrt(hidden.shape[1] - self.special_tokens) * self.patch_size
             blank = hidden.new_zeros(1, 3, side, side)
             extra["position_embeddings"] = self.model.get_submodule(self.family.rope)(blank)
         for block in blocks:

@@ -10,26 +10,26 @@ import torch
 
 from persrep_ray.config import BatchConfig
 from persrep_ray.train.inputs import TrainInputs
-from persrep_ray.train.views import Views, ViewStore
+from persrep_ray.train.views import ViewStore
 
 _HARDNESS_TEMPERATURE = 0.1  # of cosines: 0.3 less alike is drawn a twentieth as often
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Views in groups: one per own photo, one per photo of another object, and the synthetic images by role.
+    """Prefix outputs of views in groups: one per own photo, one per photo of another object, and the synthetic images by role.
 
     `positive_photo` (P,) is the own photo each positive was cut from (-1 where unknown), `other_photo` (O,) the
     index of each other photo among its object's: what `without` leaves out together with own photo `heldout`.
     """
 
-    photos: tuple[Views, ...]
-    others: tuple[Views, ...]
+    photos: tuple[torch.Tensor, ...]  # (V, T, D) each
+    others: tuple[torch.Tensor, ...]
     other_photo: np.ndarray  # (O,)
     other_weight: np.ndarray  # (O,) how often each is drawn, relative to the others
-    positives: Views
+    positives: torch.Tensor  # (P, T, D)
     positive_photo: np.ndarray  # (P,)
-    negatives: Views
+    negatives: torch.Tensor  # (M, T, D)
     negative_photo: np.ndarray  # (M,)
     heldout: int | None = None
 
@@ -44,7 +44,7 @@ class Pool:
         return (photo >= 0) & (photo % len(self.photos) == self.heldout)
 
 
-def make_pool(store: ViewStore, inputs: TrainInputs, pretrained: Callable[[Views], np.ndarray]) -> Pool:
+def make_pool(store: ViewStore, inputs: TrainInputs, pretrained: Callable[[torch.Tensor], np.ndarray]) -> Pool:
     """Compute (or take from the store) every view that the object's training may draw.
 
     Args:
@@ -82,7 +82,6 @@ class Batch:
     """Images of one step, anchors first, then positives, then negatives; `roles` counts them."""
 
     hidden: torch.Tensor  # (B, T', D): CLS and special tokens, then the drawn part of the patches
-    foreground: torch.Tensor  # (B, N')
     roles: tuple[int, int, int]
 
     def of_rank(self, rank: int, world_size: int) -> Batch:
@@ -92,15 +91,21 @@ class Batch:
         starts = np.cumsum((0, *self.roles))
         rows = [np.arange(starts[i] + rank, starts[i + 1], world_size) for i in range(3)]
         picked = torch.from_numpy(np.concatenate(rows))
-        return Batch(self.hidden[picked], self.foreground[picked], (len(rows[0]), len(rows[1]), len(rows[2])))
+        return Batch(self.hidden[picked], (len(rows[0]), len(rows[1]), len(rows[2])))
 
 
 class BatchSampler:
-    """Draws batches; the same pool and seed give the same batches on every rank."""
+    """Draws batches; the same pool and seed give the same batches on every rank.
 
-    def __init__(self, pool: Pool, config: BatchConfig, *, seed: int) -> None:
+    Args:
+        special_tokens: how many tokens stand before the patches (CLS, registers); they are always kept.
+    """
+
+
+    def __init__(self, pool: Pool, config: BatchConfig, *, special_tokens: int, seed: int) -> None:
         self._pool = pool
         self._config = config
+        self._special = special_tokens
         self._rng = np.random.default_rng(seed)
         own = np.arange(len(pool.photos))
         self._own = own[~pool.is_held_out(own)]
@@ -122,14 +127,11 @@ class BatchSampler:
             synthetic = 0
         drawn = [
             *self._views_of(pool.photos, self._own, config.anchors),
-            *_rows(pool.positives, self._choice(self._positives, config.positives)),
-            *_rows(pool.negatives, self._choice(self._negatives, synthetic)),
+            *pool.positives[self._choice(self._positives, config.positives)],
+            *pool.negatives[self._choice(self._negatives, synthetic)],
             *self._views_of(pool.others, self._others, config.negatives - synthetic, self._other_weight),
         ]
-        hidden = torch.stack([row for row, _ in drawn])
-        foreground = torch.stack([row for _, row in drawn])
-        hidden, foreground = self._some_tokens(hidden, foreground)
-        return Batch(hidden, foreground, (config.anchors, config.positives, config.negatives))
+        return Batch(self._some_tokens(torch.stack(drawn)), (config.anchors, config.positives, config.negatives))
 
     def _choice(self, among: np.ndarray, count: int, weight: np.ndarray | None = None) -> np.ndarray:
         """Without repeats while there are enough."""
@@ -139,26 +141,26 @@ class BatchSampler:
         return self._rng.choice(among, count, replace=len(among) < count, p=share)
 
     def _views_of(
-        self, photos: Sequence[Views], among: np.ndarray, count: int, weight: np.ndarray | None = None
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        self, photos: Sequence[torch.Tensor], among: np.ndarray, count: int, weight: np.ndarray | None = None
+    ) -> list[torch.Tensor]:
+        """A random view of each chosen photo."""
         rows = []
         for index in self._choice(among, count, weight):
             views = photos[index]
-            view = int(self._rng.integers(len(views)))
-            rows.append((views.hidden[view], views.foreground[view]))
+            rows.append(views[int(self._rng.integers(len(views)))])
         return rows
 
-    def _some_tokens(self, hidden: torch.Tensor, foreground: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _some_tokens(self, hidden: torch.Tensor) -> torch.Tensor:
         """A random part of each image's patch tokens (as FLIP, arXiv 2212.00794): cheaper steps, and augmentation."""
-        count, patches = foreground.shape
+        count, tokens, dim = hidden.shape
+        patches = tokens - self._special
         kept = max(1, round(patches * self._config.token_share))
         if kept == patches:
-            return hidden, foreground
-        order = torch.from_numpy(np.argsort(self._rng.random((count, patches)), axis=1)[:, :kept].copy())  # (B, N')
-        special = hidden.shape[1] - patches
-        index = torch.cat([torch.arange(special).expand(count, -1), order + special], dim=1)
-        picked = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]).to(hidden.device))
-        return picked, foreground.gather(1, order)
+            return hidden
+        order = np.argsort(self._rng.random((count, patches)), axis=1)[:, :kept] + self._special
+        always = np.broadcast_to(np.arange(self._special), (count, self._special))
+        index = torch.from_numpy(np.concatenate([always, order], axis=1)).to(hidden.device)  # (B, T')
+        return hidden.gather(1, index[:, :, None].expand(-1, -1, dim))
 
 
 def _hardness(likeness: np.ndarray) -> np.ndarray:
@@ -168,6 +170,3 @@ def _hardness(likeness: np.ndarray) -> np.ndarray:
     soft = np.exp((likeness - likeness.max()) / _HARDNESS_TEMPERATURE)
     return 0.5 / len(likeness) + 0.5 * soft / soft.sum()
 
-
-def _rows(views: Views, indices: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(views.hidden[i], views.foreground[i]) for i in indices]

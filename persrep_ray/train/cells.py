@@ -20,11 +20,16 @@ from persrep_ray.train.queue import WorkQueue
 
 _WORKER_RESTARTS = 20  # of one cell by Ray Train; each also costs an object one of its attempts
 _CELL_RESTARTS = 3  # of one cell by us, when its Ray Train run itself is gone
+_JOIN_S = 10.0
 _TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon a lost worker is noticed
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a cluster may have to scale up first
     "RAY_TRAIN_COLLECTIVE_WARN_INTERVAL_S": "86400",  # ranks wait for rank 0 as long as no object is there
 }
+
+
+class CellError(ValueError):
+    """Training cannot begin at all; the message is the cause."""
 
 
 class Cells:
@@ -52,16 +57,25 @@ class Cells:
         """No object will be submitted any more: the cells end when the queue is empty."""
         ray.get(self._queue.close.remote())
 
+    def join(self) -> None:
+        """Close, and give the cells time to end in order: they still write to their storage."""
+        self.close()
+        ray.wait(list(self._running), num_returns=len(self._running), timeout=_JOIN_S)
+
     def poll(self) -> list[Outcome]:
-        """The objects that ended since the last call."""
-        ended, _ = (
-            ray.wait(list(self._running), num_returns=len(self._running), timeout=0) if self._running else ([], [])
-        )
+        """The objects that ended since the last call.
+
+        Raises:
+            CellError: no cell can train anything, whichever the object.
+        """
+        ended, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
         for task in ended:
             self._end(task)
         if not self._running:
-            ray.get(self._queue.give_up.remote(self._last_error or "all training cells have ended"))
+            ray.get(self._queue.give_up.remote(f"all training cells are lost: {self._last_error}"))
         snapshot = ray.get(self._queue.snapshot.remote())
+        if len(snapshot.broken) == len(self._restarts) > 0:
+            raise CellError(f"train: {next(iter(snapshot.broken.values()))}")
         self.images = snapshot.images
         return list(snapshot.outcomes)
 
@@ -75,10 +89,9 @@ class Cells:
         except Exception as error:  # Ray Train gave up, or the task's node is gone
             self._last_error = describe(error)
         ray.get(self._queue.release.remote(owner))
-        broken = ray.get(self._queue.snapshot.remote(drain=False)).broken.get(owner)
-        if broken is not None:
-            self._last_error = broken
-        elif not ray.get(self._queue.finished.remote()) and self._restarts[owner] < _CELL_RESTARTS:
+        is_broken = owner in ray.get(self._queue.snapshot.remote(drain=False)).broken
+        is_needed = not ray.get(self._queue.finished.remote())
+        if is_needed and not is_broken and self._restarts[owner] < _CELL_RESTARTS:
             self._restarts[owner] += 1
             self._running[self._start(owner)] = owner
 

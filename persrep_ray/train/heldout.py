@@ -48,10 +48,10 @@ def score_trial(backbone: Backbone, pool: Pool, heldout: int) -> Trial:
     """Score the adapter in the slot on the photos that its training did not see."""
     fold = pool.without(heldout)
     own = [views for index, views in enumerate(pool.photos) if index != heldout]
-    queries = normalized_cls(backbone, pool.photos[heldout].hidden)  # (V, D): every view is a query, for finer ranks
-    gallery_own = normalized_cls(backbone, torch.stack([views.hidden[0] for views in own]))
+    queries = normalized_cls(backbone, pool.photos[heldout])  # (V, D): every view is a query, for finer ranks
+    gallery_own = normalized_cls(backbone, torch.stack([views[0] for views in own]))
     unseen = [views for views, held in zip(pool.others, fold.is_held_out(fold.other_photo), strict=True) if held]
-    distractors = normalized_cls(backbone, torch.stack([views.hidden[0] for views in unseen or pool.others]))
+    distractors = normalized_cls(backbone, torch.stack([views[0] for views in unseen or pool.others]))
     mine, theirs = (queries @ gallery_own.T).max(axis=1), (distractors @ gallery_own.T).max(axis=1)
     tests = np.concatenate([queries, distractors])
     is_object = np.arange(len(tests)) < len(queries)

@@ -6,8 +6,7 @@ Every anchor is compared with every positive and every negative of the batch.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -55,34 +54,6 @@ def hinge(
     """Mean over all triplets of max(0, margin - cos(anchor, positive) + cos(anchor, negative))."""
     pos, neg = _cosines(anchor, positive, negative)
     return F.relu(margin - pos[:, :, None] + neg[:, None, :]).mean()  # (A, P, N)
-
-
-def dense_info_nce(
-    tokens: Sequence[torch.Tensor], shares: Sequence[torch.Tensor], temperature: float = 0.1
-) -> torch.Tensor:
-    """InfoNCE on patches: the object's mean patch in an anchor finds the object's patches, not the ones around them.
-
-    Args:
-        tokens: patches (B, N, D) of the anchors, the positives and the negatives.
-        shares: of each patch the share that the object covers, (B, N), NaN where unknown; of the negatives' patches
-            none is the object's, whatever their share says.
-
-    Returns:
-        A scalar; 0 where the batch shows no whole object patch.
-    """
-    anchor, positive, negative = (F.normalize(part, dim=-1) for part in tokens)
-    inside = (shares[0] > 0.5).float()  # (A, N); NaN compares as False
-    known = inside.sum(dim=1) > 0
-    on_object, around = shares[1] > 0.5, shares[1] < 0.1
-    if not known.any() or not on_object.any():
-        return tokens[0].sum() * 0.0  # keeps every rank's graph whole
-    target = torch.einsum("an,and->ad", inside[known], anchor[known])
-    target = F.normalize(target, dim=-1)  # (A', D)
-    pos = target @ positive[on_object].T / temperature  # (A', P')
-    neg = target @ torch.cat([positive[around], negative.flatten(0, 1)]).T / temperature
-    # The mean, not the sum, of the many negatives: else thousands of background patches drown the few that matter.
-    against = torch.logsumexp(neg, dim=1, keepdim=True) - math.log(neg.shape[1])
-    return (torch.logaddexp(pos, against) - pos).mean()
 
 
 def make_loss(config: TrainConfig) -> Loss:

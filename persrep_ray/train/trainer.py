@@ -24,8 +24,8 @@ from persrep_ray.config import RunConfig
 from persrep_ray.train.batches import BatchSampler, Pool, make_pool
 from persrep_ray.train.heldout import Trial, choose_strength, normalized_cls, plan_trials, score_trial
 from persrep_ray.train.inputs import TrainInputs
-from persrep_ray.train.losses import dense_info_nce, make_loss
-from persrep_ray.train.views import Views, ViewStore
+from persrep_ray.train.losses import make_loss
+from persrep_ray.train.views import ViewStore
 
 Progress = Callable[[int, int], None]
 
@@ -121,7 +121,9 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
         )
-        sampler = BatchSampler(pool, config.batch, seed=seed)
+        sampler = BatchSampler(
+            pool, config.batch, special_tokens=self._lora.backbone.special_tokens, seed=seed
+        )
         history = []
         for step in range(config.steps):
             for group in optimizer.param_groups:
@@ -129,7 +131,7 @@ class Trainer:
             batch = sampler.draw()
             part = batch.of_rank(self._rank, self._world_size)
             cls, patches = self._embedder(part.hidden.to(self._lora.backbone.device))
-            loss = self._objective(cls, patches, part.foreground.to(cls.device), part.roles)
+            loss = self._objective(cls, patches, part.roles)
             if not torch.isfinite(loss):
                 raise TrainError(f"object {object_id}: train: step {step}: the loss is {loss.item()}")
             optimizer.zero_grad(set_to_none=True)
@@ -140,19 +142,13 @@ class Trainer:
         self._lora.train(False)
         return history
 
-    def _objective(
-        self, cls: torch.Tensor, patches: torch.Tensor, foreground: torch.Tensor, roles: Sequence[int]
-    ) -> torch.Tensor:
-        """The loss of the whole batch from this rank's part; `roles` are the counts of its anchors and positives …"""
+    def _objective(self, cls: torch.Tensor, patches: torch.Tensor, roles: Sequence[int]) -> torch.Tensor:
+        """The loss of the whole batch, from this rank's part (B, D), (B, N, D) of it."""
         embedding = cls if self._config.embedding == "cls" else torch.cat([cls, patches.mean(dim=1)], dim=-1)
         anchor, positive, negative = (self._gathered(part) for part in embedding.split(list(roles)))
         loss = self._loss(anchor, positive, negative)
         if self._config.symmetric:
             loss = (loss + self._loss(positive, anchor, negative)) / 2
-        if self._config.dense_weight:
-            tokens = [self._gathered(part) for part in patches.split(list(roles))]
-            shares = [self._gathered(part) for part in foreground.split(list(roles))]
-            loss = loss + self._config.dense_weight * dense_info_nce(tokens, shares)
         return loss
 
     def _gathered(self, part: torch.Tensor) -> torch.Tensor:
@@ -161,8 +157,8 @@ class Trainer:
         # DDP averages gradients over ranks, the gather's backward sums them: together, one rank's gradient.
         return torch.cat(list(differentiable.all_gather(part)))
 
-    def _pretrained(self, views: Views) -> np.ndarray:
-        return normalized_cls(self._lora.backbone, views.hidden[:1])[0]
+    def _pretrained(self, views: torch.Tensor) -> np.ndarray:
+        return normalized_cls(self._lora.backbone, views[:1])[0]
 
     @torch.no_grad()
     def _strengths(self, pool: Pool, heldout: int) -> list[Trial]:

@@ -5,16 +5,14 @@ import torch
 
 from persrep_ray.config import BatchConfig
 from persrep_ray.train.batches import Batch, BatchSampler, Pool
-from persrep_ray.train.views import Views
 
 TOKENS = 1 + 9
 
 
-def views(value: float, count: int = 2, tokens: int = TOKENS) -> Views:
-    """Every number in `hidden` tells which group it came from; the token's index is in its fraction."""
-    index = torch.arange(tokens) / 100
-    hidden = (value + index).repeat(count, 1)[:, :, None].repeat(1, 1, 4)
-    return Views(hidden, index[1:].repeat(count, 1))
+def views(value: float, count: int = 2) -> torch.Tensor:
+    """Every number tells which group it came from; the token's index is in its fraction."""
+    index = torch.arange(TOKENS) / 100
+    return (value + index).repeat(count, 1)[:, :, None].repeat(1, 1, 4)
 
 
 def pool(**changes: object) -> Pool:
@@ -39,14 +37,14 @@ def groups(batch: Batch) -> list[int]:
 
 
 def test_roles_stand_in_order_with_the_shares_asked_for() -> None:
-    batch = BatchSampler(pool(), CONFIG, seed=0).draw()
+    batch = BatchSampler(pool(), CONFIG, special_tokens=1, seed=0).draw()
     kinds = [group // 10 for group in groups(batch)]
     assert kinds == [0] * 3 + [2] * 4 + [3] * 4 + [1] * 4
     assert batch.roles == (3, 4, 8) and batch.hidden.shape == (15, TOKENS, 4)
 
 
 def test_the_seed_decides_the_batches() -> None:
-    first, again, other = (BatchSampler(pool(), CONFIG, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (BatchSampler(pool(), CONFIG, special_tokens=1, seed=seed) for seed in (0, 0, 1))
     for _ in range(3):
         a, b, c = first.draw(), again.draw(), other.draw()
         assert torch.equal(a.hidden, b.hidden)
@@ -55,9 +53,8 @@ def test_the_seed_decides_the_batches() -> None:
 
 def test_a_trial_never_draws_what_is_held_out() -> None:
     marked = torch.arange(6.0)[:, None, None].repeat(1, TOKENS, 4)
-    positives, negatives = Views(200 + marked, torch.zeros(6, 9)), Views(300 + marked, torch.zeros(6, 9))
-    fold = pool(positives=positives, negatives=negatives).without(1)
-    sampler = BatchSampler(fold, CONFIG, seed=0)
+    fold = pool(positives=200 + marked, negatives=300 + marked).without(1)
+    sampler = BatchSampler(fold, CONFIG, special_tokens=1, seed=0)
     drawn = {group for _ in range(40) for group in groups(sampler.draw())}
     assert {0, 2} <= drawn and 1 not in drawn  # own photo 1
     assert {10, 12} <= drawn and 11 not in drawn  # photo 1 of another object
@@ -67,32 +64,32 @@ def test_a_trial_never_draws_what_is_held_out() -> None:
 
 def test_without_other_photos_all_negatives_are_synthetic_and_the_other_way_round() -> None:
     no_others = pool(others=(), other_photo=np.array([], dtype=int), other_weight=np.array([]))
-    assert {group // 10 for group in groups(BatchSampler(no_others, CONFIG, seed=0).draw())[7:]} == {3}
+    assert {group // 10 for group in groups(BatchSampler(no_others, CONFIG, special_tokens=1, seed=0).draw())[7:]} == {3}
     no_negatives = pool(negatives=views(30, count=0), negative_photo=np.array([], dtype=int))
-    assert {group // 10 for group in groups(BatchSampler(no_negatives, CONFIG, seed=0).draw())[7:]} == {1}
+    assert {group // 10 for group in groups(BatchSampler(no_negatives, CONFIG, special_tokens=1, seed=0).draw())[7:]} == {1}
 
 
-def test_token_share_keeps_cls_and_matching_foreground() -> None:
+def test_token_share_keeps_cls_and_draws_patches_anew_for_each_image() -> None:
     config = CONFIG.model_copy(update={"token_share": 0.34})
-    sampler = BatchSampler(pool(), config, seed=0)
+    sampler = BatchSampler(pool(), config, special_tokens=1, seed=0)
     first, second = sampler.draw(), sampler.draw()
-    assert first.hidden.shape == (15, 1 + 3, 4) and first.foreground.shape == (15, 3)
-    index = first.hidden[:, :, 0] % 1  # the token's own index
-    assert torch.allclose(index[:, 0], torch.zeros(15), atol=1e-5)  # CLS stays
-    assert torch.allclose(index[:, 1:], first.foreground, atol=1e-5)
-    assert not torch.equal(first.foreground, second.foreground)  # drawn anew
-    assert len({tuple(row.tolist()) for row in first.foreground}) > 1  # each image its own
+    assert first.hidden.shape == (15, 1 + 3, 4)
+    token = (first.hidden[:, :, 0] % 1 * 100).round()  # the token's own index
+    assert (token[:, 0] == 0).all() and (token[:, 1:] > 0).all()
+    assert all(len(set(row.tolist())) == 4 for row in token)  # no token twice
+    assert len({tuple(row.tolist()) for row in token}) > 1
+    assert not torch.equal(token, (second.hidden[:, :, 0] % 1 * 100).round())
 
 
 def test_ranks_share_the_batch_without_overlap() -> None:
-    batch = BatchSampler(pool(), BatchConfig(anchors=2, positives=4, negatives=4), seed=0).draw()
+    batch = BatchSampler(pool(), BatchConfig(anchors=2, positives=4, negatives=4), special_tokens=1, seed=0).draw()
     parts = [batch.of_rank(rank, 2) for rank in range(2)]
     assert [part.roles for part in parts] == [(1, 2, 2), (1, 2, 2)]
-    together = torch.cat([part.foreground for part in parts])
-    assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, batch.foreground.tolist()))
+    together = torch.cat([part.hidden for part in parts]).flatten(1)
+    assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, batch.hidden.flatten(1).tolist()))
 
 
 def test_others_are_drawn_by_their_weight() -> None:
-    sampler = BatchSampler(pool(other_weight=np.array([1.0, 0.0, 3.0])), CONFIG, seed=0)
+    sampler = BatchSampler(pool(other_weight=np.array([1.0, 0.0, 3.0])), CONFIG, special_tokens=1, seed=0)
     drawn = [group for _ in range(100) for group in groups(sampler.draw())[11:]]
     assert drawn.count(11) == 0 and 2 < drawn.count(12) / drawn.count(10) < 4.5

@@ -10,7 +10,6 @@ from persrep_ray.backbones.backbone import Features
 from persrep_ray.config import HeldoutConfig
 from persrep_ray.train.batches import Pool
 from persrep_ray.train.heldout import Trial, choose_strength, plan_trials, score_trial
-from persrep_ray.train.views import Views
 
 CONFIG = HeldoutConfig(folds=3, strengths=(0.0, 0.5, 1.0))
 
@@ -24,12 +23,12 @@ class Identity:
         return Features(cls=hidden[:, 0], patches=hidden[:, 1:])
 
 
-def view(*vectors: tuple[float, float]) -> Views:
-    return Views(torch.tensor(vectors)[:, None, :].repeat(1, 2, 1), torch.zeros(len(vectors), 1))
+def view(*vectors: tuple[float, float]) -> torch.Tensor:
+    return torch.tensor(vectors)[:, None, :].repeat(1, 2, 1)
 
 
-def pool(photos: list[Views], others: list[Views], other_photo: list[int]) -> Pool:
-    none = Views(torch.zeros(0, 2, 2), torch.zeros(0, 1))
+def pool(photos: list[torch.Tensor], others: list[torch.Tensor], other_photo: list[int]) -> Pool:
+    none = torch.zeros(0, 2, 2)
     empty = np.array([], dtype=int)
     return Pool(tuple(photos), tuple(others), np.array(other_photo), np.ones(len(others)), none, empty, none, empty)
 

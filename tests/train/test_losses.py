@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from persrep_ray.config import TrainConfig
-from persrep_ray.train.losses import dense_info_nce, hinge, info_nce, info_nce_multi_positive, make_loss
+from persrep_ray.train.losses import hinge, info_nce, info_nce_multi_positive, make_loss
 
 # Unit vectors on the axes: cosines are 1 or 0, so every loss can be worked out by hand.
 X, Y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
@@ -52,18 +52,3 @@ def test_one_positive_makes_both_info_nce_the_same() -> None:
 def test_small_temperatures_do_not_overflow() -> None:
     assert torch.isfinite(info_nce(X, Y, X, temperature=1e-3))
     assert torch.isfinite(info_nce_multi_positive(X, Y, X, temperature=1e-3))
-
-
-def test_dense_loss_by_hand() -> None:
-    # one anchor patch on the object (X); a positive with one object patch (X) and one beside it (Y); a negative patch Y
-    tokens = [X[None], torch.cat([X, Y])[None], Y[None]]
-    shares = [torch.tensor([[1.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0]])]
-    loss = dense_info_nce(tokens, shares, temperature=1.0)
-    assert loss.item() == pytest.approx(-math.log(E / (E + 1)), abs=1e-6)
-
-
-def test_dense_loss_is_zero_where_no_mask_is_known() -> None:
-    tokens = [X[None].clone().requires_grad_(), torch.cat([X, Y])[None], Y[None]]
-    loss = dense_info_nce(tokens, [torch.full((1, 1), torch.nan), torch.zeros(1, 2), torch.zeros(1, 1)])
-    loss.backward()
-    assert loss.item() == 0 and tokens[0].grad is not None
