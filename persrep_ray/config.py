@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from persrep_ray import config_text
 
@@ -38,7 +38,7 @@ class BackboneConfig(_Section):
     name: str = Field(default="embedded", min_length=1, description="'embedded', a hub id or a local folder")
     revision: str | None = None
     adapted_blocks: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
-        default=2, description="K: LoRA sits on the last K blocks; what is before them is frozen and computed once"
+        default=4, description="K: LoRA sits on the last K blocks; what is before them is frozen and computed once"
     )
     image_size: int = Field(default=224, ge=14, le=2048, description="side of the square input, pixels")
     precision: Literal["bfloat16", "float32"] = "bfloat16"
@@ -57,8 +57,8 @@ class GenerateConfig(_Section):
     """Synthetic images per object, and how the work is cut into chunks for the actors."""
 
     generator: Literal["cut_paste"] = "cut_paste"
-    positives: int = Field(default=96, ge=1)
-    negatives: int = Field(default=96, ge=1)
+    positives: int = Field(default=64, ge=1)
+    negatives: int = Field(default=64, ge=1)
     image_size: int = Field(default=256, ge=32, le=1024, description="side of a synthetic image, pixels")
     object_area: tuple[float, float] = Field(
         default=(0.06, 0.6),
@@ -118,9 +118,9 @@ class BatchConfig(_Section):
 class HeldoutConfig(_Section):
     """First, do no harm: photos held out of short trial trainings decide how strongly the adapter acts."""
 
-    folds: int = Field(default=3, ge=0, description="photos held out in turn; 0 trusts the adapter, strength 1")
+    folds: int = Field(default=2, ge=0, description="photos held out in turn; 0 trusts the adapter, strength 1")
     strengths: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
-        default=(0.0, 0.25, 0.5, 0.75, 1.0),
+        default=(0.0, 0.35, 0.7, 1.0),
         min_length=1,
         strict=False,
         description="candidates; 0 keeps the pretrained",
@@ -141,8 +141,8 @@ class TrainConfig(_Section):
     embedding: Literal["cls", "cls_and_patches"] = Field(
         default="cls", description="what the loss compares: CLS, or CLS concatenated with the mean patch"
     )
-    steps: int = Field(default=60, ge=1)
-    learning_rate: float = Field(default=3e-4, gt=0)
+    steps: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=6e-4, gt=0)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         default=(0.9, 0.999), strict=False
     )
@@ -152,6 +152,17 @@ class TrainConfig(_Section):
     cpus_per_worker: float = Field(default=0.5, gt=0)
     gpus_per_worker: float = Field(default=0.0, ge=0)
     max_attempts: int = Field(default=3, ge=1, description="leases of an object before it is given up")
+
+    @field_validator("workers_per_object")
+    @classmethod
+    def _ranks_share_a_batch_evenly(cls, workers: int, info: ValidationInfo) -> int:
+        batch = info.data.get("batch")
+        if batch and any(count % workers for count in (batch.anchors, batch.positives, batch.negatives)):
+            raise ValueError(
+                f"a divisor of the batch of {batch.anchors} anchors, {batch.positives} positives and "
+                f"{batch.negatives} negatives"
+            )
+        return workers
 
 
 class EvaluateConfig(_Section):

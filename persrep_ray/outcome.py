@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
+
+_LONGEST = 500  # characters of a cause
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,19 @@ class Outcome:
 
 
 def describe(error: BaseException) -> str:
-    """An exception as one line for the user: our own errors by their message, surprises with their type."""
+    """An exception as one line for the user: our own errors by their message, surprises with their type.
+
+    A surprise's traceback goes to the log, which `--verbose` shows.
+    """
+    while isinstance(cause := getattr(error, "cause", None) or error.__cause__, BaseException) and _is_rays(error):
+        error = cause
     text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+    if not isinstance(error, ValueError) or not text:
+        logging.getLogger(__name__).error("unexpected error", exc_info=error)
+        text = f"{type(error).__name__}: {text}".rstrip(": ")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _is_rays(error: BaseException) -> bool:
+    """Whether `error` is Ray's wrapping of another: its text is a whole traceback."""
+    return type(error).__module__.split(".")[0] == "ray"

@@ -60,8 +60,7 @@ def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict
     selected = select_objects(manifest, request.only)
     backgrounds = photos_in(request.backgrounds, "--backgrounds")
     negatives = photos_in(request.negatives, "--negatives")
-    for problem in manifest.problems:
-        status.say(f"warning: {problem.path}: {problem.cause}")
+    status.warn([f"{problem.path}: {problem.cause}" for problem in manifest.problems])
     registry = Registry(request.registry.absolute())
     inputs = input_digests(manifest, backgrounds, negatives)
     with open_run(request.out.absolute(), config, inputs) as folder:
@@ -145,14 +144,16 @@ class _Run:
         """Of the objects to train, and of the others that they are told apart from."""
         most, seed = self._config.generate.negative_objects, self._config.seed
         needed = set(self._to_train)
-        for object_id in self._to_train:
-            needed.update(choose_others(object_id, self._categories, most, seed))
+        if most * len(needed) >= len(self._categories):
+            needed.update(self._categories)  # so many draw on nearly all; asking each would take a large run hours
+        else:
+            for object_id in self._to_train:
+                needed.update(choose_others(object_id, self._categories, most, seed))
         missing = sorted(object_id for object_id in needed if not self._folder.masks(object_id).is_dir())
         self._stages["mask"].total = len(missing)
         for outcome in make_masks(missing, shared, actors=actors, cpus=self._config.masks.cpus_per_actor):
             self._stages["mask"].count_object()
-            for problem in outcome.report["problems"]:
-                self._status.say(f"warning: {problem}")
+            self._status.warn(outcome.report["problems"])
             if outcome.error and outcome.object_id in self._to_train:
                 self._fail("mask", outcome.object_id, outcome.error)
             self._show()
@@ -169,19 +170,18 @@ class _Run:
             cells.submit(object_id)
         for object_id in sorted(evaluating):
             evaluation.submit(object_id)
-        closed = False
         while generating or training or evaluating:
             self._advance("generate", generation.poll(), generating, training, cells.submit)
             self._advance("train", cells.poll(), training, evaluating, evaluation.submit)
             self._advance("evaluate", evaluation.poll(), evaluating, set(), lambda _: None)
-            if not generating and not closed:
+            if not generating:
                 cells.close()
-                closed = True
             self._stages["generate"].count_images(generation.images)
             self._stages["train"].count_images(cells.images)
             self._show()
             time.sleep(_TICK_S)
         self._show(final=True)
+        cells.join()
 
     def _advance(
         self,

@@ -11,6 +11,7 @@ from typing import TextIO
 
 _REDRAW_S = 0.2
 _LOG_EVERY_S = 5.0
+_MOST_WARNINGS = 20
 _SETTLED_S = 1.0  # before, a rate is noise
 
 
@@ -69,6 +70,13 @@ class StatusLine:
     def say(self, text: str) -> None:
         self._stream.write(("\r\x1b[K" if self._in_place else "") + text + "\n")
         self._stream.flush()
+
+    def warn(self, problems: Sequence[str]) -> None:
+        """A line for each of the first problems: thousands of bad photos must not hide the rest of the log."""
+        for problem in problems[:_MOST_WARNINGS]:
+            self.say(f"warning: {problem}")
+        if len(problems) > _MOST_WARNINGS:
+            self.say(f"warning: … and {len(problems) - _MOST_WARNINGS} more like these")
 
 
 def _time_left(last: StageProgress, now: float) -> str:

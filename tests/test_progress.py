@@ -72,3 +72,11 @@ def test_time_left_follows_the_pace_of_the_last_stage(monkeypatch: pytest.Monkey
     clock.now += 10
     status.show([stage])
     assert log.getvalue() == "evaluate 1/10\nevaluate 2/10 · about 5:20 left\n"
+
+
+def test_a_flood_of_warnings_is_cut_short() -> None:
+    log = io.StringIO()
+    StatusLine(log).warn([f"{number}.jpg: broken" for number in range(25)])
+    lines = log.getvalue().splitlines()
+    assert lines[0] == "warning: 0.jpg: broken"
+    assert lines[20:] == ["warning: … and 5 more like these"]

@@ -18,9 +18,9 @@ from persrep_ray.config import RunConfig
 from persrep_ray.data.images import read_rgb
 from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo, Problem
 from persrep_ray.data.others import choose_others
-from persrep_ray.evaluate import classification
 from persrep_ray.evaluate.dense import DensePrediction, DenseReference, make_reference, outcome, predict
 from persrep_ray.evaluate.photo_cache import PhotoCache
+from persrep_ray.evaluate.rows import choose_rows
 from persrep_ray.evaluate.scan import Scan, Seen, metrics
 from persrep_ray.evaluate.threshold import serving_threshold
 from persrep_ray.report.contact_sheet import TestRow
@@ -30,7 +30,6 @@ SIDES: tuple[Side, Side] = ("pretrained", "personalized")
 References = Mapping[Side, DenseReference]
 
 CACHE_BYTES = 2 * 1024**3
-OWN_ROWS = 6
 
 
 class EvaluateError(ValueError):
@@ -42,8 +41,7 @@ class Evaluation:
     """What the photos say of one adapter.
 
     `pretrained` and `personalized` are flat metrics (`evaluate.summary.METRICS`); a task without data is absent.
-    `by_split`: per test split of the object's photos, both sides' metrics on the test photos of that split (without
-    retrieval).
+    `by_split`: per test split of the object's photos, both sides' metrics on all test photos of that split.
     `tests`: rows of the contact sheet: own test photos, then the other object's photo that either side rates highest.
     `threshold`: serving says "this is the object" from this largest cosine to a train photo on.
     """
@@ -116,7 +114,7 @@ class Evaluator:
                 pretrained=whole["pretrained"],
                 personalized=whole["personalized"],
                 by_split={
-                    split: {side: metrics(gallery[side].own(), _within(split, tests[side])) for side in SIDES}
+                    split: {side: metrics(gallery[side], _within(split, tests[side])) for side in SIDES}
                     for split in sorted({photo.split for photo in own.test if photo.split})
                 },
                 tests=tuple(self._rows(gallery, tests, references)),
@@ -237,36 +235,24 @@ class Evaluator:
     def _rows(
         self, gallery: Mapping[Side, Scan], tests: Mapping[Side, Scan], references: References
     ) -> Iterator[TestRow]:
-        """Own test photos, those with a truth first; then, per side, the other object's photo that it rates highest."""
-        scores = {side: _scores(gallery[side], tests[side]) for side in SIDES}
-        own = [one.photo for one in tests["pretrained"].own().seen]
-        chosen = sorted(own, key=lambda photo: photo.mask is None)[:OWN_ROWS]
-        for side in SIDES:
-            others = [one.photo for one in tests[side].others().seen if one.photo not in chosen]
-            chosen += sorted(others, key=lambda photo: scores[side][photo.path], reverse=True)[:1]
-        for photo in self._cache.readable(chosen, None) if references else []:
+        """What the contact sheet shows; nothing without `references`, since there are no similarities then."""
+        chosen = choose_rows(
+            (gallery["pretrained"], gallery["personalized"]), (tests["pretrained"], tests["personalized"])
+        )
+        titles = dict(chosen) if references else {}
+        for photo in self._cache.readable(list(titles), None):
             size = self._cache.size(photo)
             image = cv2.resize(read_rgb(photo.path, self._config.data), size[::-1], interpolation=cv2.INTER_AREA)
             found = {side: self._predict([photo], side, references[side])[0] for side in SIDES}
-            mine = photo.object_id == gallery["pretrained"].object_id
-            title = f"{'' if mine else 'another object: '}{photo.object_id}/{photo.path.name}"
             yield TestRow(
                 image=image,
                 pretrained_similarity=found["pretrained"].similarity,
                 personalized_similarity=found["personalized"].similarity,
-                truth_mask=self._cache.truth(photo) if mine else None,
-                title=f"{title}   score " + " → ".join(f"{scores[side][photo.path]:.2f}" for side in SIDES),
+                truth_mask=self._cache.truth(photo) if photo.object_id == tests["pretrained"].object_id else None,
+                title=titles[photo],
                 pretrained_mask=found["pretrained"].mask,
                 personalized_mask=found["personalized"].mask,
             )
-
-
-def _scores(gallery: Scan, tests: Scan) -> dict[Path, float]:
-    """Each test photo's classification score."""
-    if not tests.seen:
-        return {}
-    scores = classification.scores(gallery.own().cls, tests.cls)
-    return {one.photo.path: float(score) for one, score in zip(tests.seen, scores, strict=True)}
 
 
 def _within(split: str, tests: Scan) -> Scan:

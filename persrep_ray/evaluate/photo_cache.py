@@ -105,10 +105,11 @@ class PhotoCache:
             features = self._backbone.suffix(self._hidden(wanted, view))
             return features.cls.cpu() if view == "standard" else features.patches.half().cpu()
 
-        if adapted:
-            return finish(photos)
-        with self._lora.pretrained():
-            return self._kept.rows(photos, f"pretrained {view}", finish)
+        def finish_pretrained(wanted: Sequence[Photo]) -> torch.Tensor:
+            with self._lora.pretrained():
+                return finish(wanted)
+
+        return finish(photos) if adapted else self._kept.rows(photos, f"pretrained {view}", finish_pretrained)
 
     def _hidden(self, photos: Sequence[Photo], view: View) -> torch.Tensor:
         """(B, T, D) of the prefix."""

@@ -18,10 +18,16 @@ class _PoolActor:
         import torch  # here and not above: the driver has no use for it, and it takes seconds
 
         torch.set_num_threads(max(1, int(cpus)))
-        self._work = make(*ray.get(list(shared)))
+        self._broken: str | None = None
+        try:
+            self._work = make(*ray.get(list(shared)))
+        except Exception as error:  # an actor whose constructor raises says no more than that it died
+            self._broken = describe(error)
 
     def call(self, object_id: str) -> Mapping[str, Any] | str:
         """The worker's report, or in words why there is none."""
+        if self._broken is not None:
+            return self._broken
         try:
             report: Mapping[str, Any] = self._work(object_id)
         except Exception as error:  # one object's failure is never another's

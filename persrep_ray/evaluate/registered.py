@@ -44,8 +44,7 @@ def evaluate_registry(
     published = [one for one in registry.objects() if not only or one in only]
     config = config or _config_of(registry, published)
     manifest = load_manifest(objects, config.data)
-    for problem in manifest.problems:
-        status.say(f"warning: {problem.path}: {problem.cause}")
+    status.warn([f"{problem.path}: {problem.cause}" for problem in manifest.problems])
     chosen = [one for one in select_objects(manifest, only) if one in set(published)]
     if not chosen:
         raise ConfigError(f"no object of {objects} is published in {registry.root}")

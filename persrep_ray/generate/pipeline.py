@@ -39,9 +39,7 @@ class Generation:
         shared: references to the arguments of `ChunkGenerator`.
     """
 
-    def __init__(
-        self, requests: Sequence[GenerateRequest], shared: Sequence[Any], *, actors: int, cpus: float
-    ) -> None:
+    def __init__(self, requests: Sequence[GenerateRequest], shared: Sequence[Any], *, actors: int, cpus: float) -> None:
         self.images = 0
         self.images_total = sum(request.count for request in requests)
         self._missing = Counter(request.object_id for request in requests)

@@ -182,7 +182,7 @@ class TestCache:
     def test_changes_no_result(self, root: Path) -> None:
         lora = lora_slot()
         cached, tight, bare = (evaluator(root, cache_bytes=size) for size in (2**30, 30_000, 0))
-        for object_id, seed in (("red", 1), ("blue", 2), ("red", 3), ("red", 1)):
+        for object_id, seed in (("red", 1), ("blue", 2), ("red", 1)):
             state = adapter(lora, seed)
             expected = bare.evaluate(object_id, state)
             same(cached.evaluate(object_id, state), expected)
@@ -268,7 +268,7 @@ class TestDensePhotos:
         assert row.image.shape == (400, 640, 3)
         assert row.truth_mask is not None and row.truth_mask.shape == (400, 640)
         assert row.truth_mask.mean() == pytest.approx(mask[:500].mean(), abs=0.01)
-        assert 0 < evaluation.personalized["detection.f1"] + evaluation.pretrained["detection.f1"]
+        assert evaluation.personalized["detection.f1"] + evaluation.pretrained["detection.f1"] > 0
 
 
 def _looked_at(under_test: Evaluator, object_id: str, state: State) -> dict[str, int]:
@@ -293,7 +293,7 @@ def test_splits_are_evaluated_apart(root: Path) -> None:
         f"{object_id}/{index}.png": {
             "class": object_id,
             "split": "test",
-            "test_split": "pose" if index == 2 else "plain",
+            "test_split": "pose" if index == 2 else "in_distribution",
         }
         for object_id in COLOURS
         for index in range(TRAIN, TRAIN + TEST)
@@ -302,14 +302,13 @@ def test_splits_are_evaluated_apart(root: Path) -> None:
     lora = lora_slot()
     state = adapter(lora)
     by_split = evaluator(root).evaluate("red", state).by_split
-    assert set(by_split) == {"plain", "pose"}
+    assert set(by_split) == {"in_distribution", "pose"}
     for object_id in COLOURS:  # what is left is the split "pose"
         for index in (3, 4):
             (root / "test" / object_id / f"{index}.png").unlink()
     alone = evaluator(root).evaluate("red", state)
     for side, whole in (("pretrained", alone.pretrained), ("personalized", alone.personalized)):
-        assert by_split["pose"][side]["classification.pr_auc"] == pytest.approx(whole["classification.pr_auc"])
-    assert "retrieval.ndcg" in by_split["pose"]["personalized"]
+        assert by_split["pose"][side] == pytest.approx(whole)
 
 
 class TestRows:
@@ -434,7 +433,7 @@ class TestErrors:
     def test_features_that_are_not_finite(self, root: Path) -> None:
         lora = lora_slot()
         state = {name: torch.full_like(value, 1e30) for name, value in lora.state().items()}
-        with pytest.raises(EvaluateError, match="object red: evaluate: .*not finite"):
+        with pytest.raises(EvaluateError, match=r"object red: evaluate: .*not finite"):
             evaluator(root, lora).evaluate("red", state)
-        with pytest.raises(EvaluateError, match="object red: evaluate: .*not finite"):
+        with pytest.raises(EvaluateError, match=r"object red: evaluate: .*not finite"):
             evaluator(root, lora).prototypes("red", state)

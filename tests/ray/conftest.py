@@ -6,17 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import ray
 import torch
 import transformers
 
 ROOT = Path(__file__).resolve().parents[2]
+# A token of the user's would switch authentication on; and workers must not yield to everything else on the machine.
+RAY_SETTINGS = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 40, 40)}
 
 
@@ -62,7 +65,18 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 def environment() -> dict[str, str]:
     """For subprocesses: no cluster of somebody else, no tokens, one thread per process."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+    return {**own, **RAY_SETTINGS, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A private cluster of two CPUs, which `persrep` called in this process uses."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in RAY_SETTINGS.items():
+            patch.setenv(name, value)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
@@ -79,6 +93,12 @@ def start(environment: dict[str, str], tmp_path: Path) -> Callable[[list[str]], 
     return start_personalize
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+@pytest.fixture
+def kill_group() -> Callable[[subprocess.Popen[bytes]], None]:
+    """As a machine's out-of-memory killer would, but all of it."""
+
+    def kill(process: subprocess.Popen[bytes]) -> None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    return kill
