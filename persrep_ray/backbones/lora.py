@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -92,13 +94,26 @@ class LoraBackbone:
                 raise AdapterError(f"adapter tensor {name} has a value that is not finite")
         set_peft_model_state_dict(self.peft, dict(state))
 
-    def load_bytes(self, adapter_model: bytes) -> None:
-        """`load` from the bytes of an `adapter_model.safetensors`."""
+    def load_files(self, files: Mapping[str, bytes]) -> State:
+        """`load` what `files` gave, and return it as a state.
+
+        Raises:
+            AdapterError: as `load`; also if the adapter's rank, alpha or targets are not those of this slot: its
+                tensors may fit and would still act otherwise than they were trained to.
+        """
         try:
-            state = load_safetensors(adapter_model)
-        except SafetensorError as error:
-            raise AdapterError(f"adapter is not a safetensors file: {error}") from error
+            declared = json.loads(files["adapter_config.json"])
+            state = load_safetensors(files["adapter_model.safetensors"])
+        except (KeyError, ValueError, SafetensorError) as error:
+            raise AdapterError(f"not a PEFT adapter in safetensors: {error}") from error
+        if not isinstance(declared, dict):
+            raise AdapterError("adapter_config.json does not hold an object")
+        for key in ("peft_type", "r", "lora_alpha", "target_modules", "layers_to_transform", "use_rslora", "use_dora"):
+            mine, theirs = (_comparable(value) for value in (getattr(self.config, key), declared.get(key)))
+            if mine != theirs:
+                raise AdapterError(f"adapter was made with {key} {theirs}, this backbone is set up for {mine}")
         self.load(state)
+        return state
 
     def files(self) -> dict[str, bytes]:
         """The adapter as the files of a PEFT folder; `PeftModel.from_pretrained(backbone, folder)` loads them."""
@@ -115,6 +130,11 @@ class LoraBackbone:
     def train(self, mode: bool = True) -> None:
         """Switch LoRA dropout on or off."""
         self.peft.train(mode)
+
+
+def _comparable(value: Any) -> Any:
+    """Targets are a set in memory and a list in the file."""
+    return sorted(value) if isinstance(value, set | list | tuple) else value
 
 
 def scaled(state: Mapping[str, torch.Tensor], strength: float) -> State:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save as save_safetensors
-from safetensors.torch import load as load_safetensors
 
 from persrep_ray.backbones.load import load_lora
 from persrep_ray.backbones.lora import ADAPTER_FILES
@@ -34,14 +33,15 @@ class Publisher:
         self._manifest = manifest
         self._folder = folder
         self._registry = registry
-        self._evaluator = Evaluator(load_lora(config), manifest, self._masks, config)
+        self._lora = load_lora(config)
+        self._evaluator = Evaluator(self._lora, manifest, self._masks, config)
 
     def __call__(self, object_id: str) -> dict[str, Any]:
         """Publishes the object and returns what `published/<object>.json` then holds."""
         started = time.monotonic()
         trained = self._folder.trained(object_id)
         files = {name: (trained / name).read_bytes() for name in ADAPTER_FILES}
-        state = load_safetensors(files["adapter_model.safetensors"])
+        state = self._lora.load_files(files)
         evaluation = self._evaluator.evaluate(object_id, state)
         files["prototypes.safetensors"] = save_safetensors(self._evaluator.prototypes(object_id, state))
         version = _content_version(files)

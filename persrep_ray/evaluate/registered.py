@@ -79,20 +79,22 @@ class RegisteredEvaluator:
 
     def __init__(self, config: RunConfig, manifest: Manifest, registry: Registry) -> None:
         from persrep_ray.backbones.load import load_lora  # the driver needs neither torch nor transformers
+        from persrep_ray.backbones.lora import ADAPTER_FILES
         from persrep_ray.evaluate.evaluator import Evaluator
 
         self._config = config
         self._manifest = manifest
         self._registry = registry
         self._masker = PhotoMasker(config)
-        self._evaluator = Evaluator(load_lora(config), manifest, self._masks, config)
+        self._adapter_files = ADAPTER_FILES
+        self._lora = load_lora(config)
+        self._evaluator = Evaluator(self._lora, manifest, self._masks, config)
 
     def __call__(self, object_id: str) -> Mapping[str, Any]:
-        from safetensors.torch import load_file
-
         version = self._registry.current(object_id)
         folder = self._registry.path(object_id, version)
-        evaluation = self._evaluator.evaluate(object_id, load_file(folder / "adapter_model.safetensors"))
+        state = self._lora.load_files({name: (folder / name).read_bytes() for name in self._adapter_files})
+        evaluation = self._evaluator.evaluate(object_id, state)
         metrics = {"pretrained": evaluation.pretrained, "personalized": evaluation.personalized}
         return {"version": version, "metrics": metrics}
 

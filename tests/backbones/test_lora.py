@@ -8,7 +8,6 @@ import pytest
 import torch
 import transformers as hf
 from peft import PeftModel
-from safetensors.torch import save
 
 from persrep_ray.backbones.backbone import Backbone
 from persrep_ray.backbones.lora import ADAPTER_FILES, AdapterError, LoraBackbone, State, scaled
@@ -119,7 +118,7 @@ class TestLoad:
         other.load(lora.state())
         assert torch.equal(embed(other), embed(lora))
         third = lora_backbone()
-        third.load_bytes(save(lora.state()))
+        third.load_files(lora.files())
         assert torch.equal(embed(third), embed(lora))
 
     def test_state_is_a_copy(self) -> None:
@@ -161,8 +160,19 @@ class TestLoad:
 
     @pytest.mark.parametrize("data", [b"", b"not safetensors at all"])
     def test_bytes_that_are_no_safetensors(self, data: bytes) -> None:
-        with pytest.raises(AdapterError, match="not a safetensors file"):
-            lora_backbone().load_bytes(data)
+        lora = lora_backbone()
+        with pytest.raises(AdapterError, match="not a PEFT adapter"):
+            lora.load_files({**lora.files(), "adapter_model.safetensors": data})
+
+    @pytest.mark.parametrize(
+        ("key", "value"), [("lora_alpha", 16), ("r", 8), ("target_modules", ["q_proj"]), ("use_dora", True)]
+    )
+    def test_an_adapter_that_would_act_otherwise_is_refused(self, key: str, value: Any) -> None:
+        # Only r shows in the tensors' shapes: the others would be applied wrongly without a word.
+        lora = lora_backbone()
+        declared = {**json.loads(lora.files()["adapter_config.json"]), key: value}
+        with pytest.raises(AdapterError, match=key):
+            lora.load_files({**lora.files(), "adapter_config.json": json.dumps(declared).encode()})
 
     def test_values_that_are_not_finite(self) -> None:
         lora = lora_backbone()

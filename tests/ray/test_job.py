@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = Path(sys.executable).with_name("ray")
-PATIENCE_S = 240
+PATIENCE_S = 400
 
 
 def free_port() -> int:

@@ -27,7 +27,7 @@ from persrep_ray.personalize import Request, personalize
 from persrep_ray.progress import StatusLine
 from persrep_ray.registry.local import Registry
 
-PATIENCE_S = 240
+PATIENCE_S = 400
 GOOD = ["blue", "green", "red"]
 
 

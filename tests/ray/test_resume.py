@@ -25,7 +25,7 @@ from persrep_ray.registry.local import Registry
 from persrep_ray.run_folder import RunFolder
 from persrep_ray.train.objects import ObjectTrainer
 
-PATIENCE_S = 240
+PATIENCE_S = 400
 OBJECTS = ["blue", "green", "red"]
 
 Start = Callable[[list[str]], "subprocess.Popen[bytes]"]
