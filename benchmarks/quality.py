@@ -28,7 +28,9 @@ DATA_SETS = ("dreambooth30", "masked5")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder that holds the data sets")
-    parser.add_argument("--out", type=Path, default=Path("runs/quality"), metavar="DIR", help="run folders and registry")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/quality"), metavar="DIR", help="run folders and registry"
+    )
     parser.add_argument("--config", metavar="FILE", help="a YAML file or a preset")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="overrides")
     parser.add_argument("--only-sets", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), metavar="NAME")

@@ -52,7 +52,7 @@ def _personalize(options: argparse.Namespace) -> int:
     failed = [one["error"] for one in summary["objects"].values() if one["error"]]
     for error in failed:
         print(f"failed: {error}")
-    print(f"\nadapters  {registry}\nsheets    {out / 'published'}\nsummary   {out / 'summary.json'}")
+    print(f"\nadapters  {registry}\nsheets    {out}/<object>.jpg\nsummary   {out / 'summary.json'}")
     return 1 if failed else 0
 
 

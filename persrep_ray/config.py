@@ -153,6 +153,12 @@ class TrainConfig(_Section):
     gpus_per_worker: float = Field(default=0.0, ge=0)
     max_attempts: int = Field(default=3, ge=1, description="leases of an object before it is given up")
 
+    @property
+    def images_per_object(self) -> int:
+        """How many images the training of one object sees, its trials included."""
+        per_step = self.batch.anchors + self.batch.positives + self.batch.negatives
+        return per_step * self.steps * (1 + self.heldout.folds)
+
     @field_validator("workers_per_object")
     @classmethod
     def _ranks_share_a_batch_evenly(cls, workers: int, info: ValidationInfo) -> int:

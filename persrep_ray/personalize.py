@@ -165,6 +165,8 @@ class _Run:
         evaluating = set(self._trained)
         for stage, objects in (("generate", generating), ("train", self._to_train)):
             self._stages[stage].total = len(objects)
+        self._stages["generate"].images_total = sum(chunk.count for chunk in generation.requests)
+        self._stages["train"].images_total = self._config.train.images_per_object * len(self._to_train)
         self._stages["evaluate"].total = len(self._to_train) + len(self._trained)
         for object_id in sorted(training):
             cells.submit(object_id)

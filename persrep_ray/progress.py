@@ -17,13 +17,14 @@ _SETTLED_S = 1.0  # before, a rate is noise
 
 @dataclass
 class StageProgress:
-    """How far a stage is, in objects; `images` made by this process so far, where the stage makes images."""
+    """How far a stage is, in objects and, where it makes or sees images, in images (of this process)."""
 
     name: str
     total: int = 0
+    images_total: int = 0
     done: int = 0
     images: int = 0
-    started: float | None = None  # when the first image was there, and how many there were then
+    started: float | None = None  # when the first image or object was there, and how many there were then
     images_at_start: int = 0
 
     def count_images(self, images: int) -> None:
@@ -37,14 +38,25 @@ class StageProgress:
         self.done += 1
 
     def text(self, now: float) -> str:
-        elapsed = now - self.started if self.started is not None else 0.0
-        rate = (self.images - self.images_at_start) / elapsed if elapsed > _SETTLED_S else 0.0
-        speed = f" ({rate:.0f} images/s)" if rate and self.done < self.total else ""
-        return f"{self.name} {self.done}/{self.total}{speed}"
+        """`train 1/3 (42 images/s, 2:10 left)`; what is not known yet is left out."""
+        notes = []
+        if self.started is not None and self.done < self.total and now - self.started > _SETTLED_S:
+            elapsed = now - self.started
+            if rate := (self.images - self.images_at_start) / elapsed:
+                notes.append(f"{rate:.0f} images/s")
+                if self.images < self.images_total:
+                    notes.append(_left((self.images_total - self.images) / rate))
+            elif self.done > 1:  # the first object's own time is not known
+                notes.append(_left(elapsed / (self.done - 1) * (self.total - self.done)))
+        return f"{self.name} {self.done}/{self.total}" + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _left(seconds: float) -> str:
+    return "{}:{:02d} left".format(*divmod(round(seconds), 60))
 
 
 class StatusLine:
-    """Shows the stages, and how long the run will still take; `say` prints a line of its own above."""
+    """Shows the stages, each with its speed and the time it will still take; `say` prints a line of its own above."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -58,7 +70,7 @@ class StatusLine:
         if not final and now - self._drawn_at < (_REDRAW_S if self._in_place else _LOG_EVERY_S):
             return
         self._drawn_at = now
-        line = " · ".join(stage.text(now) for stage in stages) + _time_left(stages[-1], now)
+        line = " · ".join(stage.text(now) for stage in stages)
         if self._in_place:
             width = shutil.get_terminal_size().columns - 1
             self._stream.write(f"\r\x1b[K{line[:width]}" + ("\n" if final else ""))
@@ -77,12 +89,3 @@ class StatusLine:
             self.say(f"warning: {problem}")
         if len(problems) > _MOST_WARNINGS:
             self.say(f"warning: … and {len(problems) - _MOST_WARNINGS} more like these")
-
-
-def _time_left(last: StageProgress, now: float) -> str:
-    """From the pace at which objects leave the last stage: all stages before it feed it at the same time."""
-    if last.started is None or last.done < 2 or last.done >= last.total:
-        return ""
-    pace = (now - last.started) / (last.done - 1)
-    minutes, seconds = divmod(round(pace * (last.total - last.done)), 60)
-    return f" · about {minutes}:{seconds:02d} left"

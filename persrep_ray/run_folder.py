@@ -4,7 +4,8 @@ run.json                                    the configuration and digests of the
 masks/<object>/00.png … masks.json          foreground masks of the train photos, in their order
 synthetic/<object>/<role>-<start>.parquet   one shard per chunk
 trained/<object>/                           PEFT adapter and train.json
-published/<object>.json, <object>.jpg       what was published, and its contact sheet
+published/<object>.json                     what was published
+<object>.jpg                                its contact sheet
 summary.json                                the run's result
 scratch/                                    what is being written now; emptied when a run starts
 ray/                                        Ray Train's storage; of no use after the run
@@ -88,7 +89,7 @@ class RunFolder:
         return self.root / "published" / f"{object_id}.json"
 
     def sheet(self, object_id: str) -> Path:
-        return self.root / "published" / f"{object_id}.jpg"
+        return self.root / f"{object_id}.jpg"
 
     # -- writing -----------------------------------------------------------------------------------------------------
 

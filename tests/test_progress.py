@@ -62,16 +62,24 @@ def test_speed_counts_from_the_first_image_and_ends_with_the_stage(monkeypatch: 
     assert stage.text(clock.now) == "train 1/1"
 
 
-def test_time_left_follows_the_pace_of_the_last_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, log = Clock(monkeypatch), io.StringIO()
-    status, stage = StatusLine(log), StageProgress("evaluate", total=10)
+def test_time_left_follows_the_images_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    stage = StageProgress("train", total=3, images_total=1100)
+    stage.count_images(100)
+    clock.now += 10
+    stage.count_images(300)
+    assert stage.text(clock.now) == "train 0/3 (20 images/s, 0:40 left)"
+
+
+def test_time_left_follows_the_objects_where_there_are_no_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    stage = StageProgress("evaluate", total=10)
     stage.count_object()
     clock.now += 30
-    status.show([stage])
+    assert stage.text(clock.now) == "evaluate 1/10"
     stage.count_object()
     clock.now += 10
-    status.show([stage])
-    assert log.getvalue() == "evaluate 1/10\nevaluate 2/10 · about 5:20 left\n"
+    assert stage.text(clock.now) == "evaluate 2/10 (5:20 left)"
 
 
 def test_a_flood_of_warnings_is_cut_short() -> None:

@@ -96,15 +96,11 @@ def render_shot(shot: Shot, designs: dict[str, Design], options: argparse.Namesp
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--out", type=Path, default=Path("examples/mini_pods"), help="the dataset's folder (%(default)s)"
     )
-    parser.add_argument(
-        "--size", type=int, default=320, help="side of the square pictures, pixels (%(default)s)"
-    )
+    parser.add_argument("--size", type=int, default=320, help="side of the square pictures, pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another dataset (%(default)s)")
     parser.add_argument(
         "--samples", type=int, default=12, help="Cycles samples per pixel before denoising (%(default)s)"
@@ -118,9 +114,7 @@ def parse_options() -> argparse.Namespace:
         default=3,
         help="photos of an object in each of the 4 test splits (%(default)s)",
     )
-    parser.add_argument(
-        "--only", nargs="+", metavar="OBJECT", help="render only these objects, such as mug_0"
-    )
+    parser.add_argument("--only", nargs="+", metavar="OBJECT", help="render only these objects, such as mug_0")
     return parser.parse_args()
 
 
@@ -136,9 +130,7 @@ def main() -> None:
     write_annotations(options.out, {name: design.category for name, design in designs.items()}, shots)
 
     todo = [shot for shot in shots if not options.only or shot.name in options.only]
-    todo = [
-        shot for shot in todo if not (shot.photo(options.out).exists() and shot.mask(options.out).exists())
-    ]
+    todo = [shot for shot in todo if not (shot.photo(options.out).exists() and shot.mask(options.out).exists())]
     todo.sort(key=lambda shot: shot.folder != "train")  # a half-finished dataset can at least be trained on
     start = time.monotonic()
     for done, shot in enumerate(todo, 1):

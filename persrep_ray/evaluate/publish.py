@@ -76,8 +76,6 @@ class Publisher:
             rows = read_shards([self._folder.shard(chunk) for chunk in chunks], limits)
             every = max(1, len(rows) // _SHOWN)
             shown[role] = [rows[index].image for index in range(0, len(rows), every)][:_SHOWN]
-        sheet = self._folder.sheet(object_id)
-        sheet.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(
             object_id,
             train=[(read_rgb(one.path, limits), read_mask(one.mask, limits)) for one in photos if one.mask],
@@ -85,7 +83,7 @@ class Publisher:
             negatives=shown["negative"],
             tests=evaluation.tests,
             title_metrics=_headline(evaluation),
-            out=sheet,
+            out=self._folder.sheet(object_id),
         )
 
 

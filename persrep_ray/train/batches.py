@@ -17,7 +17,7 @@ _HARDNESS_TEMPERATURE = 0.1  # of cosines: 0.3 less alike is drawn a twentieth a
 
 @dataclass(frozen=True)
 class Pool:
-    """Prefix outputs of views in groups: one per own photo, one per photo of another object, and the synthetic images by role.
+    """Prefix outputs of views in groups: one per own photo, one per photo of another object, and the synthetic ones.
 
     `positive_photo` (P,) is the own photo each positive was cut from (-1 where unknown), `other_photo` (O,) the
     index of each other photo among its object's: what `without` leaves out together with own photo `heldout`.
@@ -101,7 +101,6 @@ class BatchSampler:
         special_tokens: how many tokens stand before the patches (CLS, registers); they are always kept.
     """
 
-
     def __init__(self, pool: Pool, config: BatchConfig, *, special_tokens: int, seed: int) -> None:
         self._pool = pool
         self._config = config
@@ -169,4 +168,3 @@ def _hardness(likeness: np.ndarray) -> np.ndarray:
         return likeness
     soft = np.exp((likeness - likeness.max()) / _HARDNESS_TEMPERATURE)
     return 0.5 / len(likeness) + 0.5 * soft / soft.sum()
-

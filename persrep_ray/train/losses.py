@@ -17,9 +17,7 @@ from persrep_ray.config import TrainConfig
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def _cosines(
-    anchor: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _cosines(anchor: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     anchor = F.normalize(anchor, dim=-1)
     return anchor @ F.normalize(positive, dim=-1).T, anchor @ F.normalize(negative, dim=-1).T  # (A, P), (A, N)
 
@@ -48,9 +46,7 @@ def info_nce_multi_positive(
     return (torch.logsumexp(torch.cat([pos, neg], dim=1), dim=1) - together).mean()
 
 
-def hinge(
-    anchor: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, margin: float = 0.5
-) -> torch.Tensor:
+def hinge(anchor: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, margin: float = 0.5) -> torch.Tensor:
     """Mean over all triplets of max(0, margin - cos(anchor, positive) + cos(anchor, negative))."""
     pos, neg = _cosines(anchor, positive, negative)
     return F.relu(margin - pos[:, :, None] + neg[:, None, :]).mean()  # (A, P, N)

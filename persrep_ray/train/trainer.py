@@ -121,9 +121,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
         )
-        sampler = BatchSampler(
-            pool, config.batch, special_tokens=self._lora.backbone.special_tokens, seed=seed
-        )
+        sampler = BatchSampler(pool, config.batch, special_tokens=self._lora.backbone.special_tokens, seed=seed)
         history = []
         for step in range(config.steps):
             for group in optimizer.param_groups:

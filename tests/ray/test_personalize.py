@@ -115,7 +115,7 @@ def test_every_good_object_is_published(finished: FinishedRun) -> None:
         assert one["metrics"]["pretrained"].keys() == one["metrics"]["personalized"].keys()
         card = finished.registry.card(object_id)
         assert (card["object_id"], card["metrics"]) == (object_id, one["metrics"])
-        assert (finished.folder / "published" / f"{object_id}.jpg").stat().st_size > 10_000
+        assert (finished.folder / f"{object_id}.jpg").stat().st_size > 10_000
 
 
 def test_a_bad_object_fails_alone_and_says_why(finished: FinishedRun) -> None:

@@ -13,6 +13,7 @@ from persrep_ray.data.objects import Photo
 from persrep_ray.generate.types import Role, SyntheticImage
 from persrep_ray.train.inputs import TrainInputs
 
+
 @pytest.fixture
 def config() -> RunConfig:
     return RunConfig.model_validate(

@@ -64,9 +64,13 @@ def test_a_trial_never_draws_what_is_held_out() -> None:
 
 def test_without_other_photos_all_negatives_are_synthetic_and_the_other_way_round() -> None:
     no_others = pool(others=(), other_photo=np.array([], dtype=int), other_weight=np.array([]))
-    assert {group // 10 for group in groups(BatchSampler(no_others, CONFIG, special_tokens=1, seed=0).draw())[7:]} == {3}
+    assert {group // 10 for group in groups(BatchSampler(no_others, CONFIG, special_tokens=1, seed=0).draw())[7:]} == {
+        3
+    }
     no_negatives = pool(negatives=views(30, count=0), negative_photo=np.array([], dtype=int))
-    assert {group // 10 for group in groups(BatchSampler(no_negatives, CONFIG, special_tokens=1, seed=0).draw())[7:]} == {1}
+    assert {
+        group // 10 for group in groups(BatchSampler(no_negatives, CONFIG, special_tokens=1, seed=0).draw())[7:]
+    } == {1}
 
 
 def test_token_share_keeps_cls_and_draws_patches_anew_for_each_image() -> None:

@@ -65,7 +65,7 @@ def test_no_trials_where_nothing_can_be_held_out() -> None:
 
 
 def test_a_held_out_photo_is_ranked_against_the_photos_its_trial_did_not_see() -> None:
-    # Held out: own photo 1, whose view is nearer to the object than the other object's photo 1 but not than its photo 0.
+    # Held out: own photo 1, nearer to the object than the other object's photo 1 is, but not than its photo 0.
     own = [view((1.0, 0.0)), view((0.9, 0.436))]
     others = [view((0.99, 0.14)), view((0.0, 1.0))]
     backbone: Any = Identity()

@@ -106,9 +106,7 @@ def settle(body: Body, down: tuple[float, float, float], yaw: float) -> Matrix:
         mesh.verts.new(vertex)
     hull = bmesh.ops.convex_hull(mesh, input=mesh.verts)
     wanted = Vector(down)
-    faces = [
-        item for item in hull["geom"] if isinstance(item, bmesh.types.BMFace) and item.calc_area() > 1e-9
-    ]
+    faces = [item for item in hull["geom"] if isinstance(item, bmesh.types.BMFace) and item.calc_area() > 1e-9]
     for face in faces:
         face.normal_update()
     normal = max(faces, key=lambda face: face.normal.dot(wanted)).normal.copy()
@@ -158,9 +156,7 @@ def scatter(target: Placed, others: list[tuple[Design, Body]], rng: random.Rando
         rest, gap, reach = settle(body, view.down, yaw), rng.uniform(0.006, 0.030), 0.03
         covered = footprint(Placed(design, body, rest))
         outwards = Vector((math.cos(angle), math.sin(angle)))
-        while not all(
-            apart([corner + reach * outwards for corner in covered], other, gap) for other in taken
-        ):
+        while not all(apart([corner + reach * outwards for corner in covered], other, gap) for other in taken):
             reach += 0.004
         standing.append(Placed(design, body, Matrix.Translation((reach * outwards).to_3d()) @ rest))
         taken.append([corner + reach * outwards for corner in covered])

@@ -23,7 +23,8 @@ def linear(colour: str, factor: float = 1.0) -> tuple[float, float, float, float
     """A '#rrggbb' colour as the linear values that shaders expect."""
     srgb = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
     values = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in srgb]
-    return (*(factor * v for v in values), 1.0)
+    red, green, blue = (factor * value for value in values)
+    return red, green, blue, 1.0
 
 
 class Shader:
@@ -46,9 +47,7 @@ class Shader:
     def link(self, source: bpy.types.Node, output: str, target: bpy.types.Node, name: str) -> None:
         self.tree.links.new(source.outputs[output], target.inputs[name])
 
-    def ramp(
-        self, source: bpy.types.Node, output: str, stops: list[tuple[float, tuple[float, ...]]]
-    ) -> bpy.types.Node:
+    def ramp(self, source: bpy.types.Node, output: str, stops: list[tuple[float, tuple[float, ...]]]) -> bpy.types.Node:
         node = self.add("ShaderNodeValToRGB")
         elements = node.color_ramp.elements
         while len(elements) < len(stops):
@@ -58,9 +57,7 @@ class Shader:
         self.link(source, output, node, "Fac")
         return node
 
-    def coordinates(
-        self, scale: tuple[float, float, float], shift: float, turn: float = 0.0
-    ) -> bpy.types.Node:
+    def coordinates(self, scale: tuple[float, float, float], shift: float, turn: float = 0.0) -> bpy.types.Node:
         """Object coordinates in metres, scaled, turned about z and shifted to a random place."""
         source = self.add("ShaderNodeTexCoord")
         mapping = self.add(
@@ -72,9 +69,7 @@ class Shader:
         self.link(source, "Object", mapping, "Vector")
         return mapping
 
-    def noise(
-        self, mapping: bpy.types.Node, scale: float, detail: float = 6, distortion: float = 0
-    ) -> bpy.types.Node:
+    def noise(self, mapping: bpy.types.Node, scale: float, detail: float = 6, distortion: float = 0) -> bpy.types.Node:
         node = self.add("ShaderNodeTexNoise", Scale=scale, Detail=detail, Distortion=distortion)
         self.link(mapping, "Vector", node, "Vector")
         return node
@@ -118,7 +113,7 @@ def object_material(surface: str, design: Design, body: Body) -> bpy.types.Mater
     shader = Shader(surface, **finish)
     around, bottom, top = body.print_area
     sleeve = draw_print(design, around, top - bottom, data_path("fonts") / "Inter.woff2").transpose(
-        Image.FLIP_TOP_BOTTOM
+        Image.Transpose.FLIP_TOP_BOTTOM
     )
     image = bpy.data.images.new(design.name, *sleeve.size)
     pixels = np.ones((sleeve.height, sleeve.width, 4), np.float32)
@@ -185,9 +180,7 @@ def concrete(rng: random.Random) -> bpy.types.Material:
     shader = Shader("concrete", Roughness=rng.uniform(0.6, 0.85))
     where = shader.coordinates((1, 1, 1), rng.uniform(0, 50))
     stains = shader.noise(where, 22, 6)
-    shader.colour_from(
-        shader.ramp(stains, "Fac", [(0.35, linear("#88847d", grey)), (0.7, linear("#a5a199", grey))])
-    )
+    shader.colour_from(shader.ramp(stains, "Fac", [(0.35, linear("#88847d", grey)), (0.7, linear("#a5a199", grey))]))
     shader.bump_from(shader.noise(where, 160, 2), "Fac", 0.25, 0.001)
     return shader.material
 
@@ -227,9 +220,7 @@ def masonry(rng: random.Random) -> bpy.types.Material:
     shader = Shader("masonry", Roughness=0.2 if tiles else 0.9)
     where = shader.coordinates((1, 1, 1), rng.uniform(0, 5))
     size = (0.10, 0.10, 0.003) if tiles else (0.21, 0.071, 0.009)
-    bricks = shader.add(
-        "ShaderNodeTexBrick", Scale=1.0, Brick_Width=size[0], Row_Height=size[1], Mortar_Size=size[2]
-    )
+    bricks = shader.add("ShaderNodeTexBrick", Scale=1.0, Brick_Width=size[0], Row_Height=size[1], Mortar_Size=size[2])
     bricks.offset = 0.0 if tiles else 0.5
     one, two = (
         (rng.choice(PAINTS),) * 2
@@ -243,9 +234,7 @@ def masonry(rng: random.Random) -> bpy.types.Material:
     if tiles:
         shader.colour_from(bricks)
     else:
-        grit = shader.ramp(
-            shader.noise(where, 45, 4), "Fac", [(0.3, (0.6, 0.58, 0.56, 1)), (0.7, (1, 1, 1, 1))]
-        )
+        grit = shader.ramp(shader.noise(where, 45, 4), "Fac", [(0.3, (0.6, 0.58, 0.56, 1)), (0.7, (1, 1, 1, 1))])
         shader.multiply(bricks, grit)
     shader.bump_from(bricks, "Fac", -0.6, 0.004)
     return shader.material

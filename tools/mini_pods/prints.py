@@ -144,9 +144,7 @@ class Sleeve:
             ray = [(cx + radius * d * math.cos(a), cy + radius * d * math.sin(a)) for a, d in reach]
             self.draw.polygon(ray, fill=fill)
 
-    def text(
-        self, words: str, x: float, y: float, width: float, height: float, role: str, weight: int
-    ) -> None:
+    def text(self, words: str, x: float, y: float, width: float, height: float, role: str, weight: int) -> None:
         """Write centred words as large as fit a box given in fractions of the sleeve."""
         font = ImageFont.truetype(str(self.font), 200)
         font.set_variation_by_axes([14, weight])  # Inter's axes: optical size, weight
@@ -172,7 +170,7 @@ class Sleeve:
             x += bar + step * rng.choice((0.6, 1.1, 1.8))
 
     def finished(self) -> Image.Image:
-        return self.image.resize((self.width // OVERSAMPLE, self.height // OVERSAMPLE), Image.LANCZOS)
+        return self.image.resize((self.width // OVERSAMPLE, self.height // OVERSAMPLE), Image.Resampling.LANCZOS)
 
 
 def draw_print(design: Design, around: float, height: float, font: Path) -> Image.Image:
@@ -185,7 +183,7 @@ def _mug(sleeve: Sleeve) -> None:
     design = sleeve.design
     sleeve.motif(design.motif, 0.5, 0.41, 0.50)
     sleeve.text(design.words, 0.5, 0.76, 0.27, 0.10, "ink", 600)
-    for x in (0, 1):  # a small print at the back, across the seam
+    for x in (0.0, 1.0):  # a small print at the back, across the seam
         sleeve.motif(design.motif, x, 0.46, 0.34)
     # A border around the foot or the lip tells instances apart from the side, where no print shows.
     y = 0.90 if design.proportions[4] > 0 else 0.07

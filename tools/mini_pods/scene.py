@@ -76,9 +76,7 @@ def add_plane(
 ) -> None:
     half = size / 2
     mesh = bpy.data.meshes.new("plane")
-    mesh.from_pydata(
-        [(-half, -half, 0), (half, -half, 0), (half, half, 0), (-half, half, 0)], [], [(0, 1, 2, 3)]
-    )
+    mesh.from_pydata([(-half, -half, 0), (half, -half, 0), (half, half, 0), (-half, half, 0)], [], [(0, 1, 2, 3)])
     mesh.materials.append(material)
     plane = bpy.data.objects.new("plane", mesh)
     plane.location, plane.rotation_euler = location, rotation
@@ -108,9 +106,7 @@ def add_light(rng: random.Random) -> None:
     background = tree.nodes["Background"]
     background.inputs["Strength"].default_value = rng.uniform(0.35, 0.8)
     environment = tree.nodes.new("ShaderNodeTexEnvironment")
-    environment.image = bpy.data.images.load(
-        str(data_path("studiolights/world") / f"{rng.choice(HDRIS)}.exr")
-    )
+    environment.image = bpy.data.images.load(str(data_path("studiolights/world") / f"{rng.choice(HDRIS)}.exr"))
     mapping, source = tree.nodes.new("ShaderNodeMapping"), tree.nodes.new("ShaderNodeTexCoord")
     mapping.inputs["Rotation"].default_value = (0, 0, rng.uniform(0, 2 * math.pi))
     tree.links.new(source.outputs["Generated"], mapping.inputs["Vector"])

@@ -70,20 +70,17 @@ class Body:
         count, first = 20, len(self.vertices)
         for i, point in enumerate(path):
             before, after = path[max(i - 1, 0)], path[min(i + 1, len(path) - 1)]
-            along = _unit(tuple(b - a for a, b in zip(before, after, strict=True)))
+            along = _unit((after[0] - before[0], after[1] - before[1], after[2] - before[2]))
             out = _cross(along, across)
             for k in range(count):
                 c, s = math.cos(2 * math.pi * k / count), math.sin(2 * math.pi * k / count)
                 wide, thick = sizes[i]
-                self.vertices.append(
-                    tuple(
-                        p + wide * c * a + thick * s * o for p, a, o in zip(point, across, out, strict=True)
-                    )
-                )
+                x, y, z = (p + wide * c * a + thick * s * o for p, a, o in zip(point, across, out, strict=True))
+                self.vertices.append((x, y, z))
         for i in range(len(path) - 1):
             for k in range(count):
-                base, after = first + i * count, (k + 1) % count
-                self.add_face([base + k, base + after, base + count + after, base + count + k], surface)
+                base, beside = first + i * count, (k + 1) % count
+                self.add_face([base + k, base + beside, base + count + beside, base + count + k], surface)
         self.add_face([first + k for k in reversed(range(count))], surface)
         self.add_face([first + (len(path) - 1) * count + k for k in range(count)], surface)
 
@@ -286,9 +283,7 @@ def _tin(design: Design) -> Body:
     path = [(ring * math.cos(a), -0.30 * radius + 1.15 * ring * math.sin(a), z) for a in circle]
     body.tube(path, (0.0, 0.0, 1.0), [(0.0008, 0.0018)] * len(path), "steel")
     tab = [(0.0, y * radius, z) for y in (-0.02, 0.12, 0.30, 0.42)]
-    body.tube(
-        tab, (1.0, 0.0, 0.0), [(0.005, 0.0008), (0.007, 0.001), (0.006, 0.001), (0.003, 0.0006)], "steel"
-    )
+    body.tube(tab, (1.0, 0.0, 0.0), [(0.005, 0.0008), (0.007, 0.001), (0.006, 0.001), (0.003, 0.0006)], "steel")
     return body
 
 
@@ -300,7 +295,7 @@ def _direction(a: Corner, b: Corner) -> tuple[float, float]:
 
 def _unit(v: Point) -> Point:
     length = math.sqrt(sum(c * c for c in v))
-    return tuple(c / length for c in v)
+    return v[0] / length, v[1] / length, v[2] / length
 
 
 def _cross(a: Point, b: Point) -> Point:
