@@ -47,8 +47,10 @@ def _personalize(options: argparse.Namespace) -> int:
     )
     summary = personalize(_config(options), request, StatusLine())
     published = {name: one["metrics"] for name, one in summary["objects"].items() if one["metrics"]}
-    if published:
+    if summary["mean"]["personalized"]:
         print(format_table(published, summary["mean"]))
+    elif published:
+        print(f"{len(published)} published; there are no test photos to evaluate on (test/<object>/ beside train/)")
     failed = [one["error"] for one in summary["objects"].values() if one["error"]]
     for error in failed:
         print(f"failed: {error}")

@@ -89,8 +89,9 @@ def save(kind: str, folder: Path) -> tuple[Any, str]:
     return model, str(folder)
 
 
-def load(name: str, **options: Any) -> Backbone:
-    return load_backbone(BackboneConfig(name=name, precision="float32", **options))
+def load(name: str, adapted_blocks: int | str = 2, **options: Any) -> Backbone:
+    config = {"name": name, "precision": "float32", "adapted_blocks": adapted_blocks, **options}
+    return load_backbone(BackboneConfig.model_validate(config))
 
 
 def pixels(side: int = 4 * PATCH, seed: int = 0) -> torch.Tensor:
