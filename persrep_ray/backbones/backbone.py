@@ -79,6 +79,9 @@ class Backbone:
 
     def to(self, device: torch.device | str) -> Backbone:
         self.model.to(device)
+        # On CPUs the fused attention kernel is the slower one at the few tokens of a training step (docs/LOG.md).
+        attention: Any = self.model
+        attention.set_attn_implementation("eager" if self.device.type == "cpu" else "sdpa")
         return self
 
     def pixels(self, images: Sequence[np.ndarray], size: int) -> torch.Tensor:
