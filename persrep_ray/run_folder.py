@@ -159,7 +159,7 @@ def open_run(root: Path, config: RunConfig, inputs: Mapping[str, str]) -> Iterat
         _check_same_run(folder, config, inputs)
         for stale in (root / "scratch", folder.ray_storage):
             shutil.rmtree(stale, ignore_errors=True)
-        for pattern in ("synthetic/*/.*", "published/.*"):
+        for pattern in ("synthetic/*/.*", ".*.jpg.*"):
             for leftover in root.glob(pattern):
                 leftover.unlink(missing_ok=True)
         try:

@@ -76,7 +76,7 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path) -> None:
         tmp_path / "scratch" / "abc" / "masks.json",
         tmp_path / "ray" / "cell-0" / "state.json",
         tmp_path / "synthetic" / "mug" / ".positive-00000.parquet.x1",
-        tmp_path / "published" / ".mug.jpg.123",
+        tmp_path / ".mug.jpg.123",
     ]
     kept = tmp_path / "synthetic" / "mug" / "positive-00000.parquet"
     for path in (*stale, kept):
