@@ -107,9 +107,9 @@ def _delete_object(options: argparse.Namespace) -> int:
 
 
 def _backbone_path(options: argparse.Namespace) -> int:
-    from persrep_ray.backbones.backbone import checkpoint_folder
+    from persrep_ray.backbones.backbone import local_checkpoint
 
-    print(checkpoint_folder(_config(options).backbone.name))
+    print(local_checkpoint(options.name))
     return 0
 
 
@@ -180,7 +180,8 @@ def _parser() -> argparse.ArgumentParser:
     backbone = commands.add_parser("backbone", help="the frozen backbone").add_subparsers(
         required=True, metavar="ACTION"
     )
-    command = backbone.add_parser("path", parents=[configured, common], help="its folder, for plain transformers")
+    command = backbone.add_parser("path", parents=[common], help="its folder, for plain transformers")
+    command.add_argument("name", metavar="NAME", help="embedded (converted on first use), a hub id or a local folder")
     command.set_defaults(command=_backbone_path)
     return parser
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from safetensors.numpy import save
 
 from persrep_ray.cli import main
@@ -105,5 +106,24 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_backbones_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["backbone", "path", "--set", f"backbone.name={tmp_path}"]) == 0
+    assert main(["backbone", "path", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path}\n"
+
+
+def test_the_embedded_backbones_folder_is_made_first_and_loads_in_plain_transformers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERSREP_CACHE", str(tmp_path))
+    assert main(["backbone", "path", "embedded"]) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    assert folder.parent == tmp_path
+    assert len(transformers.AutoModel.from_pretrained(folder).encoder.layer) == 11
+
+
+def test_an_unknown_backbone_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["backbone", "path", "nobody/nothing"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("persrep: backbone nobody/nothing: ") and error.count("\n") == 1

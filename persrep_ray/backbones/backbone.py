@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import transformers
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from torch import nn
 
@@ -135,6 +136,22 @@ class Backbone:
 def checkpoint_folder(name: str) -> str:
     """What `from_pretrained` gets: `name` itself, or the folder of the embedded checkpoint, converted on first use."""
     return str(embedded_checkpoint()) if name == "embedded" else name
+
+
+def local_checkpoint(name: str) -> Path:
+    """The folder that holds the checkpoint: converted, local, or fetched from the hub.
+
+    Raises:
+        BackboneError: there is no such folder, and the hub does not have it or cannot be reached.
+    """
+    folder = Path(checkpoint_folder(name))
+    if folder.is_dir():
+        return folder.absolute()
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except (OSError, ValueError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise BackboneError(f"backbone {name}: neither a local folder nor to be had from the hub: {cause}") from error
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:

@@ -148,15 +148,9 @@ def test_an_object_was_trained_after_the_workers_had_been_killed(finished: Finis
 
 
 def test_nothing_is_left_but_results(finished: FinishedRun) -> None:
-    assert {path.name for path in finished.folder.iterdir()} == {
-        "lock",
-        "masks",
-        "published",
-        "run.json",
-        "summary.json",
-        "synthetic",
-        "trained",
-    }
+    folders = {"masks", "published", "synthetic", "trained"}
+    files = {"lock", "run.json", "summary.json", *(f"{object_id}.jpg" for object_id in GOOD)}
+    assert {path.name for path in finished.folder.iterdir()} == folders | files
 
 
 def test_the_same_command_again_has_nothing_to_do(finished: FinishedRun) -> None:
