@@ -48,8 +48,20 @@ def test_an_object_that_cannot_be_improved_keeps_the_pretrained_features() -> No
     assert choose_strength(folds, CONFIG)[0] == 0.0
 
 
-def test_equal_ranks_are_decided_by_the_margin() -> None:
-    assert choose_strength([[trial(1.0, 1.0), trial(1.0, 3.0), trial(1.0, 2.0)]], CONFIG)[0] == 0.5
+@pytest.mark.parametrize(
+    ("margins", "strength"),
+    [
+        ((1.0, 3.0, 2.0), 0.5),
+        ((1.0, 2.0, 3.0), 1.0),
+        ((1.0, 2.7, 3.0), 0.5),
+        ((2.8, 2.9, 3.0), 0.0),
+        ((-3, -2, -1), 1.0),
+    ],
+)
+def test_equal_ranks_are_decided_by_the_margin_and_little_more_is_not_worth_more_strength(
+    margins: tuple[float, ...], strength: float
+) -> None:
+    assert choose_strength([[trial(1.0, margin) for margin in margins]], CONFIG)[0] == strength
 
 
 def test_without_trials_the_adapter_is_trusted() -> None:
