@@ -119,7 +119,12 @@ class LoraBackbone:
         """The adapter as the files of a PEFT folder; `PeftModel.from_pretrained(backbone, folder)` loads them."""
         with tempfile.TemporaryDirectory() as folder:
             self.peft.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-            return {name: (Path(folder) / name).read_bytes() for name in ADAPTER_FILES}
+            files = {name: (Path(folder) / name).read_bytes() for name in ADAPTER_FILES}
+        # PEFT writes the targets in a set's order, which differs from process to process; the same adapter is to be the
+        # same bytes, because versions are named by their content.
+        config = json.loads(files["adapter_config.json"])
+        config["target_modules"] = sorted(config["target_modules"])
+        return {**files, "adapter_config.json": json.dumps(config, indent=2, sort_keys=True).encode()}
 
     @contextmanager
     def pretrained(self) -> Iterator[Backbone]:
