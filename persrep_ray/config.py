@@ -21,18 +21,20 @@ class ConfigError(ValueError):
     """A configuration the user has to mend: the message is one line and names the key and the allowed values."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """What all settings share: no unknown keys, no change after validation, no lax conversions."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Limits on what is read from disk; inputs are treated as hostile."""
 
     max_pixels: int = Field(default=50_000_000, gt=0, description="a larger image is reported and skipped")
     max_bytes: int = Field(default=64 * 1024 * 1024, gt=0, description="a larger file is reported and skipped")
 
 
-class BackboneConfig(_Section):
+class BackboneConfig(Section):
     """Which ViT, and how much of it is adapted."""
 
     name: str = Field(default="embedded", min_length=1, description="'embedded', a hub id or a local folder")
@@ -44,7 +46,7 @@ class BackboneConfig(_Section):
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
 
-class MaskConfig(_Section):
+class MaskConfig(Section):
     """Foreground masks for photos that come without one."""
 
     method: Literal["embedded"] = "embedded"
@@ -53,7 +55,7 @@ class MaskConfig(_Section):
     cpus_per_actor: float = Field(default=0.5, gt=0)
 
 
-class GenerateConfig(_Section):
+class GenerateConfig(Section):
     """Synthetic images per object, and how the work is cut into chunks for the actors."""
 
     generator: Literal["cut_paste"] = "cut_paste"
@@ -85,7 +87,7 @@ class GenerateConfig(_Section):
         return area
 
 
-class LoraSection(_Section):
+class LoraSection(Section):
     """LoRA on the attention's query, key and value of the adapted blocks (Hu et al., arXiv 2106.09685)."""
 
     r: int = Field(default=16, ge=1, le=256)
@@ -93,7 +95,7 @@ class LoraSection(_Section):
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-class ViewsConfig(_Section):
+class ViewsConfig(Section):
     """Augmented views; each costs one pass through the frozen prefix and may be drawn often."""
 
     per_photo: int = Field(default=4, ge=1, description="augmented views of a real photo, beside its standard view")
@@ -103,7 +105,7 @@ class ViewsConfig(_Section):
     cached_photos: int = Field(default=256, ge=1, description="photos whose views a worker keeps for later objects")
 
 
-class BatchConfig(_Section):
+class BatchConfig(Section):
     """Images of one training step, over all ranks."""
 
     anchors: int = Field(default=4, ge=1, description="views of the object's real photos")
@@ -115,7 +117,7 @@ class BatchConfig(_Section):
     )
 
 
-class HeldoutConfig(_Section):
+class HeldoutConfig(Section):
     """First, do no harm: photos held out of short trial trainings decide how strongly the adapter acts."""
 
     folds: int = Field(default=2, ge=0, description="photos held out in turn; 0 trusts the adapter, strength 1")
@@ -127,7 +129,7 @@ class HeldoutConfig(_Section):
     )
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """Contrastive LoRA training of one object, and how many objects train at a time."""
 
     lora: LoraSection = LoraSection()
@@ -171,7 +173,7 @@ class TrainConfig(_Section):
         return workers
 
 
-class EvaluateConfig(_Section):
+class EvaluateConfig(Section):
     """The four tasks, pretrained beside personalized."""
 
     dense_size: int = Field(default=336, ge=14, le=2048, description="side of the input of the dense tasks, pixels")
@@ -183,7 +185,7 @@ class EvaluateConfig(_Section):
     cpus_per_actor: float = Field(default=0.5, gt=0)
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """Everything that decides a run's result. Recorded in `summary.json` and in every adapter's card."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)

@@ -1,0 +1,1 @@
+"""The HTTP interface and the Ray Serve deployments around the serving engine."""
