@@ -92,7 +92,5 @@ class Engine(Protocol):
 
     async def compare(self, target: Target, standards: tuple[np.ndarray, np.ndarray]) -> Comparison: ...
 
-    async def identify(
-        self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool
-    ) -> Identified:
+    async def identify(self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool) -> Identified:
         """Among the objects whose id starts with one of `prefixes` ("" matches all)."""

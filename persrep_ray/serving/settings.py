@@ -31,7 +31,7 @@ class EncoderConfig(Section):
     max_replicas: int = Field(default=1, ge=1, description="more than min_replicas: autoscaled")
     cpus_per_replica: float = Field(default=1.0, ge=0)
     gpus_per_replica: float = Field(default=0.0, ge=0)
-    threads: int | None = Field(default=None, ge=1, description="of PyTorch; null: as many as cpus_per_replica, at least 1")
+    threads: int | None = Field(default=None, ge=1, description="of PyTorch; null: cpus_per_replica, at least 1")
     batch_rows: int = Field(default=16, ge=1, le=1024, description="pictures of a batch, at most")
     max_waiting: int = Field(default=64, ge=1, description="queries in work per replica; more wait, or get 503")
     max_queued: int = Field(default=128, ge=1, description="queries that wait for a replica; more get 503")
