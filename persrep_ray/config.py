@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -25,6 +25,9 @@ class Section(BaseModel):
     """What all settings share: no unknown keys, no change after validation, no lax conversions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+_Tree = TypeVar("_Tree", bound=Section)
 
 
 class DataConfig(Section):
@@ -253,14 +256,11 @@ def load_config(source: str | Path | None = None, overrides: Iterable[str] = ())
     Raises:
         ConfigError: one line: the file and line or the key, the value, and what is allowed.
     """
-    changes: dict[str, Any] = {}
     try:
         config = _from_source(source)
-        for override in overrides:
-            changes = _merged(changes, config_text.parse_override(override))
     except config_text.TextError as error:
         raise ConfigError(str(error)) from error
-    return _changed(config, changes, where="")
+    return changed(config, parse_overrides(overrides), where="")
 
 
 def _from_source(source: str | Path | None) -> RunConfig:
@@ -277,16 +277,32 @@ def _from_source(source: str | Path | None) -> RunConfig:
     if not isinstance(preset, str) or preset not in PRESETS:
         hint = config_text.did_you_mean(str(preset), PRESETS)
         raise ConfigError(f"{path}: unknown preset {preset!r}{hint} Presets: {', '.join(PRESETS)}")
-    return _changed(PRESETS[preset](), sections, where=f"{path}: ")
+    return changed(PRESETS[preset](), sections, where=f"{path}: ")
 
 
-def _changed(config: RunConfig, changes: Mapping[str, Any], where: str) -> RunConfig:
-    values = _merged(config.model_dump(), changes)
+def changed(config: _Tree, changes: Mapping[str, Any], where: str) -> _Tree:
+    """`config` with `changes` laid over it. Raises `ConfigError`: one line, which begins with `where`."""
+    return validated(type(config), _merged(config.model_dump(), changes), where)
+
+
+def validated(tree: type[_Tree], values: Mapping[str, Any], where: str) -> _Tree:
+    """`values` as a tree of settings. Raises `ConfigError`: one line, which begins with `where`."""
     try:
-        return RunConfig.model_validate(values)
+        return tree.model_validate(values)
     except ValidationError as error:
         # Not chained: pydantic's many lines would bury ours.
-        raise ConfigError(where + config_text.first_problem(error, RunConfig, values)) from None
+        raise ConfigError(where + config_text.first_problem(error, tree, values)) from None
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """`key=value` texts as the changes they mean; later ones win. Raises `ConfigError`."""
+    changes: dict[str, Any] = {}
+    try:
+        for override in overrides:
+            changes = _merged(changes, config_text.parse_override(override))
+    except config_text.TextError as error:
+        raise ConfigError(str(error)) from error
+    return changes
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,6 +125,8 @@ def _problem(
             break
         field = section.model_fields[str(part)]
         keys.append(str(part))
+        if kind == "missing":
+            return ".".join(keys), f"{'.'.join(keys)} is missing: {field.description}"
         value = value[part]
         section = _section_of(field)
     dotted = ".".join(keys)
@@ -145,8 +147,11 @@ def _problem(
 
 
 def _section_of(field: FieldInfo) -> type[BaseModel] | None:
-    annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    """The section that the field holds, also if it may be null."""
+    for member in (field.annotation, *get_args(field.annotation)):
+        if isinstance(member, type) and issubclass(member, BaseModel):
+            return member
+    return None
 
 
 def _dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

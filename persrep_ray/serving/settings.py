@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
 from pydantic import Field, ValidationInfo, field_validator
 
-from persrep_ray.config import BackboneConfig, Section
+from persrep_ray import config_text
+from persrep_ray.config import BackboneConfig, ConfigError, Section, changed, parse_overrides, validated
 
 
 class HttpConfig(Section):
@@ -68,3 +73,21 @@ class ServeConfig(Section):
     http: HttpConfig = HttpConfig()
     encoder: EncoderConfig = EncoderConfig()
     identify: IdentifyConfig = IdentifyConfig()
+
+
+def load_serve_config(
+    source: Mapping[str, Any] | Path | None = None, overrides: Iterable[str] = (), *, registry: str | None = None
+) -> ServeConfig:
+    """The settings of an endpoint: a mapping or a YAML file, `registry` and then `key=value` overrides over it.
+
+    Raises:
+        ConfigError: one line: the file or the key, the value, and what is allowed.
+    """
+    where = f"{source}: " if isinstance(source, Path) else ""
+    try:
+        values = config_text.read_mapping(source) if isinstance(source, Path) else dict(source or {})
+    except config_text.TextError as error:
+        raise ConfigError(str(error)) from error
+    if registry is not None:
+        values["registry"] = registry
+    return changed(validated(ServeConfig, values, where), parse_overrides(overrides), where="")

@@ -1,0 +1,176 @@
+"""The Ray Serve application: an ingress that speaks HTTP, and encoders that hold backbone and adapters.
+
+The ingress authenticates, limits, decodes and shrinks pictures; the encoders batch them, whatever objects they are
+about. Queries go to encoders by consistent hashing of the object's id: each encoder keeps the adapters of its share of
+the objects, and still batches all of them together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from persrep_ray.config import ConfigError
+from persrep_ray.endpoint.api import make_app
+from persrep_ray.endpoint.auth import Keys
+from persrep_ray.endpoint.metrics import RayMetrics
+from persrep_ray.serving.answers import Comparison, Identified, Located, Target, Verdict
+from persrep_ray.serving.catalog import Catalog
+from persrep_ray.serving.engine import LocalEngine
+from persrep_ray.serving.errors import Failure, OverloadedError, QueryError
+from persrep_ray.serving.profile import Profile, read_profile
+from persrep_ray.serving.settings import ServeConfig, load_serve_config
+from persrep_ray.serving.source import Source
+
+_RETRY_PAUSE_S = 0.1
+_GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
+_log = logging.getLogger(__name__)
+
+
+class Encoder:
+    """A `LocalEngine` in a replica of its own."""
+
+    def __init__(self, config: ServeConfig, profile: Profile) -> None:
+        import torch
+
+        torch.set_num_threads(config.encoder.threads or max(1, int(config.encoder.cpus_per_replica)))
+        device = "cuda" if config.encoder.gpus_per_replica else "cpu"
+        self._metrics = RayMetrics()
+        self._engine = LocalEngine(config, profile, device=device, metrics=self._metrics)
+        self._follower: asyncio.Task[None] | None = None
+
+    async def ask(self, method: str, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+        """The answer of the engine's `method`, or a `Failure`."""
+        if self._follower is None:  # not in __init__, which may run outside of the event loop
+            self._follower = asyncio.create_task(self._engine.run())
+        try:
+            return await getattr(self._engine, method)(*arguments, **options)
+        except QueryError as error:
+            self._metrics.failed(error.code)
+            return Failure.of(error)
+
+
+class RemoteEngine:
+    """An `answers.Engine` whose work is done by the encoders. Queries change nothing, so a lost one is asked again."""
+
+    def __init__(self, encoders: DeploymentHandle) -> None:
+        self._encoders = encoders
+        self._sides: tuple[int, int] | None = None
+
+    async def view_sides(self) -> tuple[int, int]:
+        if self._sides is None:
+            self._sides = await self._ask("", "view_sides")
+        return self._sides
+
+    async def embed(self, target: Target, standard: np.ndarray) -> np.ndarray:
+        answer: np.ndarray = await self._ask(target.object_id, "embed", target, standard)
+        return answer
+
+    async def classify(self, target: Target, standard: np.ndarray) -> Verdict:
+        answer: Verdict = await self._ask(target.object_id, "classify", target, standard)
+        return answer
+
+    async def locate(self, target: Target, dense: np.ndarray, size: tuple[int, int]) -> Located:
+        answer: Located = await self._ask(target.object_id, "locate", target, dense, size)
+        return answer
+
+    async def compare(self, target: Target, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
+        answer: Comparison = await self._ask(target.object_id, "compare", target, standards)
+        return answer
+
+    async def identify(self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool) -> Identified:
+        answer: Identified = await self._ask("", "identify", standard, tuple(prefixes), top_k=top_k, exact=exact)
+        return answer
+
+    async def _ask(self, object_id: str, method: str, *arguments: Any, **options: Any) -> Any:
+        """Raises `QueryError`. Tries again as long as encoders are lost; the caller's time limit ends it."""
+        handle = self._encoders.options(session_id=object_id) if object_id else self._encoders
+        while True:
+            try:
+                answer = await handle.ask.remote(method, arguments, options)
+            except BackPressureError:
+                raise OverloadedError("all encoders are busy") from None
+            except _GONE as error:
+                _log.warning("an encoder was lost, the query is asked again: %s", type(error).__name__)
+                await asyncio.sleep(_RETRY_PAUSE_S)
+                continue
+            if isinstance(answer, Failure):
+                raise answer.error()
+            return answer
+
+
+class Ingress:
+    """The HTTP side of the endpoint."""
+
+    async def __init__(self, config: ServeConfig, encoders: DeploymentHandle) -> None:
+        self._config = config
+        self._engine = RemoteEngine(encoders)
+        self._catalog = Catalog(Source(config.registry), config.refresh_s)
+        self._keys = Keys.load(config.http)
+        self._metrics = RayMetrics()
+        self._follower = asyncio.create_task(self._catalog.run())
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return make_app(
+            self._config,
+            self._engine,
+            self._catalog,
+            self._keys,
+            ready=lambda: self._catalog.loaded,
+            count=self._metrics.failed,
+        )
+
+
+def build_app(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
+    """The application of an endpoint.
+
+    Args:
+        args: the settings; from `serve/config.yaml` they come as a mapping.
+
+    Raises:
+        ConfigError: settings that are not allowed, or a registry from which nothing can be served.
+    """
+    config = args if isinstance(args, ServeConfig) else load_serve_config(args)
+    profile = read_profile(config)
+    Keys.load(config.http)  # a broken file should fail here, not in every replica
+    encoder, http = config.encoder, config.http
+    scaling: dict[str, Any] = {"num_replicas": encoder.min_replicas}
+    if encoder.max_replicas > encoder.min_replicas:
+        scaling = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=encoder.min_replicas,
+                max_replicas=encoder.max_replicas,
+                target_ongoing_requests=encoder.batch_rows,
+            )
+        }
+    encoders = serve.deployment(
+        name="encoder",
+        max_ongoing_requests=encoder.max_waiting,
+        max_queued_requests=encoder.max_queued,
+        ray_actor_options={"num_cpus": encoder.cpus_per_replica, "num_gpus": encoder.gpus_per_replica},
+        request_router_config=RequestRouterConfig(
+            request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+        ),
+        health_check_period_s=5,
+        **scaling,
+    )(Encoder)
+    ingress = serve.deployment(
+        name="ingress",
+        num_replicas=http.replicas,
+        max_ongoing_requests=http.max_waiting * 4,  # the ingress answers 503 itself from `max_waiting` on
+        ray_actor_options={"num_cpus": http.cpus_per_replica},
+        health_check_period_s=5,
+    )(serve.ingress()(Ingress))
+    return ingress.bind(config, encoders.bind(config, profile))
+
+
+__all__ = ["ConfigError", "build_app"]

@@ -1,0 +1,221 @@
+"""A published version as the engine holds it: checked, its LoRA stacked into two tensors.
+
+An adapter that is silently not applied, or applied to another backbone, is the worst bug of this field
+(huggingface/peft issue 2699): whatever does not fit exactly is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.torch import load as load_tensors
+
+from persrep_ray.config import BackboneConfig
+from persrep_ray.evaluate.dense import DenseReference
+from persrep_ray.evaluate.features import normalize
+from persrep_ray.serving.answers import Target, Verdict
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+_PEFT_PREFIX = "base_model.model."
+_NOT_PLAIN = (
+    "use_rslora",
+    "use_dora",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "fan_in_fan_out",
+    "lora_bias",
+)
+
+
+class AdapterMisfitError(ValueError):
+    """The files of a version are damaged or made for something else; the message says what."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where LoRA sits on a backbone: the names of the L adapted projections, all (width -> width).
+
+    In the order of `blocks`, within a block that of `PROJECTIONS`. `blocks` are the indices of the adapted blocks.
+    """
+
+    backbone: BackboneConfig
+    sites: tuple[str, ...]
+    blocks: tuple[int, ...]
+    width: int
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What a version does (LoRA) and knows (prototypes, threshold, calibration).
+
+    `a` (L, r, D) and `b` (L, D, r) in the encoder's type and on its device; LoRA's scale alpha / r is in `b`.
+    `cls` (T, D) float32, unit rows: the object's photos. `dense` is None for an object without masks.
+    """
+
+    target: Target
+    a: torch.Tensor
+    b: torch.Tensor
+    cls: np.ndarray
+    dense: DenseReference | None
+    threshold: float
+    slope: float
+    intercept: float
+
+    @property
+    def nbytes(self) -> int:
+        dense = 0 if self.dense is None else self.dense.target.nbytes + self.dense.box_means.nbytes
+        return self.a.nbytes + self.b.nbytes + self.cls.nbytes + dense
+
+    def verdict(self, score: float) -> Verdict:
+        """What a cosine to one of the object's photos means."""
+        logit = self.slope * score + self.intercept
+        probability = 1 / (1 + math.exp(-logit)) if logit > 0 else math.exp(logit) / (1 + math.exp(logit))
+        return Verdict(score=score, probability=probability, threshold=self.threshold)
+
+    def classify(self, cls: np.ndarray) -> Verdict:
+        """Of a picture's CLS (D,) under this adapter."""
+        return self.verdict(float((self.cls @ normalize(cls)).max()))
+
+
+def parse_adapter(
+    target: Target,
+    files: Mapping[str, bytes],
+    layout: Layout,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Adapter:
+    """The adapter in the files of a version (`registry.local.FILES`), strictly.
+
+    Raises:
+        AdapterMisfitError: damaged, not finite, or made for another backbone or another kind of LoRA.
+    """
+    config = _json(files, "adapter_config.json")
+    card = _json(files, "card.json")
+    try:
+        tensors = load_tensors(files["adapter_model.safetensors"])
+        prototypes = load_arrays(files["prototypes.safetensors"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise AdapterMisfitError(f"not in safetensors: {error}") from error
+    scale = _check_config(config, card, layout)
+    a, b = _stack(tensors, layout, int(config["r"]))
+    cls = _prototype(prototypes, "cls", layout.width)
+    dense = None
+    if "target" in prototypes:
+        box_means = _prototype(prototypes, "box_means", layout.width)
+        dense = DenseReference(_prototype(prototypes, "target", layout.width, rows=False), box_means)
+    calibration = card.get("calibration")
+    if not isinstance(calibration, dict):
+        raise AdapterMisfitError("card.json has no calibration: publish the object anew")
+    return Adapter(
+        target=target,
+        a=a.to(device, dtype),
+        b=(b.float() * scale).to(device, dtype),
+        cls=normalize(cls),
+        dense=dense,
+        threshold=_number(card, "threshold"),
+        slope=_number(calibration, "slope"),
+        intercept=_number(calibration, "intercept"),
+    )
+
+
+def pretrained_prototypes(data: bytes, width: int) -> np.ndarray:
+    """(T, D) float32, unit rows: the object's photos as the pretrained backbone sees them.
+
+    Args:
+        data: the content of `prototypes.safetensors`.
+        width: D.
+
+    Raises:
+        AdapterMisfitError: as `parse_adapter`.
+    """
+    try:
+        return normalize(_prototype(load_arrays(data), "pretrained_cls", width))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise AdapterMisfitError(f"prototypes.safetensors: {error}") from error
+
+
+def _check_config(config: Mapping[str, Any], card: Mapping[str, Any], layout: Layout) -> float:
+    """Compares what the adapter was made for with what is served; gives LoRA's scale alpha / r."""
+    made_for = card.get("config", {}).get("backbone") if isinstance(card.get("config"), dict) else None
+    served = layout.backbone.model_dump(mode="json")
+    for key in ("name", "revision", "adapted_blocks", "image_size"):
+        theirs = made_for.get(key) if isinstance(made_for, dict) else None
+        if theirs != served[key]:
+            raise AdapterMisfitError(f"made for a backbone with {key} {theirs!r:.80}, {served[key]!r} is served")
+    wanted = {
+        "peft_type": "LORA",
+        "bias": "none",
+        "base_model_name_or_path": layout.backbone.name,
+        "target_modules": sorted(PROJECTIONS),
+        "layers_to_transform": list(layout.blocks),
+    }
+    for key, value in wanted.items():
+        found: Any = config.get(key)
+        if (sorted(found) if key == "target_modules" and _is_names(found) else found) != value:
+            raise AdapterMisfitError(f"adapter_config.json: {key} is {found!r:.80}, {value!r} is served")
+    for key in _NOT_PLAIN:
+        if config.get(key):
+            raise AdapterMisfitError(f"adapter_config.json: {key} is set; plain LoRA is served")
+    r = config.get("r")
+    if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= layout.width:
+        raise AdapterMisfitError(f"adapter_config.json: r is {r!r:.80}")
+    return _number(config, "lora_alpha") / r
+
+
+def _stack(tensors: Mapping[str, torch.Tensor], layout: Layout, r: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(L, r, D) and (L, D, r) in the order of the layout; every tensor is used, and nothing is missing."""
+    shapes = {"lora_A": (r, layout.width), "lora_B": (layout.width, r)}
+    names = {part: [f"{_PEFT_PREFIX}{site}.{part}.weight" for site in layout.sites] for part in shapes}
+    expected = {name for part in names.values() for name in part}
+    for what, odd in (("lacks", expected - tensors.keys()), ("has unknown", tensors.keys() - expected)):
+        if odd:
+            raise AdapterMisfitError(f"the adapter {what} tensors: {', '.join(sorted(odd)[:3])} ({len(odd)} in all)")
+    for part, shape in shapes.items():
+        for name in names[part]:
+            tensor = tensors[name]
+            if tuple(tensor.shape) != shape:
+                raise AdapterMisfitError(f"{name} is {tuple(tensor.shape)}, not {shape}")
+            if not tensor.is_floating_point() or not tensor.isfinite().all():
+                raise AdapterMisfitError(f"{name} has a value that is no finite number")
+    return tuple(torch.stack([tensors[name].float() for name in names[part]]) for part in shapes)  # type: ignore[return-value]
+
+
+def _prototype(arrays: Mapping[str, np.ndarray], name: str, width: int, *, rows: bool = True) -> np.ndarray:
+    array = arrays.get(name)
+    if array is None:
+        raise AdapterMisfitError(f"prototypes.safetensors has no {name}: publish the object anew")
+    fits = array.ndim == (2 if rows else 1) and array.shape[-1] == width and array.size > 0
+    if not fits or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+        raise AdapterMisfitError(f"prototypes.safetensors: {name} is {array.dtype} {array.shape}, or not finite")
+    return array.astype(np.float32)
+
+
+def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(files[name])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise AdapterMisfitError(f"{name}: {error}") from error
+    if not isinstance(value, dict):
+        raise AdapterMisfitError(f"{name} does not hold an object")
+    return value
+
+
+def _number(values: Mapping[str, Any], key: str) -> float:
+    value = values.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise AdapterMisfitError(f"{key} is {value!r:.80}, not a finite number")
+    return float(value)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(one, str) for one in value)

@@ -1,0 +1,201 @@
+"""The engine of one process: backbone, adapters in memory, batches; it answers all queries of `answers.Engine`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from persrep_ray.backbones.backbone import load_backbone
+from persrep_ray.evaluate.dense import predict
+from persrep_ray.evaluate.features import normalize
+from persrep_ray.evaluate.photo_cache import capped_size
+from persrep_ray.serving.adapters import Adapter, AdapterMisfitError, parse_adapter, pretrained_prototypes
+from persrep_ray.serving.answers import Candidate, Comparison, Identified, Located, Target, Verdict
+from persrep_ray.serving.bank import AdapterBank
+from persrep_ray.serving.batcher import Batcher
+from persrep_ray.serving.catalog import Catalog
+from persrep_ray.serving.encoder import MultiAdapterEncoder, Picture, Row
+from persrep_ray.serving.errors import AdapterUnusableError, NoMasksError, VersionNotFoundError
+from persrep_ray.serving.identify import PrototypeIndex
+from persrep_ray.serving.metrics import Metrics
+from persrep_ray.serving.profile import Profile
+from persrep_ray.serving.settings import ServeConfig
+from persrep_ray.serving.source import Source
+
+_log = logging.getLogger(__name__)
+
+
+class _Job(NamedTuple):
+    row: Row
+    want: Literal["cls", "patches"]
+
+
+class LocalEngine:
+    """An `answers.Engine` on one device. Used from one event loop, in which `run` must be going.
+
+    Raises:
+        BackboneError: the backbone cannot be loaded.
+    """
+
+    def __init__(
+        self, config: ServeConfig, profile: Profile, *, device: str = "cpu", metrics: Metrics | None = None
+    ) -> None:
+        metrics = metrics or Metrics()
+        self._config = config
+        self._source = Source(config.registry)
+        self._device = device
+        backbone = load_backbone(profile.backbone).to(device)
+        self._encoder = MultiAdapterEncoder(backbone, profile.backbone)
+        patch = backbone.patch_size
+        self._sides = (
+            max(1, profile.backbone.image_size // patch) * patch,
+            max(1, profile.dense_size // patch) * patch,
+        )
+        self._grid = self._sides[1] // patch
+        self.bank = AdapterBank(
+            self._load,
+            budget=config.encoder.bank_bytes,
+            threads=config.encoder.load_threads,
+            timeout_s=config.encoder.load_timeout_s,
+            metrics=metrics,
+        )
+        self._batcher: Batcher[_Job, np.ndarray] = Batcher(
+            self._encode, rows=config.encoder.batch_rows, adapters=_distinct_adapters, metrics=metrics
+        )
+        self._catalog = Catalog(self._source, config.refresh_s)
+        self._index = PrototypeIndex(self._read_pretrained)
+        self._post = ThreadPoolExecutor(2, thread_name_prefix="locate")
+
+    async def run(self) -> None:
+        """Follows the registry, until it is cancelled."""
+        follower = asyncio.create_task(self._catalog.run())
+        try:
+            while True:
+                await self._update_index()
+                await asyncio.sleep(self._config.refresh_s)
+        finally:
+            follower.cancel()
+
+    async def view_sides(self) -> tuple[int, int]:
+        return self._sides
+
+    async def embed(self, target: Target, standard: np.ndarray) -> np.ndarray:
+        async with self.bank.lease(target) as adapter:
+            return normalize(await self._cls(Picture(standard), adapter))
+
+    async def classify(self, target: Target, standard: np.ndarray) -> Verdict:
+        async with self.bank.lease(target) as adapter:
+            return adapter.classify(await self._cls(Picture(standard), adapter))
+
+    async def compare(self, target: Target, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
+        async with self.bank.lease(target) as adapter:
+            first, second = await asyncio.gather(*(self._cls(Picture(one), adapter) for one in standards))
+            return Comparison(
+                same=adapter.verdict(float(normalize(first) @ normalize(second))),
+                each=(adapter.classify(first), adapter.classify(second)),
+            )
+
+    async def locate(self, target: Target, dense: np.ndarray, size: tuple[int, int]) -> Located:
+        async with self.bank.lease(target) as adapter:
+            if adapter.dense is None:
+                raise NoMasksError(f"object {target.object_id}, version {target.version}: published without masks")
+            job = _Job(Row(Picture(dense), adapter), "patches")
+            patches = await self._batcher.submit(job, (dense.shape[0], "patches"))
+        grid = patches.reshape(self._grid, self._grid, -1)
+        return await asyncio.get_running_loop().run_in_executor(self._post, _locate, adapter, grid, size)
+
+    async def identify(self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool) -> Identified:
+        picture = Picture(standard)
+        known = self._index.targets(prefixes)
+        if exact or len(known) <= self._config.identify.shortlist:
+            chosen = known
+        else:
+            pretrained = await self._cls(picture, None)
+            chosen = self._index.shortlist(pretrained, prefixes, self._config.identify.shortlist)
+        verdicts: list[Candidate] = []
+        size = self._config.encoder.batch_rows
+        for start in range(0, len(chosen), size):  # batch by batch, so that others' queries get their turn in between
+            verdicts += await self._try(picture, chosen[start : start + size])
+        found = sorted((one for one in verdicts if one.verdict.match), key=lambda one: -one.verdict.probability)
+        return Identified(tuple(found[:top_k]), searched=len(known), tried=len(verdicts))
+
+    async def _try(self, picture: Picture, targets: Sequence[Target]) -> list[Candidate]:
+        """What the adapters of `targets` say. One that is damaged or was just deleted is left out."""
+        async with AsyncExitStack() as stack:
+            leases = [stack.enter_async_context(self.bank.lease(target)) for target in targets]
+            adapters: list[Adapter] = []
+            for found in await asyncio.gather(*leases, return_exceptions=True):
+                if isinstance(found, Adapter):
+                    adapters.append(found)
+                elif not isinstance(found, AdapterUnusableError | VersionNotFoundError):
+                    raise found
+            rows = await asyncio.gather(*(self._cls(picture, adapter) for adapter in adapters))
+            return [
+                Candidate(adapter.target, adapter.classify(cls)) for adapter, cls in zip(adapters, rows, strict=True)
+            ]
+
+    async def _cls(self, picture: Picture, adapter: Adapter | None) -> np.ndarray:
+        return await self._batcher.submit(_Job(Row(picture, adapter), "cls"), (picture.pixels.shape[0], "cls"))
+
+    def _encode(self, jobs: Sequence[_Job]) -> Sequence[np.ndarray]:
+        """One batch; all its jobs want the same."""
+        features = self._encoder.encode([job.row for job in jobs])
+        wanted = features.cls if jobs[0].want == "cls" else features.patches
+        return list(wanted.cpu().numpy())
+
+    def _load(self, target: Target) -> Adapter:
+        files = self._source.files(target)
+        try:
+            return parse_adapter(
+                target, files, self._encoder.layout, dtype=self._encoder.dtype, device=torch.device(self._device)
+            )
+        except AdapterMisfitError as error:
+            raise self._unusable(target, error) from error
+
+    def _read_pretrained(self, target: Target) -> np.ndarray:
+        try:
+            data = self._source.file(target, "prototypes.safetensors")
+            return pretrained_prototypes(data, self._encoder.layout.width)
+        except AdapterMisfitError as error:
+            raise self._unusable(target, error) from error
+
+    def _unusable(self, target: Target, error: AdapterMisfitError) -> AdapterUnusableError:
+        named = f"object {target.object_id}, version {target.version}"
+        _log.error("%s: %s", named, error)  # the cause may name paths: for the operator, not for the client
+        return AdapterUnusableError(f"{named}: its files are damaged or made for another backbone")
+
+    async def _update_index(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(None, self._index.update, self._catalog.targets())
+        except Exception as error:
+            _log.warning("identify goes on with what it knows: %s", error)
+
+
+def _distinct_adapters(jobs: Sequence[_Job]) -> int:
+    return len({job.row.adapter.target if job.row.adapter else None for job in jobs})
+
+
+def _locate(adapter: Adapter, patches: np.ndarray, size: tuple[int, int]) -> Located:
+    """Searched at the size of the evaluation, whose figures then hold; told in pixels of `size`."""
+    assert adapter.dense is not None
+    searched = capped_size(size)
+    found = predict(adapter.dense, patches, searched)
+    if found.box is None or found.mask is None:
+        return Located(None, None, found.score, found.similarity)
+    mask = cv2.resize(found.mask.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST).astype(bool)
+    left, top, width, height = (int(value) for value in found.box)
+    across, down = size[1] / searched[1], size[0] / searched[0]
+    x, y = math.floor(left * across), math.floor(top * down)
+    right, bottom = math.ceil((left + width) * across), math.ceil((top + height) * down)
+    box = (x, y, min(right, size[1]) - x, min(bottom, size[0]) - y)
+    return Located(box, mask, found.score, found.similarity)
