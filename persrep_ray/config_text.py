@@ -125,7 +125,7 @@ def _problem(
             break
         field = section.model_fields[str(part)]
         keys.append(str(part))
-        if kind == "missing":
+        if part not in value:
             return ".".join(keys), f"{'.'.join(keys)} is missing: {field.description}"
         value = value[part]
         section = _section_of(field)
