@@ -106,6 +106,21 @@ def _delete_object(options: argparse.Namespace) -> int:
     return 0
 
 
+def _rollback_object(options: argparse.Namespace) -> int:
+    Registry(options.registry.absolute()).make_live(options.object_id, options.version)
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from persrep_ray.endpoint.launch import serve_until_interrupted
+    from persrep_ray.serving.settings import load_serve_config
+
+    registry = None if options.registry is None else str(options.registry.absolute())
+    config = load_serve_config(options.config, options.set, registry=registry)
+    serve_until_interrupted(config, host=options.host, port=options.port, verbose=options.verbose)
+    return 0
+
+
 def _backbone_path(options: argparse.Namespace) -> int:
     from persrep_ray.backbones.backbone import local_checkpoint
 
@@ -164,6 +179,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the result, JSON")
     command.set_defaults(command=_evaluate)
 
+    command = commands.add_parser(
+        "serve",
+        parents=[common],
+        help="an HTTP endpoint for the adapters of a registry",
+        description="Serves classify, detect, segment, embed, compare and identify, and a page to try them. Runs on "
+        "the Ray cluster at RAY_ADDRESS, else on this machine. New versions go live by themselves. docs/SERVING.md",
+    )
+    command.add_argument("--registry", type=Path, metavar="DIR", help="where adapters are published")
+    command.add_argument("--host", default="127.0.0.1", help="the interface to listen on (default: this machine only)")
+    command.add_argument("--port", type=int, default=8000)
+    command.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of settings")
+    command.add_argument(
+        "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="say encoder.max_replicas=4"
+    )
+    command.set_defaults(command=_serve)
+
     objects = commands.add_parser("objects", help="look into a registry").add_subparsers(
         required=True, metavar="ACTION"
     )
@@ -173,6 +204,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("object_id", metavar="ID")
     command.add_argument("--version", help="default: the live one")
     command.set_defaults(command=_show_object)
+    command = objects.add_parser("rollback", parents=[stored, common], help="make an earlier version the live one")
+    command.add_argument("object_id", metavar="ID")
+    command.add_argument("--version", required=True, help="one that is published")
+    command.set_defaults(command=_rollback_object)
     command = objects.add_parser("delete", parents=[stored, common], help="remove an object with all its versions")
     command.add_argument("object_id", metavar="ID")
     command.set_defaults(command=_delete_object)

@@ -19,7 +19,6 @@ from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from persrep_ray.config import ConfigError
 from persrep_ray.endpoint.api import make_app
 from persrep_ray.endpoint.auth import Keys
 from persrep_ray.endpoint.metrics import RayMetrics
@@ -32,6 +31,8 @@ from persrep_ray.serving.settings import ServeConfig, load_serve_config
 from persrep_ray.serving.source import Source
 
 _RETRY_PAUSE_S = 0.1
+_HEALTH_CHECK_S = 5
+_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 _GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
 _log = logging.getLogger(__name__)
 
@@ -140,8 +141,12 @@ def build_app(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
         ConfigError: settings that are not allowed, or a registry from which nothing can be served.
     """
     config = args if isinstance(args, ServeConfig) else load_serve_config(args)
-    profile = read_profile(config)
     Keys.load(config.http)  # a broken file should fail here, not in every replica
+    return application(config, read_profile(config), Encoder)
+
+
+def application(config: ServeConfig, profile: Profile, encoder_class: type) -> serve.Application:
+    """An ingress in front of replicas of `encoder_class`, which has the constructor and the `ask` of `Encoder`."""
     encoder, http = config.encoder, config.http
     scaling: dict[str, Any] = {"num_replicas": encoder.min_replicas}
     if encoder.max_replicas > encoder.min_replicas:
@@ -157,20 +162,16 @@ def build_app(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
         max_ongoing_requests=encoder.max_waiting,
         max_queued_requests=encoder.max_queued,
         ray_actor_options={"num_cpus": encoder.cpus_per_replica, "num_gpus": encoder.gpus_per_replica},
-        request_router_config=RequestRouterConfig(
-            request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-        ),
-        health_check_period_s=5,
+        request_router_config=RequestRouterConfig(request_router_class=_ROUTER),
+        health_check_period_s=_HEALTH_CHECK_S,
         **scaling,
-    )(Encoder)
+    )(encoder_class)
     ingress = serve.deployment(
         name="ingress",
         num_replicas=http.replicas,
-        max_ongoing_requests=http.max_waiting * 4,  # the ingress answers 503 itself from `max_waiting` on
+        max_ongoing_requests=http.max_waiting * 4,  # the ingress itself answers 503 from `max_waiting` on
         ray_actor_options={"num_cpus": http.cpus_per_replica},
-        health_check_period_s=5,
+        health_check_period_s=_HEALTH_CHECK_S,
     )(serve.ingress()(Ingress))
-    return ingress.bind(config, encoders.bind(config, profile))
-
-
-__all__ = ["ConfigError", "build_app"]
+    bound: serve.Application = ingress.bind(config, encoders.bind(config, profile))
+    return bound

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 
@@ -39,13 +40,16 @@ def serve_until_interrupted(config: ServeConfig, *, host: str, port: int, verbos
     app = build_app(config)
     if "RAY_ADDRESS" not in os.environ:
         _check_free(host, port)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
     with connected(verbose=verbose):
         serve.start(http_options={"host": host, "port": port})
         serve.run(app, name="persrep", route_prefix="/")
         shown = "localhost" if host in ("0.0.0.0", "127.0.0.1") else host
         print(f"serving  http://{shown}:{port}/   (page; API: /docs)\nStop with Ctrl-C.", flush=True)
         try:
-            threading.Event().wait()
+            ended.wait()
         finally:
             serve.shutdown()
 

@@ -16,7 +16,8 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,27 +65,28 @@ class Registry:
                 f"object {object_id}, version {version}: missing files {sorted(set(FILES) - set(files))}, "
                 f"unexpected files {sorted(map(str, set(files) - set(FILES)))}"
             )
-        incoming = folder / "incoming"
-        scratch = incoming / f"{version}.{uuid.uuid4().hex}"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            incoming.mkdir(exist_ok=True)
-            _remove_leftovers(incoming)
-            scratch.mkdir()
-            if not target.is_dir():
-                _write_version(scratch / "version", files)
-                _rename_unless_exists(scratch / "version", target)
-            pointer = scratch / "current.json"
-            pointer.write_text(json.dumps({"version": version}))
-            _sync(pointer)
-            os.replace(pointer, folder / "current.json")
-            for changed in (folder, folder.parent, self.root):  # the names of new folders are kept in their parents
+            with _scratch(folder, version) as scratch:
+                if not target.is_dir():
+                    _write_version(scratch / "version", files)
+                    _rename_unless_exists(scratch / "version", target)
+                _point(folder, version, scratch / "current.json")
+            for changed in (folder.parent, self.root):  # the names of new folders are kept in their parents
                 _sync(changed)
         except (OSError, ValueError, SafetensorError) as error:
             raise RegistryError(f"object {object_id}, version {version}: publishing failed: {error}") from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         return target
+
+    def make_live(self, object_id: str, version: str) -> None:
+        """Makes a published version the live one (again). Raises `NotPublishedError`, `RegistryError`."""
+        self.path(object_id, version)
+        folder = self._object_folder(object_id)
+        try:
+            with _scratch(folder, version) as scratch:
+                _point(folder, version, scratch / "current.json")
+        except OSError as error:
+            raise RegistryError(f"object {object_id}, version {version}: cannot be made live: {error}") from error
 
     def current(self, object_id: str) -> str | None:
         """The live version, None if the object is not published. Raises `RegistryError` if the pointer is damaged."""
@@ -197,6 +199,28 @@ def _write_version(folder: Path, files: Mapping[str, bytes | Path]) -> None:
         except (ValueError, SafetensorError) as error:
             raise ValueError(f"{name}: {error}") from error
         _sync(file)
+    _sync(folder)
+
+
+@contextmanager
+def _scratch(folder: Path, version: str) -> Iterator[Path]:
+    """A folder of one publisher's own; what dead publishers left is removed on the way."""
+    incoming = folder / "incoming"
+    incoming.mkdir(exist_ok=True)
+    _remove_leftovers(incoming)
+    scratch = incoming / f"{version}.{uuid.uuid4().hex}"
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _point(folder: Path, version: str, scratch: Path) -> None:
+    """Makes `version` the live one of the object in `folder`, for readers at one instant."""
+    scratch.write_text(json.dumps({"version": version}))
+    _sync(scratch)
+    os.replace(scratch, folder / "current.json")
     _sync(folder)
 
 

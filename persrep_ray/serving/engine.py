@@ -54,7 +54,7 @@ class LocalEngine:
         self._source = Source(config.registry)
         self._device = device
         backbone = load_backbone(profile.backbone).to(device)
-        self._encoder = MultiAdapterEncoder(backbone, profile.backbone)
+        self.encoder = MultiAdapterEncoder(backbone, profile.backbone)
         patch = backbone.patch_size
         self._sides = (
             max(1, profile.backbone.image_size // patch) * patch,
@@ -148,7 +148,7 @@ class LocalEngine:
 
     def _encode(self, jobs: Sequence[_Job]) -> Sequence[np.ndarray]:
         """One batch; all its jobs want the same."""
-        features = self._encoder.encode([job.row for job in jobs])
+        features = self.encoder.encode([job.row for job in jobs])
         wanted = features.cls if jobs[0].want == "cls" else features.patches
         return list(wanted.cpu().numpy())
 
@@ -156,7 +156,7 @@ class LocalEngine:
         files = self._source.files(target)
         try:
             return parse_adapter(
-                target, files, self._encoder.layout, dtype=self._encoder.dtype, device=torch.device(self._device)
+                target, files, self.encoder.layout, dtype=self.encoder.dtype, device=torch.device(self._device)
             )
         except AdapterMisfitError as error:
             raise self._unusable(target, error) from error
@@ -164,7 +164,7 @@ class LocalEngine:
     def _read_pretrained(self, target: Target) -> np.ndarray:
         try:
             data = self._source.file(target, "prototypes.safetensors")
-            return pretrained_prototypes(data, self._encoder.layout.width)
+            return pretrained_prototypes(data, self.encoder.layout.width)
         except AdapterMisfitError as error:
             raise self._unusable(target, error) from error
 

@@ -391,3 +391,15 @@ def test_a_version_is_on_the_disk_before_it_gets_its_name_and_the_name_before_th
     assert events[:6] == [*(f"sync {name}" for name in FILES), "sync version", "rename"]
     assert events[6:9] == ["sync versions", "sync current.json", "replace"]
     assert events[9:] == ["sync mug", "sync objects", "sync registry"]
+
+
+def test_an_earlier_version_can_be_made_live_again(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    for version in ("v1", "v2"):
+        registry.publish("mug", version, version_files(1.0))
+    registry.make_live("mug", "v1")
+    assert registry.current("mug") == "v1"
+    with pytest.raises(NotPublishedError, match="no version v3"):
+        registry.make_live("mug", "v3")
+    assert registry.current("mug") == "v1"
+    assert not list((tmp_path / "objects" / "mug" / "incoming").iterdir())

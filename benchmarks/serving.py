@@ -1,0 +1,166 @@
+"""Serving: mixed batches, `peft` beside it, loads, memory, identify. The figures that docs/SERVING.md quotes.
+
+    python benchmarks/serving.py [--trained REGISTRY --data DIR]
+
+Trains two objects of the sample data briefly and makes 200 (and 1,000) adapters of them by perturbing copies, serves
+them by HTTP to a load generator in another process, and measures ratios within this one run, in turns, so that what
+else the machine does hits both sides. `--trained` and `--data` add the agreement of identify's two modes on real
+photos: a registry that `benchmarks/quality.py` made, and its data set. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = Path(__file__).with_name("serving_parts")
+ADAPTERS, RESIDENT = 200, 1000
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/serving"), metavar="DIR", help="registries, kept")
+    parser.add_argument("--trained", type=Path, metavar="REGISTRY", help="adapters of the objects of --data")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="real photos in the reference layout")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
+    parser.add_argument("--rounds", type=int, default=5, help="of the HTTP comparisons")
+    parser.add_argument("--only", nargs="+", choices=sorted(MEASURES), default=list(MEASURES), metavar="PART")
+    options = parser.parse_args()
+    document: dict[str, Any] = {
+        "benchmark": "serving",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores, {options.threads} threads",
+    }
+    for name in options.only:
+        document[name] = MEASURES[name](options)
+        print(f"\n{name}")
+        for key, value in document[name].items():
+            print(f"  {key:24} {value:.3f}" if isinstance(value, float) else f"  {key:24} {value}", flush=True)
+    print(json.dumps(document))
+    return 0
+
+
+def over_http(options: argparse.Namespace) -> dict[str, Any]:
+    """Requests per second: every row another adapter, one adapter for all rows, and `peft` on the same requests."""
+    registry = copies(options.out, ADAPTERS)
+    rates: dict[str, list[float]] = {"mixed": [], "one adapter": [], "peft": []}
+    failed = 0
+    with endpoint(registry.root, options.threads) as url:
+        for _ in range(options.rounds):
+            for name, path, objects in (("mixed", "", ADAPTERS), ("one adapter", "", 1), ("peft", "/peft", ADAPTERS)):
+                result = load(url + path, objects)
+                rates[name].append(result["requests_per_s"])
+                failed += result["failed"]
+    pairs = list(zip(rates["mixed"], rates["one adapter"], rates["peft"], strict=True))
+    return {
+        "adapters": ADAPTERS,
+        "failed": failed,
+        "mixed_over_one_adapter": statistics.median(mixed / one for mixed, one, _ in pairs),
+        "mixed_over_peft": statistics.median(mixed / peft for mixed, _, peft in pairs),
+        **{f"{name} requests/s": statistics.median(values) for name, values in rates.items()},
+    }
+
+
+def bank(options: argparse.Namespace) -> dict[str, Any]:
+    from serving_parts import engine
+
+    registry = copies(options.out, ADAPTERS)
+    one = engine.make_engine(registry, threads=options.threads)
+
+    async def measure() -> dict[str, Any]:
+        cold = await engine.cold_loads(one, registry)
+        return {
+            "cold_load_p50_ms": cold["p50"],
+            "cold_load_p99_ms": cold["p99"],
+            "cached_overhead_ms": await engine.bank_overhead(one, engine.targets_of(registry)[0]),
+        }
+
+    return asyncio.run(measure())
+
+
+def resident(options: argparse.Namespace) -> dict[str, Any]:
+    from serving_parts import engine
+
+    registry = copies(options.out, RESIDENT)
+    return asyncio.run(engine.resident(engine.make_engine(registry, threads=options.threads), registry))
+
+
+def identify(options: argparse.Namespace) -> dict[str, Any]:
+    from serving_parts import engine
+    from serving_parts.registry import SAMPLE
+
+    registry = copies(options.out, ADAPTERS)
+    photo = sorted((SAMPLE / "test").glob("*/*.jpg"))[0]
+    return asyncio.run(engine.identify(engine.make_engine(registry, threads=options.threads), registry, photo))
+
+
+def top1(options: argparse.Namespace) -> dict[str, Any]:
+    from serving_parts import engine
+
+    from persrep_ray.registry.local import Registry
+
+    if options.trained is None or options.data is None:
+        return {"skipped": "needs --trained and --data"}
+    trained = Registry(options.trained.absolute())
+    return asyncio.run(engine.same_top1(trained, options.data, threads=options.threads, shortlist=16))
+
+
+def copies(out: Path, count: int) -> Any:
+    from serving_parts.registry import perturbed_copies, train_two
+
+    return perturbed_copies(train_two(out), out / f"copies_{count}", count)
+
+
+@contextmanager
+def endpoint(registry: Path, threads: int) -> Iterator[str]:
+    """The endpoint, and the same with `peft` inside under /peft, in a process group of their own."""
+    port = 8181
+    command = [sys.executable, str(PARTS / "endpoints.py"), str(registry), str(port), str(threads)]
+    environment = {**os.environ, "PYTHONPATH": str(PARTS.parent), "RAY_worker_niceness": "0"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("serving"):
+                break
+        else:
+            raise RuntimeError("the endpoint did not start")
+        for path in ("", "/peft"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}{path}/readyz", timeout=60).close()
+            load(f"http://127.0.0.1:{port}{path}", ADAPTERS)  # warm: every adapter in memory
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def load(url: str, objects: int) -> dict[str, Any]:
+    """One round of the load generator."""
+    photos = ROOT / "examples" / "mini_pods" / "test"
+    command = [sys.executable, str(PARTS / "load.py"), "--url", url, "--photos", str(photos), "--objects", str(objects)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+MEASURES = {"http": over_http, "bank": bank, "resident": resident, "identify": identify, "top1": top1}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Two applications on one Ray Serve: ours at /, and under /peft the same with `peft` inside. Ends with SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+from persrep_ray.cluster import connected
+from persrep_ray.endpoint.launch import haproxy_environment
+from persrep_ray.serving.profile import read_profile
+from persrep_ray.serving.settings import load_serve_config
+
+
+def main(registry: str, port: int, threads: int) -> None:
+    config = load_serve_config({"registry": registry}, ["encoder.cpus_per_replica=0.5", f"encoder.threads={threads}"])
+    os.environ.update(haproxy_environment(config))
+    from ray import serve
+
+    from persrep_ray.endpoint.deployments import Encoder, application
+    from serving_parts.peft_app import PeftEncoder
+
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    profile = read_profile(config)
+    with connected():
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.run(application(config, profile, Encoder), name="ours", route_prefix="/")
+        serve.run(application(config, profile, PeftEncoder), name="peft", route_prefix="/peft")
+        print("serving", flush=True)
+        ended.wait()
+        serve.shutdown()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

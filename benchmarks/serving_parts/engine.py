@@ -1,0 +1,170 @@
+"""The engine by itself, without HTTP: loads, memory, identify. Every function gives figures of one run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from persrep_ray.config import DataConfig
+from persrep_ray.data.images import read_rgb, standard_view
+from persrep_ray.data.objects import load_manifest
+from persrep_ray.registry.local import FILES, Registry
+from persrep_ray.serving.adapters import Adapter
+from persrep_ray.serving.answers import Target
+from persrep_ray.serving.encoder import MultiAdapterEncoder, Picture, Row
+from persrep_ray.serving.engine import LocalEngine
+from persrep_ray.serving.profile import read_profile
+from persrep_ray.serving.settings import EncoderConfig, IdentifyConfig, ServeConfig
+
+
+def make_engine(registry: Registry, *, threads: int, shortlist: int = 16) -> LocalEngine:
+    torch.set_num_threads(threads)
+    config = ServeConfig(
+        registry=str(registry.root), identify=IdentifyConfig(shortlist=shortlist), encoder=EncoderConfig()
+    )
+    return LocalEngine(config, read_profile(config))
+
+
+def targets_of(registry: Registry) -> list[Target]:
+    return [Target(object_id, str(registry.current(object_id))) for object_id in registry.objects()]
+
+
+async def bank_overhead(engine: LocalEngine, target: Target) -> float:
+    """Median milliseconds that the bank adds to a query whose adapter is in memory."""
+    async with engine.bank.lease(target):
+        pass
+    times = []
+    for _ in range(2000):
+        started = time.perf_counter()
+        async with engine.bank.lease(target):
+            pass
+        times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times)
+
+
+async def cold_loads(engine: LocalEngine, registry: Registry) -> dict[str, float]:
+    """Milliseconds from a lease to an adapter that is neither in memory nor in the system's file cache."""
+    times = []
+    for target in targets_of(registry):
+        for name in FILES:
+            forget(registry.path(target.object_id, target.version) / name)
+        assert target not in engine.bank
+        started = time.perf_counter()
+        async with engine.bank.lease(target):
+            times.append(1000 * (time.perf_counter() - started))
+    return {"p50": statistics.median(times), "p99": sorted(times)[int(len(times) * 0.99)]}
+
+
+def forget(path: Path) -> None:
+    """Drops a file from the system's cache, so that it is read from the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+async def resident(engine: LocalEngine, registry: Registry) -> dict[str, float]:
+    """How the process grows while all adapters of the registry are loaded, beside the bytes of their tensors."""
+    first, *others = targets_of(registry)
+    async with engine.bank.lease(first):  # threads and buffers of a first load belong to the base
+        pass
+    base, counted = resident_bytes(), engine.bank.nbytes
+    for target in others:
+        async with engine.bank.lease(target):
+            pass
+    grown = resident_bytes() - base
+    return {
+        "adapters": len(engine.bank),
+        "adapter_mb": engine.bank.nbytes / len(engine.bank) / 1e6,
+        "base_mb": base / 1e6,
+        "grown_mb": grown / 1e6,
+        "grown_over_adapters": grown / (engine.bank.nbytes - counted),
+    }
+
+
+def resident_bytes() -> int:
+    """Of this process, as Linux counts them."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def identify(engine: LocalEngine, registry: Registry, photo: Path, rounds: int = 3) -> dict[str, float]:
+    """Exact identify beside separate full forwards: what each of the adapters would cost on its own."""
+    picture = standard_view(read_rgb(photo, DataConfig()), (await engine.view_sides())[0])
+    follower = asyncio.create_task(engine.run())
+    count = len(registry.objects())
+    while (await engine.identify(picture, [""], top_k=5, exact=False)).searched < count:
+        await asyncio.sleep(0.2)
+    await engine.identify(picture, [""], top_k=5, exact=True)  # all adapters are in memory from here on
+    adapters = []
+    for target in targets_of(registry):
+        async with engine.bank.lease(target) as adapter:
+            adapters.append(adapter)
+    ratios, exact_s, shortlist_s = [], [], []
+    for number in range(rounds):
+        shifted = [np.roll(picture, (number + 1, index), axis=(0, 1)) for index in range(count)]
+        separate = one_by_one(engine.encoder, shifted, adapters)
+        started = time.perf_counter()
+        await engine.identify(np.roll(picture, -1 - number, axis=0), [""], top_k=5, exact=True)
+        exact_s.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        await engine.identify(np.roll(picture, -100 - number, axis=0), [""], top_k=5, exact=False)
+        shortlist_s.append(time.perf_counter() - started)
+        ratios.append(exact_s[-1] / separate)
+    follower.cancel()
+    return {
+        "adapters": count,
+        "exact_over_separate": statistics.median(ratios),
+        "exact_s": statistics.median(exact_s),
+        "shortlist_s": statistics.median(shortlist_s),
+    }
+
+
+async def same_top1(trained: Registry, data: Path, *, threads: int, shortlist: int) -> dict[str, Any]:
+    """On how many real test photos shortlist and exact mode name the same object first (or both none)."""
+    engine = make_engine(trained, threads=threads, shortlist=shortlist)
+    limits = DataConfig()
+    manifest = load_manifest(data, limits)
+    follower = asyncio.create_task(engine.run())
+    count = len(trained.objects())
+    side = (await engine.view_sides())[0]
+    same = right = found = total = 0
+    for object_id, photos in manifest.objects.items():
+        for photo in photos.test:
+            picture = standard_view(read_rgb(photo.path, limits), side)
+            exact = await engine.identify(picture, [""], top_k=1, exact=True)
+            while exact.searched < count:
+                await asyncio.sleep(0.2)
+                exact = await engine.identify(picture, [""], top_k=1, exact=True)
+            short = await engine.identify(picture, [""], top_k=1, exact=False)
+            first = [one.target.object_id for one in exact.candidates]
+            same += first == [one.target.object_id for one in short.candidates]
+            found += bool(first)
+            right += first == [object_id]
+            total += 1
+    follower.cancel()
+    return {
+        "objects": count,
+        "shortlist": shortlist,
+        "photos": total,
+        "same_top1": same / total,
+        "found": found / total,
+        "right": right / total,
+    }
+
+
+def one_by_one(encoder: MultiAdapterEncoder, pictures: Sequence[np.ndarray], adapters: Sequence[Adapter]) -> float:
+    """Seconds of a whole forward for each picture with its adapter; the pictures differ, so no prefix is shared."""
+    started = time.perf_counter()
+    for picture, adapter in zip(pictures, adapters, strict=True):
+        encoder.encode([Row(Picture(picture), adapter)])
+    return time.perf_counter() - started

@@ -1,0 +1,58 @@
+"""What serving would be without a multi-adapter encoder: `peft`'s `set_adapter` before every request.
+
+The same ingress in front; the same backbone, precision and threads; every adapter already in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from safetensors.numpy import load_file
+
+from persrep_ray.backbones.backbone import load_backbone
+from persrep_ray.evaluate.features import normalize
+from persrep_ray.registry.local import Registry
+from persrep_ray.serving.answers import Target, Verdict
+from persrep_ray.serving.profile import Profile
+from persrep_ray.serving.settings import ServeConfig
+
+
+class PeftEncoder:
+    """Answers `classify`, one picture at a time."""
+
+    def __init__(self, config: ServeConfig, profile: Profile) -> None:
+        torch.set_num_threads(config.encoder.threads or max(1, int(config.encoder.cpus_per_replica)))
+        registry = Registry(Path(config.registry))
+        self._backbone = load_backbone(profile.backbone).to("cpu")
+        first, *others = registry.objects()
+        self._peft = PeftModel.from_pretrained(self._backbone.model, registry.path(first), adapter_name=first)
+        for object_id in others:
+            self._peft.load_adapter(registry.path(object_id), adapter_name=object_id)
+        self._peft.eval()
+        self._prototypes = {
+            one: normalize(load_file(registry.path(one) / "prototypes.safetensors")["cls"]) for one in (first, *others)
+        }
+        self._thresholds = {one: registry.card(one)["threshold"] for one in (first, *others)}
+        self._side = profile.backbone.image_size
+        self._thread = ThreadPoolExecutor(1)
+
+    async def ask(self, method: str, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+        if method == "view_sides":
+            return self._side, self._side
+        assert method == "classify"
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._classify, *arguments)
+
+    @torch.inference_mode()
+    def _classify(self, target: Target, standard: np.ndarray) -> Verdict:
+        self._peft.set_adapter(target.object_id)
+        pixels = self._backbone.pixels([standard], self._side)
+        cls = self._backbone.suffix(self._backbone.prefix(pixels)).cls[0].numpy()
+        score = float((self._prototypes[target.object_id] @ normalize(cls)).max())
+        return Verdict(score, 0.5, self._thresholds[target.object_id])
