@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,10 @@ class Layout:
     sites: tuple[str, ...]
     blocks: tuple[int, ...]
     width: int
+
+    def names(self, part: str) -> list[str]:
+        """Of the L tensors `part` ("lora_A" or "lora_B") in `adapter_model.safetensors`."""
+        return [f"{_PEFT_PREFIX}{site}.{part}.weight" for site in self.sites]
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def parse_adapter(
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise AdapterMisfitError(f"not in safetensors: {error}") from error
     scale = _check_config(config, card, layout)
-    a, b = _stack(tensors, layout, int(config["r"]))
+    _check_tensors(tensors, layout, int(config["r"]))
     cls = _prototype(prototypes, "cls", layout.width)
     dense = None
     if "target" in prototypes:
@@ -118,8 +123,8 @@ def parse_adapter(
         raise AdapterMisfitError("card.json has no calibration: publish the object anew")
     return Adapter(
         target=target,
-        a=a.to(device, dtype),
-        b=(b.float() * scale).to(device, dtype),
+        a=_stacked([tensors[name] for name in layout.names("lora_A")], dtype).to(device),
+        b=_stacked([tensors[name].float() * scale for name in layout.names("lora_B")], dtype).to(device),
         cls=normalize(cls),
         dense=dense,
         threshold=_number(card, "threshold"),
@@ -172,22 +177,32 @@ def _check_config(config: Mapping[str, Any], card: Mapping[str, Any], layout: La
     return _number(config, "lora_alpha") / r
 
 
-def _stack(tensors: Mapping[str, torch.Tensor], layout: Layout, r: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(L, r, D) and (L, D, r) in the order of the layout; every tensor is used, and nothing is missing."""
-    shapes = {"lora_A": (r, layout.width), "lora_B": (layout.width, r)}
-    names = {part: [f"{_PEFT_PREFIX}{site}.{part}.weight" for site in layout.sites] for part in shapes}
-    expected = {name for part in names.values() for name in part}
-    for what, odd in (("lacks", expected - tensors.keys()), ("has unknown", tensors.keys() - expected)):
+def _check_tensors(tensors: Mapping[str, torch.Tensor], layout: Layout, r: int) -> None:
+    """Whether all that is expected is there, and nothing else."""
+    shapes = dict.fromkeys(layout.names("lora_A"), (r, layout.width))
+    shapes |= dict.fromkeys(layout.names("lora_B"), (layout.width, r))
+    for what, odd in (("lacks", shapes.keys() - tensors.keys()), ("has unknown", tensors.keys() - shapes.keys())):
         if odd:
             raise AdapterMisfitError(f"the adapter {what} tensors: {', '.join(sorted(odd)[:3])} ({len(odd)} in all)")
-    for part, shape in shapes.items():
-        for name in names[part]:
-            tensor = tensors[name]
-            if tuple(tensor.shape) != shape:
-                raise AdapterMisfitError(f"{name} is {tuple(tensor.shape)}, not {shape}")
-            if not tensor.is_floating_point() or not tensor.isfinite().all():
-                raise AdapterMisfitError(f"{name} has a value that is no finite number")
-    return tuple(torch.stack([tensors[name].float() for name in names[part]]) for part in shapes)  # type: ignore[return-value]
+    for name, shape in shapes.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape:
+            raise AdapterMisfitError(f"{name} is {tuple(tensor.shape)}, not {shape}")
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise AdapterMisfitError(f"{name} has a value that is no finite number")
+
+
+def _stacked(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """(L, …), in memory pages of its own.
+
+    From malloc, a thousand adapters took half as much again as their bytes: holes that loading leaves (docs/LOG.md).
+    """
+    shape = (len(tensors), *tensors[0].shape)
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    stacked = torch.frombuffer(pages, dtype=dtype).view(shape)
+    for target, tensor in zip(stacked, tensors, strict=True):
+        target.copy_(tensor)
+    return stacked
 
 
 def _prototype(arrays: Mapping[str, np.ndarray], name: str, width: int, *, rows: bool = True) -> np.ndarray:
