@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import persrep_ray
 from persrep_ray.config import PRESETS, RunConfig, load_config
@@ -30,8 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _personalize(options: argparse.Namespace) -> int:
-    from persrep_ray.evaluate.summary import format_table  # torch and Ray take seconds to import
-    from persrep_ray.personalize import Request, personalize
+    from persrep_ray.personalize import Request, personalize  # torch and Ray take seconds to import
     from persrep_ray.progress import StatusLine
 
     out = options.out or Path("runs") / options.objects.absolute().name
@@ -46,21 +46,13 @@ def _personalize(options: argparse.Namespace) -> int:
         verbose=options.verbose,
     )
     summary = personalize(_config(options), request, StatusLine())
-    published = {name: one["metrics"] for name, one in summary["objects"].items() if one["metrics"]}
-    if summary["mean"]["personalized"]:
-        print(format_table(published, summary["mean"]))
-    elif published:
-        print(f"{len(published)} published; there are no test photos to evaluate on (test/<object>/ beside train/)")
-    failed = [one["error"] for one in summary["objects"].values() if one["error"]]
-    for error in failed:
-        print(f"failed: {error}")
+    code = _print_result(summary)
     print(f"\nadapters  {registry}\nsheets    {out}/<object>.jpg\nsummary   {out / 'summary.json'}")
-    return 1 if failed else 0
+    return code
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from persrep_ray.evaluate.registered import evaluate_registry
-    from persrep_ray.evaluate.summary import format_table
     from persrep_ray.progress import StatusLine
 
     result = evaluate_registry(
@@ -73,15 +65,23 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(
-        format_table(
-            {name: one["metrics"] for name, one in result["objects"].items() if one["metrics"]}, result["mean"]
-        )
-    )
+    code = _print_result(result)
+    print(f"\nresult  {options.out}")
+    return code
+
+
+def _print_result(result: Mapping[str, Any]) -> int:
+    """Prints the objects' metrics and what failed; returns the exit code."""
+    from persrep_ray.evaluate.summary import format_table
+
+    done = {name: one["metrics"] for name, one in result["objects"].items() if one["metrics"] is not None}
+    if result["mean"]["personalized"]:
+        print(format_table(done, result["mean"]))
+    elif done:
+        print(f"{len(done)} done; there are no test photos to evaluate on (test/<object>/ beside train/)")
     failed = [one["error"] for one in result["objects"].values() if one["error"]]
     for error in failed:
         print(f"failed: {error}")
-    print(f"\nresult  {options.out}")
     return 1 if failed else 0
 
 
@@ -125,6 +125,19 @@ def _backbone_path(options: argparse.Namespace) -> int:
     from persrep_ray.backbones.backbone import local_checkpoint
 
     print(local_checkpoint(options.name))
+    return 0
+
+
+def _new_key(options: argparse.Namespace) -> int:
+    from persrep_ray.endpoint.auth import add_entry, new_key
+
+    key, entry = new_key(options.name, options.prefix or [""], options.delete)
+    if options.file is None:
+        print(f"{key}\n{json.dumps({'keys': [entry.model_dump()]})}")
+    else:
+        add_entry(options.file, entry)
+        print(key)
+    print("The key is shown this once; what is kept is its hash.", file=sys.stderr)
     return 0
 
 
@@ -218,6 +231,20 @@ def _parser() -> argparse.ArgumentParser:
     command = backbone.add_parser("path", parents=[common], help="its folder, for plain transformers")
     command.add_argument("name", metavar="NAME", help="embedded (converted on first use), a hub id or a local folder")
     command.set_defaults(command=_backbone_path)
+
+    keys = commands.add_parser("keys", help="API keys of an endpoint").add_subparsers(required=True, metavar="ACTION")
+    command = keys.add_parser("new", parents=[common], help="make a key, and the entry of a keys file that lets it in")
+    command.add_argument("--name", required=True, help="whose key it is")
+    command.add_argument(
+        "--prefix",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="the key knows of the objects whose id starts with one of these (default: all)",
+    )
+    command.add_argument("--delete", action="store_true", help="the key may delete objects")
+    command.add_argument("--file", type=Path, metavar="FILE", help="the keys file to add the entry to")
+    command.set_defaults(command=_new_key)
     return parser
 
 

@@ -64,6 +64,9 @@ class GenerateConfig(Section):
     generator: Literal["cut_paste"] = "cut_paste"
     positives: int = Field(default=64, ge=1)
     negatives: int = Field(default=64, ge=1)
+    heldout: int = Field(
+        default=16, ge=0, description="more images of either role, which training does not see: they calibrate serving"
+    )
     image_size: int = Field(default=256, ge=32, le=1024, description="side of a synthetic image, pixels")
     object_area: tuple[float, float] = Field(
         default=(0.06, 0.6),
@@ -209,7 +212,7 @@ def debug_config() -> RunConfig:
     return RunConfig(
         backbone=BackboneConfig(adapted_blocks=1, image_size=56, precision="float32"),
         masks=MaskConfig(working_size=64, grabcut_iterations=1),
-        generate=GenerateConfig(positives=4, negatives=4, image_size=64, chunk_size=2, actors=1),
+        generate=GenerateConfig(positives=4, negatives=4, heldout=2, image_size=64, chunk_size=2, actors=1),
         train=TrainConfig(
             lora=LoraSection(r=2, alpha=2.0), batch=BatchConfig(anchors=2, positives=2, negatives=4), steps=10, cells=1
         ),

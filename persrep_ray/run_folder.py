@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from persrep_ray.config import ConfigError, RunConfig
+from persrep_ray.data.files import sync
 from persrep_ray.data.images import encode_png_mask
 from persrep_ray.data.objects import ObjectPhotos, Photo
 from persrep_ray.generate.types import GenerateRequest, Role
@@ -63,19 +64,20 @@ class RunFolder:
         return self.root / "synthetic" / request.object_id / f"{request.role}-{request.start:05d}.parquet"
 
     def chunks_by_role(self, object_id: str, config: RunConfig) -> dict[Role, list[GenerateRequest]]:
-        """All chunks of an object in the order of their images."""
-        size = config.generate.chunk_size
-        counts: dict[Role, int] = {"positive": config.generate.positives, "negative": config.generate.negatives}
+        """What an object is trained on, in the order of the images."""
+        return {role: _cut(object_id, role, 0, count, config) for role, count in _trained_counts(config).items()}
+
+    def heldout_by_role(self, object_id: str, config: RunConfig) -> dict[Role, list[GenerateRequest]]:
+        """The images after those, in chunks of their own: training never sees them, calibration does."""
         return {
-            role: [
-                GenerateRequest(object_id, role, start, min(size, count - start), config.seed)
-                for start in range(0, count, size)
-            ]
-            for role, count in counts.items()
+            role: _cut(object_id, role, count, count + config.generate.heldout, config)
+            for role, count in _trained_counts(config).items()
         }
 
     def chunks(self, object_id: str, config: RunConfig) -> list[GenerateRequest]:
-        return [chunk for chunks in self.chunks_by_role(object_id, config).values() for chunk in chunks]
+        """All of an object's chunks, those it is trained on first."""
+        parts = self.chunks_by_role(object_id, config), self.heldout_by_role(object_id, config)
+        return [chunk for part in parts for chunks in part.values() for chunk in chunks]
 
     # -- adapters ----------------------------------------------------------------------------------------------------
 
@@ -107,7 +109,7 @@ class RunFolder:
         _write(temporary, _json(value))
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
         temporary.parent.rmdir()
 
     def _write_folder(self, target: Path, files: Mapping[str, bytes]) -> None:
@@ -115,7 +117,7 @@ class RunFolder:
         temporary = self._scratch()
         for name, content in files.items():
             _write(temporary / name, content)
-        _sync(temporary)
+        sync(temporary)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.rename(temporary, target)  # refuses to replace a folder that is not empty
@@ -123,12 +125,25 @@ class RunFolder:
             if not target.is_dir():
                 raise
             shutil.rmtree(temporary, ignore_errors=True)  # a twin was faster: its files are as good
-        _sync(target.parent)
+        sync(target.parent)
 
     def _scratch(self) -> Path:
         folder = self.root / "scratch" / uuid.uuid4().hex
         folder.mkdir(parents=True)
         return folder
+
+
+def _trained_counts(config: RunConfig) -> dict[Role, int]:
+    return {"positive": config.generate.positives, "negative": config.generate.negatives}
+
+
+def _cut(object_id: str, role: Role, start: int, stop: int, config: RunConfig) -> list[GenerateRequest]:
+    """Images `start … stop - 1` as chunks."""
+    size = config.generate.chunk_size
+    return [
+        GenerateRequest(object_id, role, first, min(size, stop - first), config.seed)
+        for first in range(start, stop, size)
+    ]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -212,12 +227,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Makes a rename inside `folder` last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -90,6 +90,24 @@ def test_evaluating_an_empty_registry(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "holds no published object" in one_line_error(capsys, *arguments)
 
 
+def test_evaluating_without_test_photos_says_so_and_names_what_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing: dict[str, dict[str, float]] = {"pretrained": {}, "personalized": {}}
+    objects = {"mug": {"metrics": nothing, "error": None}, "cup": {"metrics": None, "error": "object cup: evaluate: x"}}
+    monkeypatch.setattr(
+        "persrep_ray.evaluate.registered.evaluate_registry",
+        lambda *arguments, **options: {"objects": objects, "mean": nothing},
+    )
+    out = tmp_path / "out.json"
+    arguments = ["evaluate", "--objects", tmp_path, "--registry", tmp_path, "--out", out]
+    assert main([str(argument) for argument in arguments]) == 1
+    assert capsys.readouterr().out == (
+        "1 done; there are no test photos to evaluate on (test/<object>/ beside train/)\n"
+        f"failed: object cup: evaluate: x\n\nresult  {out}\n"
+    )
+
+
 def test_a_wrong_command_line_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main(["personalize"])

@@ -118,7 +118,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_chunks_cover_every_image_once(tmp_path: Path) -> None:
-    config = small("generate.positives=5", "generate.negatives=4", "generate.chunk_size=2")
+    config = small("generate.positives=5", "generate.negatives=4", "generate.chunk_size=2", "generate.heldout=3")
     folder = RunFolder(tmp_path)
     chunks = folder.chunks("mug", config)
     assert [(one.role, one.start, one.count) for one in chunks] == [
@@ -127,8 +127,24 @@ def test_chunks_cover_every_image_once(tmp_path: Path) -> None:
         ("positive", 4, 1),
         ("negative", 0, 2),
         ("negative", 2, 2),
+        ("positive", 5, 2),
+        ("positive", 7, 1),
+        ("negative", 4, 2),
+        ("negative", 6, 1),
     ]
     assert folder.shard(chunks[2]) == tmp_path / "synthetic" / "mug" / "positive-00004.parquet"
+
+
+@pytest.mark.parametrize("heldout", [0, 1, 5])
+def test_images_held_out_of_training_are_in_chunks_of_their_own(tmp_path: Path, heldout: int) -> None:
+    overrides = ["generate.positives=5", "generate.negatives=4", "generate.chunk_size=4"]
+    folder, config = RunFolder(tmp_path), small(*overrides, f"generate.heldout={heldout}")
+    trained, held = folder.chunks_by_role("mug", config), folder.heldout_by_role("mug", config)
+    assert trained == folder.chunks_by_role("mug", small(*overrides))
+    for role, first in (("positive", 5), ("negative", 4)):
+        images = [image for one in held[role] for image in range(one.start, one.start + one.count)]
+        assert images == list(range(first, first + heldout))
+        assert not {folder.shard(one) for one in held[role]} & {folder.shard(one) for one in trained[role]}
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -10,38 +10,43 @@ from typing import Any
 from pydantic import BaseModel
 
 from persrep_ray.config import PRESETS, RunConfig
+from persrep_ray.serving.settings import ServeConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "CONFIG.md"
 HEAD = f"""# Settings
 
 `--config` takes a preset ({", ".join(f"`{name}`" for name in PRESETS)}) or a YAML file of sections, which may name the
 preset it starts from (`preset: paper`); `--set` takes `section.key=value`. Unknown keys and values out of range are
-errors. This page is made from `persrep_ray/config.py` by `tools/config_docs.py`.
+errors. This page is made from `persrep_ray/config.py` and `persrep_ray/serving/settings.py` by `tools/config_docs.py`.
 """
+SERVE_INTRODUCTION = """\
+What the YAML file of `persrep serve --config` and the `args` of `serve/config.yaml` hold; `--set` as above."""
 
 
 def page() -> str:
     """The whole page as Markdown."""
-    return HEAD + "".join(_section("", RunConfig)).rstrip() + "\n"
+    run = _sections("", RunConfig, "## The run")
+    endpoint = _sections("", ServeConfig, "## The endpoint", SERVE_INTRODUCTION)
+    return HEAD + "".join([*run, *endpoint])
 
 
-def _section(path: str, model: type[BaseModel]) -> Iterator[str]:
+def _sections(path: str, model: type[BaseModel], heading: str, introduction: str | None = None) -> Iterator[str]:
     """A table of the model's own keys, then its sections."""
     schema = model.model_json_schema()
     rows, sections = [], []
     for name, field in model.model_fields.items():
         if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
-            sections.append((f"{path}{name}.", field.annotation))
+            sections.append((f"{path}{name}", field.annotation))
             continue
-        default = field.get_default(call_default_factory=True)
+        default = "required" if field.is_required() else f"`{_plain(field.get_default(call_default_factory=True))}`"
         limits = _allowed(schema["properties"][name])
-        rows.append(f"| `{path}{name}` | `{_plain(default)}` | {limits} | {field.description or ''} |\n")
-    yield f"\n## {path.rstrip('.') or 'The run'}\n\n{inspect.cleandoc(model.__doc__ or '')}\n"
+        rows.append(f"| `{path}{name}` | {default} | {limits} | {field.description or ''} |\n")
+    yield f"\n{heading}\n\n{introduction or inspect.cleandoc(model.__doc__ or '')}\n"
     if rows:
         yield "\n| Key | Default | Allowed | |\n|---|---|---|---|\n"
         yield from rows
     for inner, annotation in sections:
-        yield from _section(inner, annotation)
+        yield from _sections(f"{inner}.", annotation, f"## {inner}")
 
 
 def _plain(value: Any) -> str:
@@ -56,6 +61,8 @@ def _allowed(schema: dict[str, Any]) -> str:
         return " or ".join(_allowed(choice) for choice in schema["anyOf"])
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "$ref" in schema:
+        return "a section as above"
     if "const" in schema:
         return f"`{schema['const']}`"
     words = {"integer": "integer", "number": "number", "string": "text", "boolean": "true, false", "array": "list"}

@@ -18,11 +18,11 @@ from persrep_ray.config import RunConfig
 from persrep_ray.data.images import read_rgb
 from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo, Problem
 from persrep_ray.data.others import choose_others
+from persrep_ray.evaluate.calibration import Calibration, calibrate
 from persrep_ray.evaluate.dense import DensePrediction, DenseReference, make_reference, outcome, predict
 from persrep_ray.evaluate.photo_cache import PhotoCache
 from persrep_ray.evaluate.rows import choose_rows
 from persrep_ray.evaluate.scan import Scan, Seen, metrics
-from persrep_ray.evaluate.threshold import serving_threshold
 from persrep_ray.report.contact_sheet import TestRow
 
 Side = Literal["pretrained", "personalized"]
@@ -43,14 +43,14 @@ class Evaluation:
     `pretrained` and `personalized` are flat metrics (`evaluate.summary.METRICS`); a task without data is absent.
     `by_split`: per test split of the object's photos, both sides' metrics on all test photos of that split.
     `tests`: rows of the contact sheet: own test photos, then the other object's photo that either side rates highest.
-    `threshold`: serving says "this is the object" from this largest cosine to a train photo on.
+    `calibration`: what serving makes of the largest cosine to a train photo.
     """
 
     pretrained: dict[str, float]
     personalized: dict[str, float]
     by_split: dict[str, dict[str, dict[str, float]]]
     tests: tuple[TestRow, ...]
-    threshold: float
+    calibration: Calibration
 
 
 class Evaluator:
@@ -84,12 +84,22 @@ class Evaluator:
     def problems(self) -> list[Problem]:
         return self._cache.problems
 
-    def evaluate(self, object_id: str, state: Mapping[str, torch.Tensor]) -> Evaluation:
+    def evaluate(
+        self,
+        object_id: str,
+        state: Mapping[str, torch.Tensor],
+        *,
+        synthetic_positives: Sequence[np.ndarray] = (),
+        synthetic_others: Sequence[np.ndarray] = (),
+    ) -> Evaluation:
         """The four tasks with the adapter `state`, on the object's test photos and those of other objects.
 
         At most `most_photos` test photos of other objects (`choose_others`: same category first) are distractors, and
         at most as many of their train photos share the gallery. An object whose test photos have masks joins the dense
         tasks with these alone; one that has none joins with all of them, as a distractor.
+
+        The calibration is found on the gallery and on synthetic images (H, W, 3) uint8 of the object and of anything
+        else, which the adapter's training must not have seen.
 
         Raises:
             EvaluateError: no such object, no train photo, an adapter that does not fit or gives non-finite features.
@@ -118,33 +128,40 @@ class Evaluator:
                     for split in sorted({photo.split for photo in own.test if photo.split})
                 },
                 tests=tuple(self._rows(gallery, tests, references)),
-                threshold=serving_threshold(gallery["personalized"].own().cls, gallery["personalized"].others().cls),
+                calibration=calibrate(
+                    gallery["personalized"].own().cls,
+                    gallery["personalized"].others().cls,
+                    self._cls_of(synthetic_positives),
+                    self._cls_of(synthetic_others),
+                ),
             )
 
     def prototypes(self, object_id: str, state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
         """Reference features of the object under the adapter `state`, float32, computed without autocast.
 
         Returns:
-            `cls` (T, D) of the train photos; with at least one mask also `target` (D,) and `box_means` (M, D) of
-            `dense.DenseReference`.
+            `cls` (T, D) of the train photos, and `pretrained_cls` (T, D) of the same without the adapter; with at least
+            one mask also `target` (D,) and `box_means` (M, D) of `dense.DenseReference`.
 
         Raises:
             EvaluateError: as `evaluate`.
         """
         with self._errors_of(object_id) as own:
             self._load(state)
-            cls, patches, masks = [], [], []
+            cls, pretrained_cls, patches, masks = [], [], [], []
             for photo, mask in self._train_masks(own):
                 if not self._cache.readable([photo], None):
                     continue
                 embedding, grid = self._cache.exact(photo)
                 cls.append(embedding)
+                with self._lora.pretrained():
+                    pretrained_cls.append(self._cache.exact_cls(photo))
                 if mask is not None:
                     patches.append(grid)
                     masks.append(mask)
             if not cls:
                 raise EvaluateError("no train photo can be read")
-            prototypes = {"cls": np.stack(cls)}
+            prototypes = {"cls": np.stack(cls), "pretrained_cls": np.stack(pretrained_cls)}
             if masks:
                 reference = make_reference(patches, masks)
                 prototypes |= {"target": reference.target, "box_means": reference.box_means}
@@ -186,6 +203,12 @@ class Evaluator:
             side: Scan(own.object_id, [seen[side][photo.path] for photo in photos if photo.path in seen[side]])
             for side in SIDES
         }
+
+    def _cls_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """(N, D) float32, adapted."""
+        size = self._config.evaluate.batch_size
+        batches = [self._cache.cls_of_images(images[start : start + size]) for start in range(0, len(images), size)]
+        return np.concatenate(batches) if batches else np.empty((0, 0), dtype=np.float32)
 
     def _look(
         self, own: ObjectPhotos, batch: Sequence[Photo], references: References, seen: dict[Side, dict[Path, Seen]]

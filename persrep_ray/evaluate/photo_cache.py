@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 
+from persrep_ray.backbones.backbone import Features
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
 from persrep_ray.data.images import ImageError, read_mask, read_rgb, resize_square, standard_view
@@ -68,13 +69,26 @@ class PhotoCache:
         patches = self._features(photos, "dense", adapted).numpy()
         return patches.reshape(len(photos), self._grid, self._grid, -1)
 
+    @torch.no_grad()
+    def cls_of_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """(B, D) float32: as `cls`, adapted, of pictures (H, W, 3) uint8 that are no photos; none is kept."""
+        side = self._side["standard"]
+        views = [standard_view(image, side) for image in images]
+        return self._backbone.suffix(self._backbone.prefix(self._backbone.pixels(views, side))).cls.cpu().numpy()
+
     def exact(self, photo: Photo) -> tuple[np.ndarray, np.ndarray]:
         """(D,) CLS of the standard view and (h, w, D) patches of the dense one, adapted, in float32 throughout."""
-        decoded = [self._decode(photo)]
+        patches = self._exact(photo, "dense").patches[0].cpu().numpy()
+        return self.exact_cls(photo), patches.reshape(self._grid, self._grid, -1)
+
+    def exact_cls(self, photo: Photo) -> np.ndarray:
+        """(D,) CLS of the standard view alone, as `exact`."""
+        cls: np.ndarray = self._exact(photo, "standard").cls[0].cpu().numpy()
+        return cls
+
+    def _exact(self, photo: Photo, view: View) -> Features:
         with torch.no_grad(), self._backbone.full_precision():
-            cls = self._backbone.suffix(self._prefix(decoded, "standard")).cls
-            patches = self._backbone.suffix(self._prefix(decoded, "dense")).patches
-        return cls[0].cpu().numpy(), patches[0].cpu().numpy().reshape(self._grid, self._grid, -1)
+            return self._backbone.suffix(self._prefix([self._decode(photo)], view))
 
     def size(self, photo: Photo) -> tuple[int, int]:
         """(H, W) of the dense predictions of `photo`."""

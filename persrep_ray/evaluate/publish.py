@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from persrep_ray.config import RunConfig
 from persrep_ray.data.images import read_mask, read_rgb
 from persrep_ray.data.objects import Manifest
 from persrep_ray.evaluate.evaluator import Evaluation, Evaluator
-from persrep_ray.generate.shards import read_shards
+from persrep_ray.generate.shards import ShardRows, read_shards
+from persrep_ray.generate.types import GenerateRequest, Role
 from persrep_ray.registry.local import Registry
 from persrep_ray.report.contact_sheet import contact_sheet
 from persrep_ray.run_folder import RunFolder, read_json
@@ -42,7 +45,14 @@ class Publisher:
         trained = self._folder.trained(object_id)
         files = {name: (trained / name).read_bytes() for name in ADAPTER_FILES}
         state = self._lora.load_files(files)
-        evaluation = self._evaluator.evaluate(object_id, state)
+        heldout = self._images(self._folder.heldout_by_role(object_id, self._config))
+        evaluation = self._evaluator.evaluate(
+            object_id,
+            state,
+            synthetic_positives=[one.image for one in heldout["positive"]],
+            synthetic_others=[one.image for one in heldout["negative"]],
+        )
+        calibration = asdict(evaluation.calibration)
         files["prototypes.safetensors"] = save_safetensors(self._evaluator.prototypes(object_id, state))
         version = _content_version(files)
         metrics = {"pretrained": evaluation.pretrained, "personalized": evaluation.personalized}
@@ -51,7 +61,8 @@ class Publisher:
             "object_id": object_id,
             "category": self._manifest.objects[object_id].category,
             "version": version,
-            "threshold": evaluation.threshold,
+            "threshold": calibration.pop("threshold"),
+            "calibration": calibration,
             "metrics": metrics,
             "by_split": evaluation.by_split,
             "training": read_json(trained / "train.json"),
@@ -68,14 +79,19 @@ class Publisher:
         photos = self._folder.masked_photos(self._manifest.objects[object_id])
         return [None if photo.mask is None else read_mask(photo.mask, self._config.data) for photo in photos]
 
+    def _images(self, chunks_by_role: Mapping[Role, Sequence[GenerateRequest]]) -> dict[Role, ShardRows]:
+        return {
+            role: read_shards([self._folder.shard(chunk) for chunk in chunks], self._config.data)
+            for role, chunks in chunks_by_role.items()
+        }
+
     def _draw_sheet(self, object_id: str, evaluation: Evaluation) -> None:
         limits = self._config.data
         photos = self._folder.masked_photos(self._manifest.objects[object_id])
         shown = {}
-        for role, chunks in self._folder.chunks_by_role(object_id, self._config).items():
-            rows = read_shards([self._folder.shard(chunk) for chunk in chunks], limits)
-            every = max(1, len(rows) // _SHOWN)
-            shown[role] = [rows[index].image for index in range(0, len(rows), every)][:_SHOWN]
+        for role, images in self._images(self._folder.chunks_by_role(object_id, self._config)).items():
+            every = max(1, len(images) // _SHOWN)
+            shown[role] = [images[index].image for index in range(0, len(images), every)][:_SHOWN]
         contact_sheet(
             object_id,
             train=[(read_rgb(one.path, limits), read_mask(one.mask, limits)) for one in photos if one.mask],

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from persrep_ray.config import DataConfig
+from persrep_ray.data.files import sync
 from persrep_ray.data.images import decode_mask, decode_rgb, encode_jpeg, encode_png_mask
 from persrep_ray.generate.types import ROLES, SyntheticImage
 
@@ -72,16 +73,7 @@ def write_shard(path: Path, images: Iterable[SyntheticImage], seconds: float = 0
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(path.parent)
 
 
 def shard_seconds(path: Path) -> float:

@@ -24,6 +24,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from persrep_ray.data.files import sync
 from persrep_ray.data.images import read_regular
 from persrep_ray.data.objects import OBJECT_ID, check_object_id
 
@@ -73,7 +74,7 @@ class Registry:
                     _rename_unless_exists(scratch / "version", target)
                 _point(folder, version, scratch / "current.json")
             for changed in (folder.parent, self.root):  # the names of new folders are kept in their parents
-                _sync(changed)
+                sync(changed)
         except (OSError, ValueError, SafetensorError) as error:
             raise RegistryError(f"object {object_id}, version {version}: publishing failed: {error}") from error
         return target
@@ -143,7 +144,7 @@ class Registry:
             if folder.is_dir():
                 trash.mkdir(exist_ok=True)
                 folder.rename(trash / f"{object_id}.{uuid.uuid4().hex}")
-                _sync(folder.parent)
+                sync(folder.parent)
         except FileNotFoundError:
             pass  # another deleter was faster
         except OSError as error:
@@ -198,8 +199,8 @@ def _write_version(folder: Path, files: Mapping[str, bytes | Path]) -> None:
                     pass
         except (ValueError, SafetensorError) as error:
             raise ValueError(f"{name}: {error}") from error
-        _sync(file)
-    _sync(folder)
+        sync(file)
+    sync(folder)
 
 
 @contextmanager
@@ -219,9 +220,9 @@ def _scratch(folder: Path, version: str) -> Iterator[Path]:
 def _point(folder: Path, version: str, scratch: Path) -> None:
     """Makes `version` the live one of the object in `folder`, for readers at one instant."""
     scratch.write_text(json.dumps({"version": version}))
-    _sync(scratch)
+    sync(scratch)
     os.replace(scratch, folder / "current.json")
-    _sync(folder)
+    sync(folder)
 
 
 def _rename_unless_exists(folder: Path, target: Path) -> None:
@@ -230,7 +231,7 @@ def _rename_unless_exists(folder: Path, target: Path) -> None:
     except OSError:
         if not target.is_dir():
             raise
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _remove_leftovers(incoming: Path) -> None:
@@ -251,12 +252,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {type(value).__name__}")
     return value
-
-
-def _sync(path: Path) -> None:
-    """Flushes a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

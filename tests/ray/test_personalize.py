@@ -116,6 +116,11 @@ def test_every_good_object_is_published(finished: FinishedRun) -> None:
         assert one["metrics"]["pretrained"].keys() == one["metrics"]["personalized"].keys()
         card = finished.registry.card(object_id)
         assert (card["object_id"], card["metrics"]) == (object_id, one["metrics"])
+        held_out = finished.config.generate.heldout
+        assert card["calibration"]["positives"] == 3 + held_out
+        assert card["calibration"]["others"] == 2 * 3 + held_out
+        slope, intercept = card["calibration"]["slope"], card["calibration"]["intercept"]
+        assert slope * card["threshold"] + intercept == pytest.approx(0)
         assert (finished.folder / f"{object_id}.jpg").stat().st_size > 10_000
 
 
@@ -184,4 +189,5 @@ def test_the_published_adapter_is_the_trained_one(finished: FinishedRun) -> None
     published = load_file(folder / "adapter_model.safetensors")
     assert trained.keys() == published.keys()
     assert all(np.array_equal(trained[name], published[name]) for name in trained)
-    assert load_file(folder / "prototypes.safetensors")["cls"].shape == (3, 32)
+    prototypes = load_file(folder / "prototypes.safetensors")
+    assert prototypes["cls"].shape == prototypes["pretrained_cls"].shape == (3, 32)

@@ -222,7 +222,7 @@ def test_a_damaged_pointer_is_an_error_that_names_it(tmp_path: Path, text: str) 
 def test_killed_at_any_line_a_publisher_leaves_the_old_version_or_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "_sync", lambda _path: None)  # slow, and only a power cut would tell
+    monkeypatch.setattr(local, "sync", lambda _path: None)  # slow, and only a power cut would tell
     Registry(tmp_path / "before").publish("mug", "v1", version_files(1))
     survivors = set()
     for line in range(1, 1000):
@@ -386,7 +386,7 @@ def test_a_version_is_on_the_disk_before_it_gets_its_name_and_the_name_before_th
 
     monkeypatch.setattr(os, "rename", recorded(os.rename))
     monkeypatch.setattr(os, "replace", recorded(os.replace))
-    monkeypatch.setattr(local, "_sync", lambda path: events.append(f"sync {path.name}"))
+    monkeypatch.setattr(local, "sync", lambda path: events.append(f"sync {path.name}"))
     Registry(tmp_path / "registry").publish("mug", "v1", version_files(1))
     assert events[:6] == [*(f"sync {name}" for name in FILES), "sync version", "rename"]
     assert events[6:9] == ["sync versions", "sync current.json", "replace"]

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from discs import TEST, TRAIN, save
+from tiny import COLOURS, shape
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three coloured discs in the reference layout, no photo of another one's shape; all with masks."""
+    for number, (object_id, colour) in enumerate(COLOURS.items()):
+        for index in range(TRAIN + TEST):
+            image, mask = shape(colour, seed=10 * number + index)
+            height = 48 + 4 * index  # a photo is no square
+            part = "train" if index < TRAIN else "test"
+            save(tmp_path, part, object_id, index, image[:height], mask[:height])
+    return tmp_path
