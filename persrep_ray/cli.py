@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,6 +113,11 @@ def _rollback_object(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from persrep_ray.endpoint import haproxy
+
+    if options.print_environment:
+        print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in haproxy.environment().items()))
+        return 0
     from persrep_ray.endpoint.launch import serve_until_interrupted
     from persrep_ray.serving.settings import load_serve_config
 
@@ -205,6 +211,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of settings")
     command.add_argument(
         "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="say encoder.max_replicas=4"
+    )
+    command.add_argument(
+        "--print-environment",
+        action="store_true",
+        help="only print what `ray start` on a cluster needs, for eval",
     )
     command.set_defaults(command=_serve)
 

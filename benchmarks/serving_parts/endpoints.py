@@ -8,14 +8,14 @@ import sys
 import threading
 
 from persrep_ray.cluster import connected
-from persrep_ray.endpoint.launch import haproxy_environment
+from persrep_ray.endpoint import haproxy
 from persrep_ray.serving.profile import read_profile
 from persrep_ray.serving.settings import load_serve_config
 
 
 def main(registry: str, port: int, threads: int) -> None:
     config = load_serve_config({"registry": registry}, ["encoder.cpus_per_replica=0.5", f"encoder.threads={threads}"])
-    os.environ.update(haproxy_environment(config))
+    os.environ.update(haproxy.environment())
     from ray import serve
 
     from persrep_ray.endpoint.deployments import Encoder, application

@@ -19,10 +19,11 @@ from PIL import Image, UnidentifiedImageError
 
 from persrep_ray.config import DataConfig
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # told by content: a wrong suffix is common and harmless
+FORMATS = ("JPEG", "PNG", "WebP", "BMP")  # told by content: a wrong suffix is common and harmless
 
 # A progressive JPEG may repeat scans without end: a few bytes each, a pass over all pixels each. Real files have ~10.
 _MAX_JPEG_SCANS = 256
+_MAX_SCANNED_PIXELS = 1_000_000_000  # of all scans together: about a second
 
 _EXIF_ORIENTATION = 0x0112
 _TO_UPRIGHT = {
@@ -41,26 +42,36 @@ class ImageError(ValueError):
     """An image that cannot be used; the message names the file and the cause."""
 
 
+class ImageTooLargeError(ImageError):
+    """An image of more pixels or bytes than the limits allow."""
+
+
+class _OverLimitError(ValueError):
+    """Becomes an `ImageTooLargeError` where the name of the file is known."""
+
+
 def read_rgb(path: Path, limits: DataConfig) -> NDArray[np.uint8]:
     """The photo at `path`, upright: (H, W, 3) uint8. Raises `ImageError`."""
     return decode_rgb(_read(path, limits), limits, str(path))
 
 
-def decode_rgb(data: bytes, limits: DataConfig, source: str) -> NDArray[np.uint8]:
-    """Encoded bytes to an upright photo: (H, W, 3) uint8.
+def decode_rgb(data: bytes, limits: DataConfig, source: str, formats: tuple[str, ...] = FORMATS) -> NDArray[np.uint8]:
+    """Encoded bytes in one of `formats` to an upright photo: (H, W, 3) uint8.
 
     EXIF orientation is applied, transparency laid over white; grey, palette, CMYK and 16-bit images become 8-bit RGB.
     Raises `ImageError`, which names `source`.
     """
     with _image_errors(source):
-        image = _decode(data, limits)
+        image = _decode(data, limits, formats)
         if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255
             grey = (_sixteen_bit(image) // 257).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
-        return np.array(image.convert("RGB"))
+        if image.mode != "RGB":  # a needless conversion is a needless copy
+            image = image.convert("RGB")
+        return np.array(image)
 
 
 def read_mask(path: Path, limits: DataConfig) -> NDArray[np.bool_]:
@@ -167,21 +178,29 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
         return file.read(max_bytes + 1)
 
 
-def _open(data: bytes, limits: DataConfig) -> Image.Image:
+def _open(data: bytes, limits: DataConfig, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """The image behind its header, no pixel decoded yet; `ValueError` if it breaks a limit."""
     if len(data) > limits.max_bytes:
-        raise ValueError(f"more than {limits.max_bytes:,} bytes")
-    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
+        raise _OverLimitError(f"more than {limits.max_bytes:,} bytes")
+    scans = data.count(b"\xff\xda") if data.startswith(b"\xff\xd8") else 1
+    if scans > _MAX_JPEG_SCANS:
         raise ValueError(f"a JPEG of more than {_MAX_JPEG_SCANS} scans")
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError:
+        raise ValueError(f"not a {', '.join(formats[:-1])} or {formats[-1]} image") from None
+    except Image.DecompressionBombError:  # Pillow's own limit, where ours is higher or was not asked yet
+        raise _OverLimitError(f"far too many pixels, the limit is {limits.max_pixels:,} in all") from None
     width, height = image.size
-    if not 0 < width * height <= limits.max_pixels:
-        raise ValueError(f"{width} x {height} pixels, the limit is {limits.max_pixels:,} in all")
+    if width * height > limits.max_pixels:
+        raise _OverLimitError(f"{width} x {height} pixels, the limit is {limits.max_pixels:,} in all")
+    if scans * width * height > _MAX_SCANNED_PIXELS:
+        raise ValueError(f"a JPEG of {scans} scans of {width} x {height} pixels")
     return image
 
 
-def _decode(data: bytes, limits: DataConfig) -> Image.Image:
-    image = _open(data, limits)
+def _decode(data: bytes, limits: DataConfig, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    image = _open(data, limits, formats)
     image.load()
     transpose = _TO_UPRIGHT.get(_orientation(image))
     return image if transpose is None else image.transpose(transpose)
@@ -209,8 +228,8 @@ def _image_errors(source: str) -> Iterator[None]:
     """
     try:
         yield
-    except UnidentifiedImageError:
-        raise ImageError(f"{source}: not a JPEG, PNG, WebP or BMP image") from None
+    except _OverLimitError as error:
+        raise ImageTooLargeError(f"{source}: {error}") from error
     except Exception as error:
         cause = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         raise ImageError(f"{source}: {cause}") from error

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ray import serve
 from ray.exceptions import RayActorError
-from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -24,7 +24,6 @@ from persrep_ray.endpoint.auth import Keys
 from persrep_ray.endpoint.metrics import RayMetrics
 from persrep_ray.serving.answers import Comparison, Identified, Located, Target, Verdict
 from persrep_ray.serving.catalog import Catalog
-from persrep_ray.serving.engine import LocalEngine
 from persrep_ray.serving.errors import Failure, OverloadedError, QueryError
 from persrep_ray.serving.profile import Profile, read_profile
 from persrep_ray.serving.settings import ServeConfig, load_serve_config
@@ -41,7 +40,9 @@ class Encoder:
     """A `LocalEngine` in a replica of its own."""
 
     def __init__(self, config: ServeConfig, profile: Profile) -> None:
-        import torch
+        import torch  # only here: the ingress needs neither its seconds nor its half gigabyte
+
+        from persrep_ray.serving.engine import LocalEngine
 
         torch.set_num_threads(config.encoder.threads or max(1, int(config.encoder.cpus_per_replica)))
         device = "cuda" if config.encoder.gpus_per_replica else "cpu"
@@ -63,7 +64,7 @@ class Encoder:
 class RemoteEngine:
     """An `answers.Engine` whose work is done by the encoders. Queries change nothing, so a lost one is asked again."""
 
-    def __init__(self, encoders: DeploymentHandle) -> None:
+    def __init__(self, encoders: DeploymentHandle[Any]) -> None:
         self._encoders = encoders
         self._sides: tuple[int, int] | None = None
 
@@ -112,13 +113,14 @@ class RemoteEngine:
 class Ingress:
     """The HTTP side of the endpoint."""
 
-    async def __init__(self, config: ServeConfig, encoders: DeploymentHandle) -> None:
+    async def __init__(self, config: ServeConfig, encoders: DeploymentHandle[Any]) -> None:  # type: ignore[misc]
         self._config = config
         self._engine = RemoteEngine(encoders)
         self._catalog = Catalog(Source(config.registry), config.refresh_s)
         self._keys = Keys.load(config.http)
         self._metrics = RayMetrics()
         self._follower = asyncio.create_task(self._catalog.run())
+        self._first_answer = asyncio.create_task(self._engine.view_sides())
 
     def __serve_build_asgi_app__(self) -> Any:
         return make_app(
@@ -126,9 +128,13 @@ class Ingress:
             self._engine,
             self._catalog,
             self._keys,
-            ready=lambda: self._catalog.loaded,
+            ready=self._is_ready,
             count=self._metrics.failed,
         )
+
+    def _is_ready(self) -> bool:
+        """The registry was read and an encoder has answered: from here on, what is lost is asked again."""
+        return self._catalog.loaded and self._first_answer.done() and not self._first_answer.exception()
 
 
 def build_app(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
@@ -162,7 +168,7 @@ def application(config: ServeConfig, profile: Profile, encoder_class: type) -> s
         max_ongoing_requests=encoder.max_waiting,
         max_queued_requests=encoder.max_queued,
         ray_actor_options={"num_cpus": encoder.cpus_per_replica, "num_gpus": encoder.gpus_per_replica},
-        request_router_config=RequestRouterConfig(request_router_class=_ROUTER),
+        request_router_config={"request_router_class": _ROUTER},
         health_check_period_s=_HEALTH_CHECK_S,
         **scaling,
     )(encoder_class)

@@ -5,23 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
+from pathlib import Path
 
 from persrep_ray.cluster import connected
 from persrep_ray.config import ConfigError
+from persrep_ray.endpoint import haproxy
+from persrep_ray.endpoint.auth import Keys
 from persrep_ray.serving.settings import ServeConfig
 
-# HAProxy in front of the ingress replicas asks again when one dies under a request; all our requests are idempotent.
-# A request can be asked again only if it fits into one of its buffers; a buffer is memory only while it is in use.
-SERVE_ENVIRONMENT = {
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response response-timeout",
-}
-
-
-def haproxy_environment(config: ServeConfig) -> dict[str, str]:
-    """What Ray Serve reads when its controller and proxies start."""
-    return {**SERVE_ENVIRONMENT, "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(config.http.max_body_bytes + 64 * 1024)}
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 
 def serve_until_interrupted(config: ServeConfig, *, host: str, port: int, verbose: bool) -> None:
@@ -31,13 +25,16 @@ def serve_until_interrupted(config: ServeConfig, *, host: str, port: int, verbos
         ConfigError: the registry cannot be served, or the port is taken.
         RuntimeError: Ray Serve could not start the application.
     """
-    for name, value in haproxy_environment(config).items():
+    for name, value in haproxy.environment().items():
         os.environ.setdefault(name, value)
     from ray import serve  # reads the environment when it is imported
 
     from persrep_ray.endpoint.deployments import build_app
 
+    config = _with_absolute_keys_file(config)
     app = build_app(config)
+    if host not in _THIS_MACHINE and Keys.load(config.http).are_open:
+        print(f"persrep: without keys everybody who reaches {host} may ask (docs/SERVING.md)", file=sys.stderr)
     if "RAY_ADDRESS" not in os.environ:
         _check_free(host, port)
     ended = threading.Event()
@@ -46,12 +43,20 @@ def serve_until_interrupted(config: ServeConfig, *, host: str, port: int, verbos
     with connected(verbose=verbose):
         serve.start(http_options={"host": host, "port": port})
         serve.run(app, name="persrep", route_prefix="/")
-        shown = "localhost" if host in ("0.0.0.0", "127.0.0.1") else host
+        shown = "localhost" if host in (*_THIS_MACHINE, "0.0.0.0") else host
         print(f"serving  http://{shown}:{port}/   (page; API: /docs)\nStop with Ctrl-C.", flush=True)
         try:
             ended.wait()
         finally:
             serve.shutdown()
+
+
+def _with_absolute_keys_file(config: ServeConfig) -> ServeConfig:
+    """The replicas may work in another folder."""
+    if config.http.keys_file is None:
+        return config
+    absolute = str(Path(config.http.keys_file).absolute())
+    return config.model_copy(update={"http": config.http.model_copy(update={"keys_file": absolute})})
 
 
 def _check_free(host: str, port: int) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.torch import load as load_tensors
@@ -25,16 +26,21 @@ from persrep_ray.evaluate.features import normalize
 from persrep_ray.serving.answers import Target, Verdict
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+PRETRAINED_FILES = ("card.json", "prototypes.safetensors")
+_T = TypeVar("_T")
 _PEFT_PREFIX = "base_model.model."
-_NOT_PLAIN = (
-    "use_rslora",
-    "use_dora",
-    "rank_pattern",
-    "alpha_pattern",
-    "modules_to_save",
-    "fan_in_fan_out",
-    "lora_bias",
-)
+_PLAIN = LoraConfig().to_dict()
+_FREE = {  # these say nothing of what a loaded adapter does, or are checked one by one
+    "auto_mapping",
+    "inference_mode",
+    "layers_pattern",
+    "lora_alpha",
+    "lora_dropout",
+    "peft_version",
+    "r",
+    "revision",
+    "task_type",
+}
 
 
 class AdapterMisfitError(ValueError):
@@ -106,18 +112,16 @@ def parse_adapter(
     """
     config = _json(files, "adapter_config.json")
     card = _json(files, "card.json")
-    try:
-        tensors = load_tensors(files["adapter_model.safetensors"])
-        prototypes = load_arrays(files["prototypes.safetensors"])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise AdapterMisfitError(f"not in safetensors: {error}") from error
-    scale = _check_config(config, card, layout)
-    _check_tensors(tensors, layout, int(config["r"]))
+    tensors = _loaded(files, "adapter_model.safetensors", load_tensors)
+    prototypes = _loaded(files, "prototypes.safetensors", load_arrays)
+    _check_backbone(card, layout)
+    r, scale = _check_config(config, layout)
+    _check_tensors(tensors, layout, r, scale)
     cls = _prototype(prototypes, "cls", layout.width)
     dense = None
     if "target" in prototypes:
-        box_means = _prototype(prototypes, "box_means", layout.width)
-        dense = DenseReference(_prototype(prototypes, "target", layout.width, rows=False), box_means)
+        feature = normalize(_prototype(prototypes, "target", layout.width, rows=False))
+        dense = DenseReference(feature, _prototype(prototypes, "box_means", layout.width))
     calibration = card.get("calibration")
     if not isinstance(calibration, dict):
         raise AdapterMisfitError("card.json has no calibration: publish the object anew")
@@ -133,33 +137,35 @@ def parse_adapter(
     )
 
 
-def pretrained_prototypes(data: bytes, width: int) -> np.ndarray:
+def pretrained_prototypes(files: Mapping[str, bytes], layout: Layout) -> np.ndarray:
     """(T, D) float32, unit rows: the object's photos as the pretrained backbone sees them.
 
     Args:
-        data: the content of `prototypes.safetensors`.
-        width: D.
+        files: the `PRETRAINED_FILES` of a version, at least.
 
     Raises:
-        AdapterMisfitError: as `parse_adapter`.
+        AdapterMisfitError: as `parse_adapter`; another backbone's features mean nothing here, though they may fit.
     """
-    try:
-        return normalize(_prototype(load_arrays(data), "pretrained_cls", width))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise AdapterMisfitError(f"prototypes.safetensors: {error}") from error
+    _check_backbone(_json(files, "card.json"), layout)
+    prototypes = _loaded(files, "prototypes.safetensors", load_arrays)
+    return normalize(_prototype(prototypes, "pretrained_cls", layout.width))
 
 
-def _check_config(config: Mapping[str, Any], card: Mapping[str, Any], layout: Layout) -> float:
-    """Compares what the adapter was made for with what is served; gives LoRA's scale alpha / r."""
-    made_for = card.get("config", {}).get("backbone") if isinstance(card.get("config"), dict) else None
+def _check_backbone(card: Mapping[str, Any], layout: Layout) -> None:
+    """Compares what the version was made for with what is served."""
+    run = card.get("config")
+    made_for = run.get("backbone") if isinstance(run, dict) else None
     served = layout.backbone.model_dump(mode="json")
     for key in ("name", "revision", "adapted_blocks", "image_size"):
         theirs = made_for.get(key) if isinstance(made_for, dict) else None
         if theirs != served[key]:
             raise AdapterMisfitError(f"made for a backbone with {key} {theirs!r:.80}, {served[key]!r} is served")
+
+
+def _check_config(config: Mapping[str, Any], layout: Layout) -> tuple[int, float]:
+    """Refuses all but plain LoRA on the sites of the layout; gives its rank r and its scale alpha / r."""
     wanted = {
         "peft_type": "LORA",
-        "bias": "none",
         "base_model_name_or_path": layout.backbone.name,
         "target_modules": sorted(PROJECTIONS),
         "layers_to_transform": list(layout.blocks),
@@ -168,16 +174,16 @@ def _check_config(config: Mapping[str, Any], card: Mapping[str, Any], layout: La
         found: Any = config.get(key)
         if (sorted(found) if key == "target_modules" and _is_names(found) else found) != value:
             raise AdapterMisfitError(f"adapter_config.json: {key} is {found!r:.80}, {value!r} is served")
-    for key in _NOT_PLAIN:
-        if config.get(key):
-            raise AdapterMisfitError(f"adapter_config.json: {key} is set; plain LoRA is served")
+    for key, found in config.items():
+        if key not in _FREE and key not in wanted and found and found != _PLAIN.get(key):
+            raise AdapterMisfitError(f"adapter_config.json: {key} is {found!r:.80}; plain LoRA is served")
     r = config.get("r")
     if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= layout.width:
-        raise AdapterMisfitError(f"adapter_config.json: r is {r!r:.80}")
-    return _number(config, "lora_alpha") / r
+        raise AdapterMisfitError(f"adapter_config.json: r is {r!r:.80}, not within 1..{layout.width}")
+    return r, _number(config, "lora_alpha", "adapter_config.json") / r
 
 
-def _check_tensors(tensors: Mapping[str, torch.Tensor], layout: Layout, r: int) -> None:
+def _check_tensors(tensors: Mapping[str, torch.Tensor], layout: Layout, r: int, scale: float) -> None:
     """Whether all that is expected is there, and nothing else."""
     shapes = dict.fromkeys(layout.names("lora_A"), (r, layout.width))
     shapes |= dict.fromkeys(layout.names("lora_B"), (layout.width, r))
@@ -188,7 +194,7 @@ def _check_tensors(tensors: Mapping[str, torch.Tensor], layout: Layout, r: int) 
         tensor = tensors[name]
         if tuple(tensor.shape) != shape:
             raise AdapterMisfitError(f"{name} is {tuple(tensor.shape)}, not {shape}")
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+        if not tensor.is_floating_point() or not (tensor.float() * max(1.0, abs(scale))).isfinite().all():
             raise AdapterMisfitError(f"{name} has a value that is no finite number")
 
 
@@ -210,9 +216,22 @@ def _prototype(arrays: Mapping[str, np.ndarray], name: str, width: int, *, rows:
     if array is None:
         raise AdapterMisfitError(f"prototypes.safetensors has no {name}: publish the object anew")
     fits = array.ndim == (2 if rows else 1) and array.shape[-1] == width and array.size > 0
-    if not fits or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
-        raise AdapterMisfitError(f"prototypes.safetensors: {name} is {array.dtype} {array.shape}, or not finite")
-    return array.astype(np.float32)
+    if not fits or not np.issubdtype(array.dtype, np.floating):
+        wanted = f"(T, {width})" if rows else f"({width},)"
+        raise AdapterMisfitError(f"prototypes.safetensors: {name} is {array.dtype} {array.shape}, not {wanted} floats")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+        squares = np.square(array).sum(axis=-1)  # `normalize` divides by them
+    if not np.isfinite(squares).all():
+        raise AdapterMisfitError(f"prototypes.safetensors: {name} has a value that is no finite number")
+    return array
+
+
+def _loaded(files: Mapping[str, bytes], name: str, load: Callable[[bytes], dict[str, _T]]) -> dict[str, _T]:
+    try:
+        return load(files[name])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise AdapterMisfitError(f"{name} is not in safetensors: {error}") from error
 
 
 def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
@@ -225,11 +244,14 @@ def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     return value
 
 
-def _number(values: Mapping[str, Any], key: str) -> float:
+def _number(values: Mapping[str, Any], key: str, file: str = "card.json") -> float:
     value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise AdapterMisfitError(f"{key} is {value!r:.80}, not a finite number")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer that no float can hold
+        pass
+    raise AdapterMisfitError(f"{file}: {key} is {value!r:.80}, not a finite number")
 
 
 def _is_names(value: Any) -> bool:

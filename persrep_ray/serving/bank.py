@@ -69,13 +69,14 @@ class AdapterBank:
             task = asyncio.create_task(self._load_into(target))
             self._loading[target] = task
             task.add_done_callback(lambda done: self._loaded(target, done))
-        try:
-            # shielded: a client that goes away must not take the load away from the others
-            return await asyncio.wait_for(asyncio.shield(self._loading[target]), self._timeout_s)
-        except asyncio.TimeoutError:
+        load = self._loading[target]
+        # `wait` leaves the load alone: a client that goes away must not take it away from the others
+        await asyncio.wait([load], timeout=self._timeout_s)
+        if not load.done():
             raise RegistryUnavailableError(
                 f"object {target.object_id}, version {target.version}: the registry is too slow"
-            ) from None
+            )
+        return load.result()
 
     async def _load_into(self, target: Target) -> Adapter:
         started = time.monotonic()

@@ -63,12 +63,15 @@ class Batcher(Generic[_Row, _Result]):
         while batch := self._take():
             started = time.monotonic()
             await self._encode(batch)
-            self._metrics.batch(
-                rows=len(batch),
-                adapters=self._adapters([one.row for one in batch]),
-                waited=[started - one.since for one in batch],
-                seconds=time.monotonic() - started,
-            )
+            try:
+                self._metrics.batch(
+                    rows=len(batch),
+                    adapters=self._adapters([one.row for one in batch]),
+                    waited=[started - one.since for one in batch],
+                    seconds=time.monotonic() - started,
+                )
+            except Exception:  # must not stop the worker
+                _log.exception("a batch could not be measured")
 
     def _take(self) -> list[_Waiting[_Row, _Result]]:
         """The oldest row and those of its kind, oldest first; rows that nobody waits for any more are left out."""
@@ -86,11 +89,14 @@ class Batcher(Generic[_Row, _Result]):
         loop = asyncio.get_running_loop()
         try:
             results = await loop.run_in_executor(self._pool, self._run, [one.row for one in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} results for a batch of {len(batch)}")
         except Exception as error:
             if len(batch) > 1:  # whose fault is it? Everybody gets a second chance, alone
                 _log.warning("a batch of %d failed, its rows go one by one: %s", len(batch), error)
                 for one in batch:
-                    await self._encode([one])
+                    if not one.done.done():
+                        await self._encode([one])
             elif not batch[0].done.done():
                 batch[0].done.set_exception(error)
             return

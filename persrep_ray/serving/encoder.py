@@ -19,7 +19,7 @@ from persrep_ray.backbones.backbone import Backbone, Features
 from persrep_ray.config import BackboneConfig
 from persrep_ray.serving.adapters import PROJECTIONS, Adapter, Layout
 
-_KEPT_PREFIXES = 64  # pictures; 0.2 MB each at 224 pixels in bfloat16
+_PREFIX_BYTES = 64 * 1024 * 1024  # of recent pictures: 0.2 MB each at 224 pixels in bfloat16, 16 MB at 2048
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,9 @@ class MultiAdapterEncoder:
         for digest, hidden in found.items():
             self._prefixes[digest] = hidden
             self._prefixes.move_to_end(digest)
-        while len(self._prefixes) > _KEPT_PREFIXES:
-            self._prefixes.popitem(last=False)
+        used = sum(hidden.nbytes for hidden in self._prefixes.values())
+        while used > _PREFIX_BYTES:
+            used -= self._prefixes.popitem(last=False)[1].nbytes
         return torch.stack([found[picture.digest] for picture in pictures])
 
     def _adapt(self, adapters: Sequence[Adapter | None]) -> None:

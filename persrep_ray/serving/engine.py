@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -18,13 +18,24 @@ from persrep_ray.backbones.backbone import load_backbone
 from persrep_ray.evaluate.dense import predict
 from persrep_ray.evaluate.features import normalize
 from persrep_ray.evaluate.photo_cache import capped_size
-from persrep_ray.serving.adapters import Adapter, AdapterMisfitError, parse_adapter, pretrained_prototypes
+from persrep_ray.serving.adapters import (
+    PRETRAINED_FILES,
+    Adapter,
+    AdapterMisfitError,
+    parse_adapter,
+    pretrained_prototypes,
+)
 from persrep_ray.serving.answers import Candidate, Comparison, Identified, Located, Target, Verdict
 from persrep_ray.serving.bank import AdapterBank
 from persrep_ray.serving.batcher import Batcher
 from persrep_ray.serving.catalog import Catalog
 from persrep_ray.serving.encoder import MultiAdapterEncoder, Picture, Row
-from persrep_ray.serving.errors import AdapterUnusableError, NoMasksError, VersionNotFoundError
+from persrep_ray.serving.errors import (
+    AdapterUnusableError,
+    NoMasksError,
+    RegistryUnavailableError,
+    VersionNotFoundError,
+)
 from persrep_ray.serving.identify import PrototypeIndex
 from persrep_ray.serving.metrics import Metrics
 from persrep_ray.serving.profile import Profile
@@ -32,6 +43,7 @@ from persrep_ray.serving.settings import ServeConfig
 from persrep_ray.serving.source import Source
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class _Job(NamedTuple):
@@ -73,17 +85,14 @@ class LocalEngine:
         )
         self._catalog = Catalog(self._source, config.refresh_s)
         self._index = PrototypeIndex(self._read_pretrained)
-        self._post = ThreadPoolExecutor(2, thread_name_prefix="locate")
+        self._indexed: tuple[Target, ...] | None = None
+        self._searchable = asyncio.Event()
+        self._indexer = ThreadPoolExecutor(1, thread_name_prefix="index")
+        self._arithmetic = ThreadPoolExecutor(2, thread_name_prefix="arithmetic")
 
     async def run(self) -> None:
         """Follows the registry, until it is cancelled."""
-        follower = asyncio.create_task(self._catalog.run())
-        try:
-            while True:
-                await self._update_index()
-                await asyncio.sleep(self._config.refresh_s)
-        finally:
-            follower.cancel()
+        await self._catalog.run(self._update_index)
 
     async def view_sides(self) -> tuple[int, int]:
         return self._sides
@@ -108,43 +117,55 @@ class LocalEngine:
         async with self.bank.lease(target) as adapter:
             if adapter.dense is None:
                 raise NoMasksError(f"object {target.object_id}, version {target.version}: published without masks")
-            job = _Job(Row(Picture(dense), adapter), "patches")
-            patches = await self._batcher.submit(job, (dense.shape[0], "patches"))
+            patches = await self._features(Picture(dense), adapter, "patches")
         grid = patches.reshape(self._grid, self._grid, -1)
-        return await asyncio.get_running_loop().run_in_executor(self._post, _locate, adapter, grid, size)
+        return await asyncio.get_running_loop().run_in_executor(self._arithmetic, _locate, adapter, grid, size)
 
     async def identify(self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool) -> Identified:
+        await self._wait_until_searchable()
         picture = Picture(standard)
-        known = self._index.targets(prefixes)
-        if exact or len(known) <= self._config.identify.shortlist:
-            chosen = known
+        known, most = self._index.count(prefixes), self._config.identify.shortlist
+        if exact or known <= most:
+            chosen = self._index.targets(prefixes)
         else:
             pretrained = await self._cls(picture, None)
-            chosen = self._index.shortlist(pretrained, prefixes, self._config.identify.shortlist)
-        verdicts: list[Candidate] = []
+            chosen = await asyncio.get_running_loop().run_in_executor(
+                self._arithmetic, self._index.shortlist, pretrained, prefixes, most
+            )
+        tried: list[Candidate] = []
         size = self._config.encoder.batch_rows
         for start in range(0, len(chosen), size):  # batch by batch, so that others' queries get their turn in between
-            verdicts += await self._try(picture, chosen[start : start + size])
-        found = sorted((one for one in verdicts if one.verdict.match), key=lambda one: -one.verdict.probability)
-        return Identified(tuple(found[:top_k]), searched=len(known), tried=len(verdicts))
+            tried += await self._try(picture, chosen[start : start + size])
+        found = sorted((one for one in tried if one.verdict.match), key=lambda one: -one.verdict.probability)
+        return Identified(tuple(found[:top_k]), searched=known, tried=len(tried))
 
     async def _try(self, picture: Picture, targets: Sequence[Target]) -> list[Candidate]:
         """What the adapters of `targets` say. One that is damaged or was just deleted is left out."""
         async with AsyncExitStack() as stack:
             leases = [stack.enter_async_context(self.bank.lease(target)) for target in targets]
-            adapters: list[Adapter] = []
-            for found in await asyncio.gather(*leases, return_exceptions=True):
-                if isinstance(found, Adapter):
-                    adapters.append(found)
-                elif not isinstance(found, AdapterUnusableError | VersionNotFoundError):
-                    raise found
-            rows = await asyncio.gather(*(self._cls(picture, adapter) for adapter in adapters))
-            return [
-                Candidate(adapter.target, adapter.classify(cls)) for adapter, cls in zip(adapters, rows, strict=True)
-            ]
+            adapters = _usable(await asyncio.gather(*leases, return_exceptions=True))
+            candidates = [self._candidate(picture, adapter) for adapter in adapters]
+            return _usable(await asyncio.gather(*candidates, return_exceptions=True))
+
+    async def _candidate(self, picture: Picture, adapter: Adapter) -> Candidate:
+        return Candidate(adapter.target, adapter.classify(await self._cls(picture, adapter)))
+
+    async def _wait_until_searchable(self) -> None:
+        """Without the objects, "none of them" would be a lie."""
+        try:
+            await asyncio.wait_for(self._searchable.wait(), self._config.encoder.load_timeout_s)
+        except asyncio.TimeoutError:
+            raise RegistryUnavailableError("the objects of the registry have not been read yet") from None
 
     async def _cls(self, picture: Picture, adapter: Adapter | None) -> np.ndarray:
-        return await self._batcher.submit(_Job(Row(picture, adapter), "cls"), (picture.pixels.shape[0], "cls"))
+        return await self._features(picture, adapter, "cls")
+
+    async def _features(self, picture: Picture, adapter: Adapter | None, want: Literal["cls", "patches"]) -> np.ndarray:
+        """(D,) or (N, D). Raises `AdapterUnusableError` for one whose values, though finite, are beyond all reason."""
+        features = await self._batcher.submit(_Job(Row(picture, adapter), want), (picture.pixels.shape[0], want))
+        if adapter is not None and not np.isfinite(features).all():
+            raise self._unusable(adapter.target, "its features are not finite")
+        return features
 
     def _encode(self, jobs: Sequence[_Job]) -> Sequence[np.ndarray]:
         """One batch; all its jobs want the same."""
@@ -162,23 +183,31 @@ class LocalEngine:
             raise self._unusable(target, error) from error
 
     def _read_pretrained(self, target: Target) -> np.ndarray:
+        files = self._source.files(target, PRETRAINED_FILES)
         try:
-            data = self._source.file(target, "prototypes.safetensors")
-            return pretrained_prototypes(data, self.encoder.layout.width)
+            return pretrained_prototypes(files, self.encoder.layout)
         except AdapterMisfitError as error:
             raise self._unusable(target, error) from error
 
-    def _unusable(self, target: Target, error: AdapterMisfitError) -> AdapterUnusableError:
+    def _unusable(self, target: Target, cause: object) -> AdapterUnusableError:
         named = f"object {target.object_id}, version {target.version}"
-        _log.error("%s: %s", named, error)  # the cause may name paths: for the operator, not for the client
+        _log.error("%s: %s", named, cause)  # the cause may name paths: for the operator, not for the client
         return AdapterUnusableError(f"{named}: its files are damaged or made for another backbone")
 
     async def _update_index(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(None, self._index.update, self._catalog.targets())
-        except Exception as error:
-            _log.warning("identify goes on with what it knows: %s", error)
+        targets = self._catalog.targets()
+        if targets is not self._indexed:
+            await asyncio.get_running_loop().run_in_executor(self._indexer, self._index.update, targets)
+            self._indexed = targets
+        self._searchable.set()
+
+
+def _usable(results: Sequence[_T | BaseException]) -> list[_T]:
+    """Those of `results` that are none of the errors which concern one object alone; raises the others."""
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, AdapterUnusableError | VersionNotFoundError):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
 
 
 def _distinct_adapters(jobs: Sequence[_Job]) -> int:

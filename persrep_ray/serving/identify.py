@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from persrep_ray.evaluate.features import normalize
 from persrep_ray.serving.answers import Target
-from persrep_ray.serving.errors import AdapterUnusableError, VersionNotFoundError
+from persrep_ray.serving.catalog import matching
+from persrep_ray.serving.errors import AdapterUnusableError, RegistryUnavailableError, VersionNotFoundError
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """`rows` (P, D): the unit prototypes of all targets, `starts` (N,): where each target's rows begin."""
+    """Targets and their ids, sorted; `rows` (P, D): their unit prototypes; `starts` (N,): where each one's begin."""
 
     targets: tuple[Target, ...]
+    ids: tuple[str, ...]
     rows: np.ndarray
     starts: np.ndarray
 
 
+_EMPTY = _Snapshot((), (), np.empty((0, 0), np.float32), np.empty(0, np.int64))
+
+
 class PrototypeIndex:
-    """The pretrained prototypes of all live objects. `update` may run in a thread beside `shortlist`.
+    """The pretrained prototypes of all live objects. One thread may `update` while others search.
 
     Args:
         read: (T, D) float32 unit rows of an object's photos; raises `QueryError`.
@@ -34,46 +39,55 @@ class PrototypeIndex:
     def __init__(self, read: Callable[[Target], np.ndarray]) -> None:
         self._read = read
         self._rows: dict[Target, np.ndarray | None] = {}  # None: cannot be used, and versions never change
-        self._snapshot = _Snapshot((), np.empty((0, 0), np.float32), np.empty(0, np.int64))
+        self._snapshot = _EMPTY
 
     def update(self, targets: Sequence[Target]) -> None:
-        """Reads what is new, forgets what is gone. Raises `RegistryUnavailableError`; the index stays as it was."""
-        rows: dict[Target, np.ndarray | None] = {}
+        """Reads what is new of `targets`, which are sorted by id, and forgets what is gone.
+
+        Raises `RegistryUnavailableError` if something cannot be read now: the index then lacks it.
+        """
+        known, self._rows = self._rows, {}
+        failure: RegistryUnavailableError | None = None
         for target in targets:
-            if target in self._rows:
-                rows[target] = self._rows[target]
-                continue
             try:
-                rows[target] = self._read(target)
+                self._rows[target] = known[target] if target in known else self._read(target)
             except VersionNotFoundError:
                 continue  # gone since the list was made
             except AdapterUnusableError as error:
                 _log.warning("%s; identify leaves it out", error)
-                rows[target] = None
-        if rows.keys() == self._rows.keys():
-            return
-        self._rows = rows
-        usable = {target: found for target, found in rows.items() if found is not None}
-        if not usable:
-            self._snapshot = _Snapshot((), np.empty((0, 0), np.float32), np.empty(0, np.int64))
-            return
-        counts = [len(found) for found in usable.values()]
-        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        self._snapshot = _Snapshot(tuple(usable), np.concatenate(list(usable.values())), starts)
+                self._rows[target] = None
+            except RegistryUnavailableError as error:
+                failure = error
+        self._snapshot = self._snapshot_of({target: rows for target, rows in self._rows.items() if rows is not None})
+        if failure is not None:
+            raise failure
 
-    def targets(self, prefixes: Sequence[str]) -> list[Target]:
+    def count(self, prefixes: Iterable[str]) -> int:
+        """Of `targets`."""
+        return sum(part.stop - part.start for part in matching(self._snapshot.ids, prefixes))
+
+    def targets(self, prefixes: Iterable[str]) -> list[Target]:
         """All objects in the index whose id starts with one of `prefixes`."""
-        return [target for target in self._snapshot.targets if target.object_id.startswith(tuple(prefixes))]
+        snapshot = self._snapshot
+        return [target for part in matching(snapshot.ids, prefixes) for target in snapshot.targets[part]]
 
-    def shortlist(self, cls: np.ndarray, prefixes: Sequence[str], most: int) -> list[Target]:
+    def shortlist(self, cls: np.ndarray, prefixes: Iterable[str], most: int) -> list[Target]:
         """The `most` objects with the largest cosine of a photo to `cls` (D,), the pretrained CLS of the picture."""
         snapshot = self._snapshot
-        if not snapshot.targets:
+        parts = matching(snapshot.ids, prefixes)
+        if not parts:
             return []
-        cosines = np.maximum.reduceat(snapshot.rows @ normalize(cls), snapshot.starts)
-        if "" not in prefixes:
-            allowed = tuple(prefixes)
-            hidden = [not target.object_id.startswith(allowed) for target in snapshot.targets]
-            cosines[hidden] = -np.inf
-        best = np.argsort(-cosines, kind="stable")[:most]
-        return [snapshot.targets[index] for index in best if np.isfinite(cosines[index])]
+        best = np.maximum.reduceat(snapshot.rows @ normalize(cls), snapshot.starts)  # (N,)
+        allowed = np.concatenate([np.arange(part.start, part.stop) for part in parts])
+        order = np.argsort(-best[allowed], kind="stable")[:most]
+        return [snapshot.targets[index] for index in allowed[order]]
+
+    def _snapshot_of(self, usable: dict[Target, np.ndarray]) -> _Snapshot:
+        if not usable:
+            return _EMPTY
+        rows = np.concatenate(list(usable.values()))
+        starts = np.cumsum([0, *(len(found) for found in usable.values())])
+        for target, start, end in zip(usable, starts[:-1], starts[1:], strict=True):
+            self._rows[target] = rows[start:end]  # a view: the prototypes of 100,000 objects are not held twice
+        targets = tuple(usable)
+        return _Snapshot(targets, tuple(target.object_id for target in targets), rows, starts[:-1])

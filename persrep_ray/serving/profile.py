@@ -29,7 +29,7 @@ def read_profile(config: ServeConfig) -> Profile:
         return Profile(config.backbone, config.dense_size)
     source = Source(config.registry)
     try:
-        live = source.live({})
+        live = source.live()
     except QueryError as error:
         raise ConfigError(f"registry {config.registry}: {error.message}") from error
     for object_id, version in sorted(live.items()):

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from persrep_ray.config import DataConfig
 from persrep_ray.data.images import (
     ImageError,
+    ImageTooLargeError,
     check_header,
     check_pixels,
     decode_mask,
@@ -184,6 +185,30 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
     assert rgb(data[:-2] + last_scan * 10 + data[-2:]).shape == (64, 64, 3)
     with pytest.raises(ImageError, match="a JPEG of more than 256 scans"):
         rgb(data[:-2] + last_scan * 300 + data[-2:])
+
+
+def test_fewer_scans_are_allowed_of_a_larger_jpeg() -> None:
+    data = encoded(np.zeros((2500, 2500), np.uint8), "JPEG", progressive=True)
+    scans, last_scan = data.count(b"\xff\xda"), data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match="a JPEG of 161 scans of 2500 x 2500 pixels"):
+        rgb(data[:-2] + last_scan * (161 - scans) + data[-2:])
+    assert rgb(data).shape == (2500, 2500, 3)
+
+
+def test_formats_can_be_left_out() -> None:
+    formats = ("JPEG", "PNG", "WebP")
+    np.testing.assert_array_equal(decode_rgb(encoded(PHOTO), LIMITS, "here", formats), PHOTO)
+    with pytest.raises(ImageError, match="here: not a JPEG, PNG or WebP image"):
+        decode_rgb(encoded(PHOTO, "BMP"), LIMITS, "here", formats)
+
+
+def test_too_large_is_told_apart_from_damaged() -> None:
+    for limits in (DataConfig(max_pixels=53), DataConfig(max_bytes=10)):
+        with pytest.raises(ImageTooLargeError):
+            rgb(encoded(PHOTO), limits)
+    with pytest.raises(ImageError) as caught:
+        rgb(encoded(PHOTO)[:-60], LIMITS)
+    assert not isinstance(caught.value, ImageTooLargeError)
 
 
 def test_byte_limit_is_checked_before_reading(tmp_path: Path) -> None:

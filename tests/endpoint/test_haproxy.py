@@ -1,0 +1,52 @@
+"""What we add to the configuration of Ray's HAProxy is there, and HAProxy takes it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
+
+from persrep_ray.endpoint import haproxy
+
+CONFIGURATION = """global
+    maxconn 100
+defaults
+    mode http
+    timeout client 5s
+    timeout server 5s
+    timeout connect 5s
+    errorfile 502 /nowhere/500.http
+    errorfile 503 /nowhere/500.http
+    errorfile 504 /nowhere/500.http
+frontend web
+    bind 127.0.0.1:8999
+"""
+
+
+def test_haproxy_accepts_the_completed_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(CONFIGURATION)
+    command = [sys.executable, "-m", "persrep_ray.endpoint.haproxy", "-c", "-f", str(file)]
+    done = subprocess.run(
+        command, env={**os.environ, **haproxy.environment()}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = file.read_text()
+    assert "option http-buffer-request" in written and "/nowhere/" not in written
+    answer = (tmp_path / "unavailable.http").read_bytes()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ") and f"Content-Length: {len(body)}".encode() in head
+
+
+def test_rays_own_configuration_is_of_the_form_we_know() -> None:
+    rendered = HAPROXY_CONFIG_TEMPLATE.replace("{{ config.error_file_path }}", "/nowhere/500.http")
+    assert "option http-buffer-request" in haproxy.completed(rendered, Path("/errors"))
+
+
+def test_another_form_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="another version of Ray"):
+        haproxy.completed(CONFIGURATION.replace("    mode http\n", ""), Path("/errors"))
