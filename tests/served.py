@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -39,9 +40,15 @@ PATIENCE_S = 300
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Not one of those that the system gives to outgoing connections: it would give it away while the server starts."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def proxy_ports() -> dict[str, str]:

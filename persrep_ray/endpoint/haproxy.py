@@ -2,8 +2,9 @@
 
 HAProxy asks another ingress replica when one dies under a request, but only if it had the whole request in a buffer by
 then; Ray's configuration forwards a body while it still arrives, so that requests larger than a packet or two were lost
-(docs/LOG.md). And what HAProxy answers by itself, because no replica is there, is a 503 in the form of our other
-errors, no 500. Ray has no settings for these, but one for the binary: it is this program, which becomes the real one.
+(docs/LOG.md). What HAProxy answers by itself, because no replica is there, is a 503 in the form of our other errors, no
+500. And headers by which Ray Serve would let clients steer it, or which crash it, are dropped. Ray has no settings for
+these, but one for the binary: it is this program, which becomes the real one.
 """
 
 from __future__ import annotations
@@ -17,9 +18,21 @@ BUFFER_BYTES = 4 * 1024 * 1024
 _CONNECTIONS = 512  # buffers of all of them together are what an attacker can fill
 _VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
 _DEFAULTS = re.compile(r"^defaults\n    mode http\n", re.MULTILINE)  # the section that all others inherit from
+_FRONTEND = re.compile(r"^frontend http_frontend\n", re.MULTILINE)
 _ERROR_FILE = re.compile(r"^( +errorfile 50[234]) .*$", re.MULTILINE)
 # Bodies larger than a buffer are forwarded as soon as it is full. A client that trickles its request is sent away.
 _ADDED = "    option http-buffer-request\n    timeout http-request 30s\n"
+_RAYS_HEADERS = (
+    "serve_multiplexed_model_id",
+    "serve-multiplexed-model-id",
+    "x-request-disconnect-disabled",
+    "x-request-timeout-seconds",
+    "x-session-id",
+)
+_CLEANED = "".join(f"    http-request del-header {name}\n" for name in _RAYS_HEADERS) + (
+    "    http-request del-header x-request-id if { req.fhdr_cnt(x-request-id) gt 1 } or "
+    "!{ req.fhdr(x-request-id) -m reg ^[A-Za-z0-9._-]{1,64}$ }\n"
+)
 _UNAVAILABLE = (
     "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 2\r\n"
     "Cache-Control: no-store\r\nContent-Length: {length}\r\n\r\n{body}"
@@ -49,8 +62,9 @@ def environment() -> dict[str, str]:
 def completed(configuration: str, error_file: Path) -> str:
     """Ray's configuration with our lines in it. Raises ValueError where it is not of the form that we know."""
     with_ours, found = _DEFAULTS.subn(lambda section: section.group() + _ADDED, configuration)
+    with_ours, frontends = _FRONTEND.subn(lambda section: section.group() + _CLEANED, with_ours)
     with_ours, replaced = _ERROR_FILE.subn(rf"\1 {error_file}", with_ours)
-    if found != 1 or replaced != 3:
+    if (found, frontends, replaced) != (1, 1, 3):
         raise ValueError("Ray's HAProxy configuration is not as expected: another version of Ray?")
     return with_ours
 

@@ -22,7 +22,7 @@ defaults
     errorfile 502 /nowhere/500.http
     errorfile 503 /nowhere/500.http
     errorfile 504 /nowhere/500.http
-frontend web
+frontend http_frontend
     bind 127.0.0.1:8999
 """
 
