@@ -116,7 +116,7 @@ def top1(options: argparse.Namespace) -> dict[str, Any]:
     if options.trained is None or options.data is None:
         return {"skipped": "needs --trained and --data"}
     trained = Registry(options.trained.absolute())
-    return asyncio.run(engine.same_top1(trained, options.data, threads=options.threads, shortlist=16))
+    return asyncio.run(engine.same_top1(trained, options.data, threads=options.threads, shortlists=(4, 8, 16)))
 
 
 def copies(out: Path, count: int) -> Any:

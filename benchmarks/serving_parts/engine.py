@@ -6,6 +6,7 @@ import asyncio
 import os
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,36 +130,40 @@ async def identify(engine: LocalEngine, registry: Registry, photo: Path, rounds:
     }
 
 
-async def same_top1(trained: Registry, data: Path, *, threads: int, shortlist: int) -> dict[str, Any]:
-    """On how many real test photos shortlist and exact mode name the same object first (or both none)."""
-    engine = make_engine(trained, threads=threads, shortlist=shortlist)
+async def same_top1(trained: Registry, data: Path, *, threads: int, shortlists: Sequence[int]) -> dict[str, Any]:
+    """On what share of real test photos shortlists of some sizes and exact mode name the same object first.
+
+    `right`: exact mode names the photo's object.
+    """
+    engines = {size: make_engine(trained, threads=threads, shortlist=size) for size in shortlists}
+    exact_engine = next(iter(engines.values()))
+    followers = [asyncio.create_task(engine.run()) for engine in engines.values()]
     limits = DataConfig()
+    side = (await exact_engine.view_sides())[0]
     manifest = load_manifest(data, limits)
-    follower = asyncio.create_task(engine.run())
-    count = len(trained.objects())
-    side = (await engine.view_sides())[0]
-    same = right = found = total = 0
+    blank = np.zeros((side, side, 3), np.uint8)
+    for engine in engines.values():
+        while (await engine.identify(blank, [""], top_k=1, exact=False)).searched < len(trained.objects()):
+            await asyncio.sleep(0.2)
+    same: Counter[int] = Counter()
+    right = total = 0
     for object_id, photos in manifest.objects.items():
         for photo in photos.test:
             picture = standard_view(read_rgb(photo.path, limits), side)
-            exact = await engine.identify(picture, [""], top_k=1, exact=True)
-            while exact.searched < count:
-                await asyncio.sleep(0.2)
-                exact = await engine.identify(picture, [""], top_k=1, exact=True)
-            short = await engine.identify(picture, [""], top_k=1, exact=False)
+            exact = await exact_engine.identify(picture, [""], top_k=1, exact=True)
             first = [one.target.object_id for one in exact.candidates]
-            same += first == [one.target.object_id for one in short.candidates]
-            found += bool(first)
             right += first == [object_id]
             total += 1
-    follower.cancel()
+            for size, engine in engines.items():
+                short = await engine.identify(picture, [""], top_k=1, exact=False)
+                same[size] += first == [one.target.object_id for one in short.candidates]
+    for follower in followers:
+        follower.cancel()
     return {
-        "objects": count,
-        "shortlist": shortlist,
+        "objects": len(trained.objects()),
         "photos": total,
-        "same_top1": same / total,
-        "found": found / total,
         "right": right / total,
+        **{f"same_top1_of_{size}": same[size] / total for size in shortlists},
     }
 
 

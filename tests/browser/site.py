@@ -1,0 +1,126 @@
+"""The page with the real HTTP interface behind it, whose engine knows one photo: `mug_0` among other things."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import uvicorn
+from endpoint.fakes import FakeCatalog
+from PIL import Image
+
+from persrep_ray.config import DataConfig
+from persrep_ray.data.images import read_mask
+from persrep_ray.endpoint.api import make_app
+from persrep_ray.endpoint.auth import KeyEntry, Keys
+from persrep_ray.serving.answers import Candidate, Comparison, Identified, Located, Target, Verdict
+from persrep_ray.serving.errors import NoMasksError
+from persrep_ray.serving.settings import ServeConfig
+
+SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "mini_pods"
+PHOTO = SAMPLE / "test" / "mug_0" / "06.jpg"
+MASK = read_mask(SAMPLE / "test_masks" / "mug_0" / "06.png", DataConfig())
+THINGS = sorted(path.name for path in (SAMPLE / "train").iterdir())
+MASKLESS = "tin_0"
+PARTS = [f"part_{number:05}" for number in range(2400)]
+VERDICTS = {"mug_0": Verdict(0.81, 0.96, 0.52), "mug_1": Verdict(0.58, 0.64, 0.55), "tin_2": Verdict(0.57, 0.61, 0.5)}
+NO = Verdict(0.31, 0.04, 0.52)
+
+
+def mask_of(size: tuple[int, int]) -> np.ndarray:
+    """The true mask of the photo at another size, (H, W) bool."""
+    return np.array(Image.fromarray(MASK).resize(size[::-1]))
+
+
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(columns[0]), int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
+
+
+def similarity_map() -> np.ndarray:
+    """24 × 24: from 0.1 off the object to 0.8 on it."""
+    return np.array(Image.fromarray(MASK.astype(np.float32)).resize((24, 24), Image.Resampling.BILINEAR)) * 0.7 + 0.1
+
+
+@dataclass
+class PhotoEngine:
+    """Tells of the photo whatever picture it gets. `failures` are raised first; all that is about `held` waits."""
+
+    failures: list[Exception] = field(default_factory=list)
+    held: str | None = None
+    found: bool = True
+    asked: list[str] = field(default_factory=list)
+    cancelled: int = 0
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+
+    async def view_sides(self) -> tuple[int, int]:
+        return 224, 336
+
+    async def embed(self, target: Target, standard: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    async def compare(self, target: Target, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
+        raise NotImplementedError
+
+    async def classify(self, target: Target, standard: np.ndarray) -> Verdict:
+        await self._ask(target.object_id)
+        return VERDICTS.get(target.object_id, NO)
+
+    async def locate(self, target: Target, dense: np.ndarray, size: tuple[int, int]) -> Located:
+        await self._ask(target.object_id)
+        self.sizes.append(size)
+        if target.object_id == MASKLESS:
+            raise NoMasksError(f"object {target.object_id} was published without masks")
+        if target.object_id not in VERDICTS:
+            return Located(None, None, -1.0, np.zeros((24, 24), np.float32))
+        mask = mask_of(size)
+        return Located(box_of(mask), mask, 0.74, similarity_map())
+
+    async def identify(self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool) -> Identified:
+        await self._ask("identify")
+        found = [Candidate(Target(name, "v1"), verdict) for name, verdict in VERDICTS.items()] if self.found else []
+        return Identified(tuple(found), searched=len(THINGS) + len(PARTS), tried=16)
+
+    async def _ask(self, about: str) -> None:
+        self.asked.append(about)
+        if self.failures:
+            raise self.failures.pop(0)
+        if about == self.held:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+
+
+@dataclass(frozen=True)
+class Site:
+    url: str
+    engine: PhotoEngine
+    catalog: FakeCatalog
+
+
+@contextmanager
+def running_site(keys: Sequence[KeyEntry] | None = None) -> Iterator[Site]:
+    """Serves in a thread, with all of `THINGS` and `PARTS`."""
+    engine = PhotoEngine()
+    catalog = FakeCatalog({name: ["v1"] for name in (*THINGS, *PARTS)})
+    config = ServeConfig.model_validate({"registry": "registry", "http": {"timeout_s": 300}})
+    app = make_app(config, engine, catalog, Keys(keys), ready=lambda: True, count=lambda code: None)  # type: ignore[arg-type]
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=1)
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # takes connections before the server is up
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield Site(f"http://127.0.0.1:{listener.getsockname()[1]}/", engine, catalog)
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The browser that tests/browser runs in, from the system's packages. Never fails: without one those tests are skipped.
+set -uo pipefail
+
+found() { command -v "$1" >/dev/null; }
+
+if { found chromium || found chromium-browser || found google-chrome; } && found chromedriver; then
+  exit 0
+fi
+as_root=()
+if [ "$(id -u)" != 0 ]; then
+  as_root=(sudo -n)
+fi
+if found apt-get && "${as_root[@]}" true 2>/dev/null; then
+  echo "Installing Chromium for the tests of the page"
+  export DEBIAN_FRONTEND=noninteractive
+  packages=(chromium chromium-driver fonts-dejavu-core)
+  if { "${as_root[@]}" apt-get -qq update &&
+    "${as_root[@]}" apt-get -qq install -y --no-install-recommends "${packages[@]}"; } >/dev/null; then
+    exit 0
+  fi
+fi
+echo "No browser, so the tests of the page will be skipped. They need Chromium and chromedriver on the PATH;" >&2
+echo "on Debian: apt-get install chromium chromium-driver" >&2
