@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import os
 import random
 import signal
@@ -23,16 +22,10 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
-import torch
-import transformers
 from PIL import Image
-from safetensors.numpy import save
-from tiny import shape
+from published import PHOTOS, photo, publish_object, tiny_checkpoint
 
 from persrep_ray.backbones.load import load_lora
-from persrep_ray.config import BackboneConfig, debug_config
-from persrep_ray.data.images import standard_view
-from persrep_ray.evaluate.dense import make_reference
 from persrep_ray.registry.local import Registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -193,11 +186,9 @@ def under_load(
     return answers
 
 
-def disc_png(number: int, seed: int, size: int = 64) -> bytes:
-    """A picture of the object `number`: a disc of its colour on noise."""
-    colour = tuple(int(value) for value in np.random.default_rng(number).integers(0, 255, 3))
-    image, _ = shape(colour, seed, size)
-    return _png(image)
+def disc_png(number: int, index: int = PHOTOS) -> bytes:
+    """A picture of the object `disc_<number>`; from index `PHOTOS` on, one that no prototype knows."""
+    return _png(photo(number, index)[0])
 
 
 def noise_png(size: int) -> bytes:
@@ -212,45 +203,14 @@ def _png(image: np.ndarray) -> bytes:
 
 
 class DiscPublisher:
-    """Publishes discs as objects, each with a LoRA of its own, on a tiny backbone in `folder`."""
+    """Publishes discs as objects, on a tiny backbone in `folder`."""
 
     def __init__(self, folder: Path, registry: Path) -> None:
         self.registry = Registry(registry)
-        torch.manual_seed(0)
-        vit = transformers.Dinov2Config(
-            hidden_size=32, num_hidden_layers=3, num_attention_heads=4, image_size=56, patch_size=14
-        )
-        transformers.Dinov2Model(vit).save_pretrained(folder)
-        self._config = debug_config().model_copy(
-            update={"backbone": BackboneConfig(name=str(folder), adapted_blocks=2, image_size=56, precision="float32")}
-        )
+        self._config = tiny_checkpoint(folder)
         self._lora = load_lora(self._config)
 
-    def publish(self, number: int, version: str = "v1") -> str:
-        """The object `disc_<number>`; versions differ in their LoRA. Gives the id."""
-        object_id = f"disc_{number}"
-        generator = torch.Generator().manual_seed(number * 1000 + sum(version.encode()))
-        self._lora.load({k: torch.randn(v.shape, generator=generator) * 0.05 for k, v in self._lora.state().items()})
-        _, mask = shape((0, 0, 0), number)
-        picture = np.array(Image.open(io.BytesIO(disc_png(number, number))))
-        backbone = self._lora.backbone
-        with torch.no_grad():
-            hidden = backbone.prefix(backbone.pixels([standard_view(picture, 56)], 56))
-            cls = backbone.suffix(hidden).cls.numpy()
-            patches = backbone.suffix(backbone.prefix(backbone.pixels([picture], 56))).patches.numpy()
-            with self._lora.pretrained():
-                pretrained = backbone.suffix(hidden).cls.numpy()
-        dense = make_reference([patches.reshape(4, 4, -1)], [mask])
-        prototypes = {"cls": cls, "pretrained_cls": pretrained, "target": dense.target, "box_means": dense.box_means}
-        card = {
-            "object_id": object_id,
-            "category": "disc",
-            "version": version,
-            "threshold": 0.5,
-            "calibration": {"slope": 10.0, "intercept": -5.0},
-            "metrics": {},
-            "config": self._config.to_dict(),
-        }
-        files = {"prototypes.safetensors": save(prototypes), "card.json": json.dumps(card).encode()}
-        self.registry.publish(object_id, version, {**self._lora.files(), **files})
-        return object_id
+    def publish(self, number: int, version: str = "v1") -> None:
+        """The object `disc_<number>`; a version that is not the first is of another adapter."""
+        made_of = number if version == "v1" else number + 500
+        publish_object(self.registry.root, f"disc_{number}", self._config, made_of, version=version, lora=self._lora)

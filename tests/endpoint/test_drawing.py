@@ -34,6 +34,12 @@ def test_a_mask_grows_by_whole_pixels_and_its_box_with_it() -> None:
     assert found.box == (4, 3, 6, 6) and found.score == 0.5
 
 
+def test_a_pixel_takes_the_value_below_its_centre() -> None:
+    found = enlarged(Located((1, 0, 1, 1), np.array([[False, True]]), 0.5, NO_MAP), (1, 5))
+    np.testing.assert_array_equal(found.mask, [[False, False, True, True, True]])
+    assert found.box == (2, 0, 3, 1)
+
+
 @pytest.mark.parametrize("size", [(7, 9), (2049, 3000), (4, 5), (5, 6), (1001, 5)])
 def test_the_box_is_that_of_the_mask_at_every_size(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)

@@ -19,6 +19,25 @@ PNG = {"Content-Type": "image/png"}
 CLASSIFY = "/v1/objects/mug/classify"
 
 
+async def turns() -> None:
+    """Lets everything run that can."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def put_forward(seconds: float) -> None:
+    """Time passes for the event loop, and for nobody else."""
+    loop = asyncio.get_running_loop()
+    now, started = loop.time() + seconds, time.monotonic()
+    loop.time = lambda: now + time.monotonic() - started  # type: ignore[method-assign]
+    await turns()
+
+
+async def until_asked(asked: list[object], many: int) -> None:
+    while len(asked) < many:
+        await asyncio.sleep(0.001)
+
+
 def answered(answer: Answer | None) -> Answer:
     assert answer is not None
     return answer
@@ -88,7 +107,7 @@ def test_an_identity_encoding_is_none() -> None:
 
 
 def test_a_body_that_does_not_come_is_given_up() -> None:
-    served = endpoint(body_timeout_s=0.05, timeout_s=60)
+    served = endpoint(body_timeout_s=0.05, timeout_s=1000)
     wire = Wire("POST", CLASSIFY, [PICTURE[:9], PICTURE[9:20]], PNG, stalls=True)
     answer = answered(asyncio.run(wire.run(served.app)))
     assert (answer.status, answer.code) == (408, "body_timeout")
@@ -98,9 +117,12 @@ def test_a_body_that_does_not_come_is_given_up() -> None:
 
 def test_an_answer_that_does_not_come_is_given_up() -> None:
     async def scenario() -> None:
-        served = endpoint(body_timeout_s=60, timeout_s=0.05)
+        served = endpoint(body_timeout_s=1000, timeout_s=100)
         served.engine.wait = asyncio.Event()
-        answer = answered(await Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app))
+        request = asyncio.create_task(Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app))
+        await until_asked(served.engine.asked, 1)
+        await put_forward(101)
+        answer = answered(await asyncio.wait_for(request, 30))
         assert (answer.status, answer.code) == (503, "timed_out")
         assert answer.headers["retry-after"] == "1"
         assert served.engine.cancelled == 1
@@ -109,14 +131,10 @@ def test_an_answer_that_does_not_come_is_given_up() -> None:
 
 
 class SlowWire(Wire):
-    """Each chunk takes ten seconds, of which nobody notices anything: the event loop's clock is put forward."""
+    """Each chunk takes ten seconds."""
 
     async def receive(self) -> Any:
-        loop = asyncio.get_running_loop()
-        now = loop.time() + 10
-        started = time.monotonic()
-        loop.time = lambda: now + time.monotonic() - started  # type: ignore[method-assign]
-        await turns()
+        await put_forward(10)
         return await super().receive()
 
 
@@ -130,17 +148,6 @@ def test_a_body_that_trickles_in_is_given_up() -> None:
     answer = answered(asyncio.run(wire.run(endpoint(body_timeout_s=25, timeout_s=15).app)))
     assert (answer.status, answer.code) == (408, "body_timeout")
     assert wire.chunks_read == 2
-
-
-async def turns() -> None:
-    """Lets everything run that can."""
-    for _ in range(50):
-        await asyncio.sleep(0)
-
-
-async def until_asked(asked: list[object], many: int) -> None:
-    while len(asked) < many:
-        await asyncio.sleep(0.001)
 
 
 def test_more_requests_than_may_wait_are_refused_at_once() -> None:
@@ -164,11 +171,14 @@ def test_more_requests_than_may_wait_are_refused_at_once() -> None:
 
 def test_requests_that_failed_make_room() -> None:
     async def scenario() -> None:
-        served = endpoint(max_waiting=1, timeout_s=0.05)
+        served = endpoint(max_waiting=1, timeout_s=100)
         served.engine.failures = [RuntimeError("broken")]
         assert answered(await Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app)).code == "internal"
         served.engine.wait = asyncio.Event()
-        assert answered(await Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app)).code == "timed_out"
+        request = asyncio.create_task(Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app))
+        await until_asked(served.engine.asked, 2)
+        await put_forward(101)
+        assert answered(await request).code == "timed_out"
         assert answered(await Wire("GET", "/v1/objects").run(served.app)).status == 200
 
     asyncio.run(scenario())
@@ -176,13 +186,13 @@ def test_requests_that_failed_make_room() -> None:
 
 def test_when_the_client_goes_the_work_ends() -> None:
     async def scenario() -> None:
-        served = endpoint(max_waiting=1)
+        served = endpoint(max_waiting=1, timeout_s=1000)
         served.engine.wait = asyncio.Event()
         wire = Wire("POST", CLASSIFY, [PICTURE], PNG)
         request = asyncio.create_task(wire.run(served.app))
         await until_asked(served.engine.asked, 1)
         wire.leave.set()
-        assert await request is None
+        assert await asyncio.wait_for(request, 30) is None
         assert served.engine.cancelled == 1 and served.codes == []
         assert answered(await Wire("GET", "/v1/objects").run(served.app)).status == 200
 
@@ -204,12 +214,14 @@ def test_a_client_that_goes_in_the_middle_of_its_body() -> None:
 
 def test_pictures_are_decoded_on_few_threads_and_the_wait_for_one_is_limited() -> None:
     async def scenario() -> None:
-        served = endpoint(decode_threads=1, timeout_s=0.05)
+        served = endpoint(decode_threads=1, timeout_s=100)
         release = asyncio.Event()
         loop = asyncio.get_running_loop()
         held = served.app.state.endpoint.pool.submit(asyncio.run_coroutine_threadsafe(release.wait(), loop).result)
-        answer = answered(await Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app))
-        assert answer.code == "timed_out"
+        request = asyncio.create_task(Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app))
+        await turns()
+        await put_forward(101)
+        assert answered(await request).code == "timed_out"
         release.set()
         await asyncio.wrap_future(held)
         assert answered(await Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app)).status == 200

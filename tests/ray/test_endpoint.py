@@ -45,7 +45,7 @@ def endpoint(
 
 
 def queries(task: str = "classify") -> list[Query]:
-    return [Query(f"disc_{number}", disc_png(number, 100 + number), task) for number in range(OBJECTS)]
+    return [Query(f"disc_{number}", disc_png(number), task) for number in range(OBJECTS)]
 
 
 def get(url: str) -> tuple[int, dict[str, Any]]:
@@ -110,6 +110,7 @@ def test_rollback_and_a_pinned_version(endpoint: Endpoint, publisher: DiscPublis
     wait_until(lambda: ask_once(endpoint, query)[2] == "v1")
     back = ask_once(endpoint, Query("disc_1", query.picture, "classify?version=v1"))
     assert back[1]["score"] == pytest.approx(pinned[1]["score"], abs=1e-4)
+    assert ask_once(endpoint, Query("disc_1", query.picture, "classify?version=v2"))[1]["score"] != back[1]["score"]
     missing = ask_once(endpoint, Query("disc_1", query.picture, "classify?version=v9"))
     assert (missing[0], missing[1]["error"]["code"]) == (404, "version_not_found")
 
@@ -118,7 +119,7 @@ def test_a_damaged_adapter_is_an_error_for_its_own_queries_alone(endpoint: Endpo
     publisher.publish(50)
     damaged = publisher.registry.path("disc_50") / "adapter_model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    broken = Query("disc_50", disc_png(50, 1))
+    broken = Query("disc_50", disc_png(50))
     wait_until(lambda: everywhere(lambda: ask_once(endpoint, broken)[0] != 404))
     answers = under_load(endpoint.url, [broken, *queries()], lambda: time.sleep(2), clients=8)
     said = {(object_id == "disc_50", status) for object_id, status, _ in answers}
@@ -128,7 +129,7 @@ def test_a_damaged_adapter_is_an_error_for_its_own_queries_alone(endpoint: Endpo
 
 
 def test_published_and_deleted_under_load(endpoint: Endpoint, publisher: DiscPublisher) -> None:
-    come_and_go = Query("disc_60", disc_png(60, 1))
+    come_and_go = Query("disc_60", disc_png(60))
 
     def publish_and_delete() -> None:
         for _ in range(3):
@@ -144,7 +145,7 @@ def test_published_and_deleted_under_load(endpoint: Endpoint, publisher: DiscPub
 
 def test_with_the_registry_out_of_reach_what_is_in_memory_goes_on(endpoint: Endpoint, publisher: DiscPublisher) -> None:
     publisher.publish(70)  # in no encoder's memory
-    unknown = Query("disc_70", disc_png(70, 1))
+    unknown = Query("disc_70", disc_png(70))
     wait_until(lambda: get(f"{endpoint.url}/v1/objects/disc_70")[0] == 200)
     for query in queries() * 4:  # in memory, of both encoders or the one that it is sent to
         assert ask_once(endpoint, query)[0] == 200
@@ -163,7 +164,7 @@ def test_with_the_registry_out_of_reach_what_is_in_memory_goes_on(endpoint: Endp
 def test_identify_finds_the_object(endpoint: Endpoint) -> None:
     async def identify() -> tuple[int, dict[str, Any]]:
         async with aiohttp.ClientSession() as session:
-            picture = disc_png(3, 3)
+            picture = disc_png(3)
             async with session.post(
                 f"{endpoint.url}/v1/identify?top_k=1&exact=true", data=picture, headers={"Content-Type": "image/png"}
             ) as answer:

@@ -56,7 +56,7 @@ def status_of(endpoint: Endpoint, data: bytes, *, send_all: bool = True) -> int:
 
 
 def good(endpoint: Endpoint) -> None:
-    query = disc_png(0, 1)
+    query = disc_png(0)
     head = "POST /v1/objects/disc_0/classify HTTP/1.1\r\nHost: e\r\nContent-Type: image/png\r\nConnection: close\r\n"
     assert status_of(endpoint, f"{head}Content-Length: {len(query)}\r\n\r\n".encode() + query) == 200
 
@@ -77,7 +77,7 @@ def test_hostile_requests_get_answers_and_memory_stays(endpoint: Endpoint) -> No
 
 
 def test_uploads_that_end_early_leave_nothing_behind(endpoint: Endpoint) -> None:
-    picture = disc_png(0, 1)
+    picture = disc_png(0)
     head = "POST /v1/objects/disc_0/classify HTTP/1.1\r\nHost: e\r\nContent-Type: image/png\r\n"
     head += f"Content-Length: {len(picture)}"
     with ThreadPoolExecutor(8) as pool:

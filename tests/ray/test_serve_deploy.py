@@ -36,7 +36,7 @@ def test_deployed_by_the_shipped_configuration(environment: dict[str, str], tmp_
         wait_until(lambda: ready(url))
         answers = under_load(
             url,
-            [Query("disc_0", disc_png(0, 1)), Query("nobody", disc_png(0, 1))],
+            [Query("disc_0", disc_png(0)), Query("nobody", disc_png(0))],
             lambda: wait_until(lambda: exported(metrics_port) >= {f"ray_persrep_{name}" for name in METRICS}),
             clients=2,
         )

@@ -290,9 +290,9 @@ class TestPrefix:
     ) -> None:
         size = 17 * 32 * 4  # tokens, width, float32
         monkeypatch.setattr(encoder_module, "_PREFIX_BYTES", 2 * size)
-        for number in (0, 1, 0, 2, 0, 1):  # 2 displaces 1, as 0 was used since; 1 then displaces 2
-            dino.encoder.encode(dino.rows([(number, 0)]))
-        assert computed == [1, 1, 1, 1]
+        for batch in ((1, 0), (1,), (2,), (1,), (0,)):  # 2 displaces 0, as 1 was used since; 0 then displaces 2
+            dino.encoder.encode(dino.rows([(number, 0) for number in batch]))
+        assert computed == [2, 1, 1]
         kept = list(dino.encoder._prefixes.values())
         assert len(kept) == 2
         assert sum(one.untyped_storage().nbytes() for one in kept) == 2 * size  # no view of a larger batch
