@@ -17,7 +17,7 @@ class HttpConfig(Section):
 
     keys_file: str | None = Field(
         default=None,
-        description="API keys, hashed (docs/SERVING.md); without, PERSREP_API_KEYS is read; without both, all is open",
+        description="API keys, hashed (docs/SERVING.md); null: PERSREP_API_KEYS; without both, everybody may ask",
     )
     max_body_bytes: int = Field(default=16 * 1024 * 1024, gt=0, description="a larger request body is refused")
     max_pixels: int = Field(default=40_000_000, gt=0, description="a larger picture is refused before it is decoded")
