@@ -29,6 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = Path(__file__).with_name("serving_parts")
 ADAPTERS, RESIDENT = 200, 1000
+ROUND_S = 20  # some twenty batches on two cores: fewer, and a batch more or less is what one measures
 
 
 def main() -> int:
@@ -155,6 +156,7 @@ def load(url: str, objects: int) -> dict[str, Any]:
     """One round of the load generator."""
     photos = ROOT / "examples" / "mini_pods" / "test"
     command = [sys.executable, str(PARTS / "load.py"), "--url", url, "--photos", str(photos), "--objects", str(objects)]
+    command += ["--seconds", str(ROUND_S)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result

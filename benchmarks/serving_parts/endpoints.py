@@ -14,7 +14,8 @@ from persrep_ray.serving.settings import load_serve_config
 
 
 def main(registry: str, port: int, threads: int) -> None:
-    config = load_serve_config({"registry": registry}, ["encoder.cpus_per_replica=0.5", f"encoder.threads={threads}"])
+    settings = ["encoder.cpus_per_replica=0.5", f"encoder.threads={threads}", "http.timeout_s=120"]
+    config = load_serve_config({"registry": registry}, settings)
     os.environ.update(haproxy.environment())
     from ray import serve
 
