@@ -285,7 +285,7 @@ def _from_source(source: str | Path | None) -> RunConfig:
 
 def changed(config: _Tree, changes: Mapping[str, Any], where: str) -> _Tree:
     """`config` with `changes` laid over it. Raises `ConfigError`: one line, which begins with `where`."""
-    return validated(type(config), _merged(config.model_dump(), changes), where)
+    return validated(type(config), merged(config.model_dump(), changes), where)
 
 
 def validated(tree: type[_Tree], values: Mapping[str, Any], where: str) -> _Tree:
@@ -302,18 +302,19 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     try:
         for override in overrides:
-            changes = _merged(changes, config_text.parse_override(override))
+            changes = merged(changes, config_text.parse_override(override))
     except config_text.TextError as error:
         raise ConfigError(str(error)) from error
     return changes
 
 
-def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(values)
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of settings with `changes` laid over it, section by section."""
+    result = dict(values)
     for key, change in changes.items():
-        old = merged.get(key)
+        old = result.get(key)
         if isinstance(old, Mapping) and isinstance(change, Mapping):
-            merged[key] = _merged(old, change)
+            result[key] = merged(old, change)
         elif not (isinstance(old, Mapping) and change is None):  # a section whose lines are all commented out
-            merged[key] = change
-    return merged
+            result[key] = change
+    return result

@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 class Encoder:
     """A `LocalEngine` in a replica of its own."""
 
-    def __init__(self, config: ServeConfig, profile: Profile) -> None:
+    async def __init__(self, config: ServeConfig, profile: Profile) -> None:  # type: ignore[misc]
         import torch  # only here: the ingress needs neither its seconds nor its half gigabyte
 
         from persrep_ray.serving.engine import LocalEngine
@@ -48,12 +48,10 @@ class Encoder:
         device = "cuda" if config.encoder.gpus_per_replica else "cpu"
         self._metrics = RayMetrics()
         self._engine = LocalEngine(config, profile, device=device, metrics=self._metrics)
-        self._follower: asyncio.Task[None] | None = None
+        self._follower = asyncio.create_task(self._engine.run())
 
     async def ask(self, method: str, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
         """The answer of the engine's `method`, or a `Failure`."""
-        if self._follower is None:  # not in __init__, which may run outside of the event loop
-            self._follower = asyncio.create_task(self._engine.run())
         try:
             return await getattr(self._engine, method)(*arguments, **options)
         except QueryError as error:
@@ -155,7 +153,7 @@ def application(config: ServeConfig, profile: Profile, encoder_class: type) -> s
     """An ingress in front of replicas of `encoder_class`, which has the constructor and the `ask` of `Encoder`."""
     encoder, http = config.encoder, config.http
     scaling: dict[str, Any] = {"num_replicas": encoder.min_replicas}
-    if encoder.max_replicas > encoder.min_replicas:
+    if encoder.max_replicas is not None and encoder.max_replicas > encoder.min_replicas:
         scaling = {
             "autoscaling_config": AutoscalingConfig(
                 min_replicas=encoder.min_replicas,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 
 from persrep_ray.config import BackboneConfig, ConfigError, RunConfig
 from persrep_ray.serving.answers import Target
 from persrep_ray.serving.errors import QueryError
 from persrep_ray.serving.settings import ServeConfig
 from persrep_ray.serving.source import Source
+
+_CARDS = 100  # enough to outvote a stray one
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Profile:
 
 
 def read_profile(config: ServeConfig) -> Profile:
-    """From the settings; what they leave open, from the first card of the registry that can be read.
+    """From the settings; what they leave open, as most of the registry's first cards say.
 
     Raises:
         ConfigError: the registry is out of reach or holds no readable card, and the settings do not say it all.
@@ -32,12 +36,15 @@ def read_profile(config: ServeConfig) -> Profile:
         live = source.live()
     except QueryError as error:
         raise ConfigError(f"registry {config.registry}: {error.message}") from error
-    for object_id, version in sorted(live.items()):
+    found: Counter[Profile] = Counter()
+    for object_id, version in islice(sorted(live.items()), _CARDS):
         try:
             made_with = RunConfig.model_validate(source.card(Target(object_id, version))["config"])
         except (QueryError, ValueError, KeyError):
             continue
-        return Profile(config.backbone or made_with.backbone, config.dense_size or made_with.evaluate.dense_size)
+        found[Profile(config.backbone or made_with.backbone, config.dense_size or made_with.evaluate.dense_size)] += 1
+    if found:
+        return found.most_common(1)[0][0]
     raise ConfigError(
         f"registry {config.registry} holds no object whose card can be read: publish one first (persrep personalize), "
         "or set `backbone` and `dense_size`"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from persrep_ray import config_text
-from persrep_ray.config import BackboneConfig, ConfigError, Section, changed, parse_overrides, validated
+from persrep_ray.config import BackboneConfig, ConfigError, Section, merged, parse_overrides, validated
 
 
 class HttpConfig(Section):
@@ -33,7 +33,9 @@ class EncoderConfig(Section):
     """The replicas that hold backbone and adapters."""
 
     min_replicas: int = Field(default=1, ge=1)
-    max_replicas: int = Field(default=1, ge=1, description="more than min_replicas: autoscaled")
+    max_replicas: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="null: as many as min_replicas; more: autoscaled"
+    )
     cpus_per_replica: float = Field(default=1.0, ge=0)
     gpus_per_replica: float = Field(default=0.0, ge=0)
     threads: int | None = Field(default=None, ge=1, description="of PyTorch; null: cpus_per_replica, at least 1")
@@ -46,9 +48,9 @@ class EncoderConfig(Section):
 
     @field_validator("max_replicas")
     @classmethod
-    def _replicas_are_a_range(cls, most: int, info: ValidationInfo) -> int:
+    def _replicas_are_a_range(cls, most: int | None, info: ValidationInfo) -> int | None:
         least = info.data.get("min_replicas", 1)
-        if most < least:
+        if most is not None and most < least:
             raise ValueError(f"at least min_replicas, {least}")
         return most
 
@@ -90,4 +92,6 @@ def load_serve_config(
         raise ConfigError(str(error)) from error
     if registry is not None:
         values["registry"] = registry
-    return changed(validated(ServeConfig, values, where), parse_overrides(overrides), where="")
+    changes = parse_overrides(overrides)
+    # What is wrong in a file is told with its name; what it lacks may be among the overrides.
+    return validated(ServeConfig, merged(values, changes), "" if changes else where)

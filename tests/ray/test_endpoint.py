@@ -36,7 +36,7 @@ def endpoint(
 ) -> Iterator[Endpoint]:
     """Two replicas of everything: one can be lost."""
     settings = [
-        *("encoder.min_replicas=2", "encoder.max_replicas=2", "encoder.cpus_per_replica=0.5"),
+        *("encoder.min_replicas=2", "encoder.cpus_per_replica=0.5"),
         *("http.replicas=2", "http.timeout_s=60", "refresh_s=0.5"),
     ]
     folder = tmp_path_factory.mktemp("endpoint")

@@ -177,15 +177,19 @@ class TestCards:
 
         asyncio.run(scenario())
 
-    def test_only_so_many_are_kept(self, registry: Registry, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_only_those_used_last_are_kept(
+        self, registry: Registry, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         async def scenario() -> None:
-            monkeypatch.setattr(catalog_module, "_CARDS_KEPT", 1)
-            assert await catalog.card("mug", "v1") == {"mark": "mug v1"}
-            assert await catalog.card("cup", "v1") == {"mark": "cup v1"}
+            monkeypatch.setattr(catalog_module, "_CARDS_KEPT", 2)
+            publish(registry, "jar")
+            for object_id in ("mug", "cup", "mug", "jar"):
+                await catalog.card(object_id, "v1")
             away(registry)
-            assert await catalog.card("cup", "v1") == {"mark": "cup v1"}
+            for object_id in ("mug", "jar"):
+                assert await catalog.card(object_id, "v1") == {"mark": f"{object_id} v1"}
             with pytest.raises(RegistryUnavailableError):
-                await catalog.card("mug", "v1")
+                await catalog.card("cup", "v1")
 
         asyncio.run(scenario())
 

@@ -112,6 +112,12 @@ def test_only_what_is_new_is_read_and_what_is_gone_is_forgotten(storage: Storage
     assert index.targets([""]) == []
 
 
+def test_prototypes_are_held_once(storage: Storage, index: PrototypeIndex) -> None:
+    index.update((*storage.targets(), storage.add("pot")))
+    held = [rows for rows in index._rows.values() if rows is not None]
+    assert len(held) == 7 and all(rows.base is index._snapshot.rows for rows in held)
+
+
 def test_who_cannot_be_used_is_left_out_and_not_read_again(storage: Storage) -> None:
     storage.rows[Target("cup", "v1")] = AdapterUnusableError("damaged")
     index = PrototypeIndex(storage)

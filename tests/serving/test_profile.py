@@ -60,3 +60,11 @@ def test_nothing_to_learn_from(tmp_path: Path, prepare: Any, message: str) -> No
     prepare(tmp_path)
     with pytest.raises(ConfigError, match=message):
         read_profile(ServeConfig(registry=str(tmp_path)))
+
+
+def test_one_object_of_another_backbone_decides_nothing(tmp_path: Path) -> None:
+    stray = RunConfig(backbone=BackboneConfig(name="stray/vit"))
+    publish(tmp_path, "a", {"config": stray.to_dict()})
+    for object_id in ("b", "c"):
+        publish(tmp_path, object_id, {"config": MADE_WITH.to_dict()})
+    assert read_profile(ServeConfig(registry=str(tmp_path))).backbone == MADE_WITH.backbone

@@ -19,6 +19,10 @@ def test_a_file_a_registry_and_overrides_in_this_order(tmp_path: Path) -> None:
     assert config.http.max_waiting == 5 and config.encoder.min_replicas == 1
 
 
+def test_a_registry_among_the_overrides_is_enough() -> None:
+    assert load_serve_config({}, ["registry=here"]).registry == "here"
+
+
 def test_a_registry_is_enough() -> None:
     config = load_serve_config(registry="here")
     assert config.registry == "here" and config.backbone is None and config.dense_size is None
@@ -31,7 +35,6 @@ def test_a_registry_is_enough() -> None:
         ({"registry": ""}, [], "registry"),
         ({"registry": "x", "unknown": 1}, [], "unknown"),
         ({"registry": "x", "encoder": {"batch_rows": 0}}, [], "encoder.batch_rows"),
-        ({"registry": "x", "encoder": {"min_replicas": 2}}, [], "encoder.max_replicas"),
         ({"registry": "x", "encoder": {"min_replicas": 2, "max_replicas": 1}}, [], "encoder.max_replicas"),
         ({"registry": "x"}, ["encoder.gpu=1"], "encoder.gpu"),
         ({"registry": "x"}, ["dense_size=10"], "dense_size"),
