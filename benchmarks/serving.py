@@ -76,6 +76,17 @@ def over_http(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def batch(options: argparse.Namespace) -> dict[str, Any]:
+    """Batches of 16 rows by themselves: what 16 adapters cost beside one."""
+    from serving_parts import engine
+    from serving_parts.registry import SAMPLE
+
+    registry = copies(options.out, ADAPTERS)
+    photo = sorted((SAMPLE / "test").glob("*/*.jpg"))[0]
+    one = engine.make_engine(registry, threads=options.threads)
+    return {"rows": 16, "mixed_over_one_adapter": asyncio.run(engine.batches(one, registry, photo))}
+
+
 def bank(options: argparse.Namespace) -> dict[str, Any]:
     from serving_parts import engine
 
@@ -162,7 +173,7 @@ def load(url: str, objects: int) -> dict[str, Any]:
     return result
 
 
-MEASURES = {"http": over_http, "bank": bank, "resident": resident, "identify": identify, "top1": top1}
+MEASURES = {"http": over_http, "batch": batch, "bank": bank, "resident": resident, "identify": identify, "top1": top1}
 
 if __name__ == "__main__":
     sys.exit(main())

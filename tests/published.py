@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from persrep_ray.backbones.load import load_lora
 from persrep_ray.backbones.lora import LoraBackbone, State
 from persrep_ray.config import BackboneConfig, EvaluateConfig, LoraSection, RunConfig, TrainConfig
 from persrep_ray.data.images import standard_view
+from persrep_ray.evaluate.calibration import Calibration
 from persrep_ray.evaluate.dense import make_reference
 from persrep_ray.registry.local import Registry
 from persrep_ray.serving.answers import Target
@@ -110,11 +112,12 @@ def object_files(
         grid = dense // lora.backbone.patch_size
         reference = make_reference(list(patches.numpy().reshape(PHOTOS, grid, grid, -1)), truths)
         prototypes |= {"target": reference.target, "box_means": reference.box_means}
+    calibration = asdict(Calibration(0.85, 20.0, -17.0, 5, 7, 1.0, 0.0))
     made = {
         "object_id": object_id,
         "category": "disc",
-        "threshold": 0.85,
-        "calibration": {"slope": 20.0, "intercept": -17.0},
+        "threshold": calibration.pop("threshold"),
+        "calibration": calibration,
         "metrics": {"pretrained": {}, "personalized": {}},
         "config": config.to_dict(),
         **(card or {}),

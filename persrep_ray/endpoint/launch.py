@@ -7,7 +7,10 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from persrep_ray.cluster import connected
 from persrep_ray.config import ConfigError
@@ -15,6 +18,7 @@ from persrep_ray.endpoint import haproxy
 from persrep_ray.endpoint.auth import Keys
 from persrep_ray.serving.settings import ServeConfig
 
+_APPLICATION = "persrep"
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 
@@ -40,14 +44,23 @@ def serve_until_interrupted(config: ServeConfig, *, host: str, port: int, verbos
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with connected(verbose=verbose):
+    with connected(verbose=verbose), _ending(serve):
         serve.start(http_options={"host": host, "port": port})
-        serve.run(app, name="persrep", route_prefix="/")
+        serve.run(app, name=_APPLICATION, route_prefix="/")
         shown = "localhost" if host in (*_THIS_MACHINE, "0.0.0.0") else host
         print(f"serving  http://{shown}:{port}/   (page; API: /docs)\nStop with Ctrl-C.", flush=True)
-        try:
-            ended.wait()
-        finally:
+        ended.wait()
+
+
+@contextmanager
+def _ending(serve: Any) -> Iterator[None]:
+    """Afterwards our application is gone; what else a shared cluster serves is not."""
+    try:
+        yield
+    finally:
+        if "RAY_ADDRESS" in os.environ:
+            serve.delete(_APPLICATION)
+        else:
             serve.shutdown()
 
 
@@ -60,9 +73,10 @@ def _with_absolute_keys_file(config: ServeConfig) -> ServeConfig:
 
 
 def _check_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(f"port {port} on {host} cannot be used: {error.strerror}") from error
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ConfigError(f"port {port} on {host} cannot be used: {error.strerror}") from error

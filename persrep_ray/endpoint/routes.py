@@ -147,7 +147,7 @@ async def show_object(
         )
     except ValidationError as error:
         raise AdapterUnusableError(
-            f"object {target.object_id}, version {target.version}: its card is damaged; publish it anew"
+            f"object {target.object_id}, version {target.version}: its card is damaged; delete and publish the object anew"
         ) from error
 
 

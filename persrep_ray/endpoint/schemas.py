@@ -59,6 +59,10 @@ class Calibration(Answer):
 
     slope: FiniteFloat = Field(examples=[17.5])
     intercept: FiniteFloat = Field(examples=[-9.1])
+    positives: int = Field(description="pictures of the object that it was found on", examples=[19])
+    others: int = Field(description="pictures of other objects", examples=[61])
+    true_positive_rate: FiniteFloat = Field(description="share of those at the threshold or above", examples=[0.95])
+    false_positive_rate: FiniteFloat = Field(examples=[0.02])
 
 
 class ObjectCard(ObjectVersion):

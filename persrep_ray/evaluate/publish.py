@@ -54,7 +54,7 @@ class Publisher:
         )
         calibration = asdict(evaluation.calibration)
         files["prototypes.safetensors"] = save_safetensors(self._evaluator.prototypes(object_id, state))
-        version = _content_version(files)
+        version = _content_version({**files, "calibration": json.dumps(calibration, sort_keys=True).encode()})
         metrics = {"pretrained": evaluation.pretrained, "personalized": evaluation.personalized}
         self._draw_sheet(object_id, evaluation)
         card = {
@@ -104,7 +104,7 @@ class Publisher:
 
 
 def _content_version(files: dict[str, bytes]) -> str:
-    """A version is named by what it does: the adapter and the prototypes."""
+    """A version is named by what it does: the adapter, the prototypes, the threshold and calibration."""
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(files[name])

@@ -132,4 +132,4 @@ class Source:
             pass
         if isinstance(error, OSError) and not isinstance(error, _DAMAGE):
             return RegistryUnavailableError(f"{named}: the registry cannot be read")
-        return AdapterUnusableError(f"{named}: its files are damaged; publish it anew")
+        return AdapterUnusableError(f"{named}: its files are damaged; delete and publish the object anew")

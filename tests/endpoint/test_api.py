@@ -24,6 +24,10 @@ from persrep_ray.serving.errors import RegistryUnavailableError, VersionNotFound
 
 PICTURE = encoded(grey=102)  # of brightness 0.4
 OTHER = encoded(grey=51)  # 0.2
+CALIBRATION = {
+    **{"slope": 9.5, "intercept": -3.0, "positives": 5, "others": 7},
+    **{"true_positive_rate": 1.0, "false_positive_rate": 0.0},
+}
 MUG = {"object_id": "mug", "version": "v2"}
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -175,14 +179,14 @@ def test_all_ways_to_send_a_picture_say_the_same(address: str, image_format: str
 def test_an_object() -> None:
     served = endpoint()
     metrics = {"pretrained": {"classification.pr_auc": 0.5}, "personalized": {"classification.pr_auc": 0.75}}
-    served.catalog.cards = {"category": "mug", "calibration": {"slope": 9.5, "intercept": -3}, "metrics": metrics}
+    served.catalog.cards = {"category": "mug", "calibration": CALIBRATION, "metrics": metrics}
     response = served.client.get("/v1/objects/mug")
     assert response.json() == {
         **MUG,
         "versions": ["v1", "v2"],
         "category": "mug",
         "threshold": 0.25,
-        "calibration": {"slope": 9.5, "intercept": -3.0},
+        "calibration": CALIBRATION,
         "metrics": metrics,
     }
     assert response.headers["x-adapter-version"] == "v2"

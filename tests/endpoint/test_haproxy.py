@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
 from persrep_ray.endpoint import haproxy
+from persrep_ray.endpoint.errors import STATUS
 
 CONFIGURATION = """global
     maxconn 100
@@ -37,14 +39,15 @@ def test_haproxy_accepts_the_completed_configuration(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     written = file.read_text()
     assert "option http-buffer-request" in written and "/nowhere/" not in written
-    answer = (tmp_path / "unavailable.http").read_bytes()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 503 ") and f"Content-Length: {len(body)}".encode() in head
+    for status in (400, 408, 503):
+        head, _, body = (tmp_path / f"{status}.persrep.http").read_bytes().partition(b"\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {status} ".encode()) and f"Content-Length: {len(body)}".encode() in head
+        assert json.loads(body)["error"]["code"] in STATUS
 
 
 def test_rays_own_configuration_is_of_the_form_we_know() -> None:
     rendered = HAPROXY_CONFIG_TEMPLATE.replace("{{ config.error_file_path }}", "/nowhere/500.http")
-    assert "option http-buffer-request" in haproxy.completed(rendered, Path("/errors"))
+    assert "option http-buffer-request" in haproxy.completed(rendered, Path("/answers"))
 
 
 def test_another_form_is_refused_by_name() -> None:

@@ -232,7 +232,7 @@ class TestFiles:
             monkeypatch.setattr(source_module, "_MAX_FILE_BYTES", 10)
             path.write_bytes(b'{"a": "too long"}')
         for read in (source.card, source.files):
-            with pytest.raises(AdapterUnusableError, match=r"object mug, version v1: .*damaged; publish it anew"):
+            with pytest.raises(AdapterUnusableError, match=r"object mug, version v1: .*damaged; delete and publish"):
                 read(MUG)
 
     @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"[" * 100_000, b"\xff\xfe"])
