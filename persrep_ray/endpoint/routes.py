@@ -146,9 +146,8 @@ async def show_object(
             **{name: card.get(name) for name in ("category", "threshold", "calibration", "metrics")},
         )
     except ValidationError as error:
-        raise AdapterUnusableError(
-            f"object {target.object_id}, version {target.version}: its card is damaged; delete and publish the object anew"
-        ) from error
+        named = f"object {target.object_id}, version {target.version}"
+        raise AdapterUnusableError(f"{named}: its card is damaged; delete and publish the object anew") from error
 
 
 @router.delete(

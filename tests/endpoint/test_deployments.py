@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from persrep_ray.config import ConfigError
 from persrep_ray.endpoint import deployments
-from persrep_ray.endpoint.deployments import RemoteEngine
+from persrep_ray.endpoint.deployments import Ingress, RemoteEngine
 from persrep_ray.serving.answers import Target, Verdict
 from persrep_ray.serving.errors import AdapterUnusableError, Failure, OverloadedError
+from persrep_ray.serving.settings import ServeConfig
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
 VERDICT = Verdict(0.9, 0.8, 0.5)
@@ -63,6 +66,48 @@ def test_a_full_queue_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_encoders_error_arrives_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AdapterUnusableError, match="damaged"):
         classify([Failure.of(AdapterUnusableError("damaged"))], monkeypatch)
+
+
+def test_a_query_that_nobody_waits_for_is_called_off() -> None:
+    class Endless:
+        cancelled = False
+
+        def __await__(self) -> Generator[Any, None, None]:
+            yield from asyncio.get_running_loop().create_future()
+
+        def cancel(self) -> None:
+            self.cancelled = True
+
+    response = Endless()
+
+    class Busy(Handle):
+        def remote(self, method: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+            return response
+
+    async def scenario() -> None:
+        query = asyncio.create_task(RemoteEngine(Busy([])).classify(Target("mug", "v1"), PICTURE))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        query.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await query
+
+    asyncio.run(scenario())
+    assert response.cancelled
+
+
+def test_ready_once_an_encoder_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployments, "_RETRY_PAUSE_S", 0)
+    handle = Handle([BackPressureError(num_queued_requests=9, max_queued_requests=9), ActorDiedError(), (56, 112)])
+    engine = RemoteEngine(handle)  # type: ignore[arg-type]
+    asyncio.run(engine.reach())
+    assert asyncio.run(engine.view_sides()) == (56, 112) and not handle.outcomes
+
+
+def test_keys_that_a_replica_does_not_find_leave_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PERSREP_API_KEYS", raising=False)
+    config = ServeConfig(registry=str(tmp_path))
+    with pytest.raises(ConfigError, match="PERSREP_API_KEYS is not set where this replica runs"):
+        asyncio.run(Ingress.__init__(object.__new__(Ingress), config, Handle([(1, 1)]), keys_needed=True))  # type: ignore[arg-type,func-returns-value]
 
 
 def test_the_ingress_needs_no_torch() -> None:

@@ -161,6 +161,12 @@ def test_with_the_registry_out_of_reach_what_is_in_memory_goes_on(endpoint: Endp
     wait_until(lambda: ask_once(endpoint, unknown)[0] == 200)
 
 
+def test_an_object_as_it_was_published(endpoint: Endpoint) -> None:
+    status, card = get(f"{endpoint.url}/v1/objects/disc_2")
+    assert (status, card["version"], card["threshold"]) == (200, "v1", 0.85)
+    assert card["calibration"]["slope"] == 20.0
+
+
 def test_identify_finds_the_object(endpoint: Endpoint) -> None:
     async def identify() -> tuple[int, dict[str, Any]]:
         async with aiohttp.ClientSession() as session:
