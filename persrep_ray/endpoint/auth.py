@@ -6,6 +6,7 @@ salt, as passwords need it, would add.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import hmac
@@ -13,7 +14,6 @@ import json
 import logging
 import os
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,6 @@ class Keys:
         self._entries = entries
         self._file = file
         self._stamp = None if file is None else _stamp(file)
-        self._looked = time.monotonic()
 
     @classmethod
     def load(cls, http: HttpConfig) -> Keys:
@@ -97,7 +96,6 @@ class Keys:
 
         Without any keys everybody may do all but delete.
         """
-        self._follow_file()
         if self._entries is None:
             return Access(prefixes=("",), may_delete=False)
         if key is None:
@@ -109,10 +107,16 @@ class Keys:
                 found = Access(entry.prefixes, entry.delete)
         return found
 
-    def _follow_file(self) -> None:
-        if self._file is None or time.monotonic() < self._looked + _LOOK_EVERY_S:
+    async def follow(self) -> None:
+        """Looks at the file again and again, in a thread: a share that hangs must not stop those who ask."""
+        while self._file is not None:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.get_running_loop().run_in_executor(None, self.refresh)
+
+    def refresh(self) -> None:
+        """Reads the file if it has changed. A broken one leaves the keys from before in force."""
+        if self._file is None:
             return
-        self._looked = time.monotonic()
         stamp = _stamp(self._file)
         if stamp == self._stamp:
             return

@@ -135,6 +135,7 @@ class Ingress:
             )
         self._metrics = RayMetrics()
         self._follower = asyncio.create_task(self._catalog.run())
+        self._key_follower = asyncio.create_task(self._keys.follow())
         self._reaching = asyncio.create_task(self._engine.reach())
 
     def __serve_build_asgi_app__(self) -> Any:

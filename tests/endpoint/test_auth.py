@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -32,8 +33,7 @@ def text(*entries: dict[str, Any]) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _always_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "_LOOK_EVERY_S", 0)
+def _no_keys_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(auth.ENVIRONMENT, raising=False)
 
 
@@ -133,18 +133,23 @@ def test_files_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
         keys_of(tmp_path / "binary")
 
 
+def refreshed(keys: Keys) -> Keys:
+    keys.refresh()
+    return keys
+
+
 def test_keys_come_and_go_without_a_restart(file: Path) -> None:
     file.write_text(text(entry()))
     keys = keys_of(file)
     file.write_text(text(entry(), entry(name="ops", sha256=OTHER_DIGEST)))
-    assert keys.access("prk_b") is not None and keys.access("prk_a") is not None
+    assert refreshed(keys).access("prk_b") is not None and refreshed(keys).access("prk_a") is not None
     file.write_text(text(entry(sha256=OTHER_DIGEST)))
-    assert keys.access("prk_b") is not None and keys.access("prk_a") is None
+    assert refreshed(keys).access("prk_b") is not None and refreshed(keys).access("prk_a") is None
     replacement = file.with_name("new")
     replacement.write_text(text(entry()))
     os.utime(replacement, ns=(file.stat().st_mtime_ns,) * 2)  # replaced within one tick of the clock
     os.replace(replacement, file)
-    assert keys.access("prk_a") is not None and keys.access("prk_b") is None
+    assert refreshed(keys).access("prk_a") is not None and refreshed(keys).access("prk_b") is None
 
 
 def test_a_file_that_breaks_leaves_the_keys_from_before_and_says_so_once(
@@ -155,22 +160,30 @@ def test_a_file_that_breaks_leaves_the_keys_from_before_and_says_so_once(
     file.write_text('{"keys": [{"name": "prk_secret"')
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
-            assert keys.access("prk_a") is not None
+            assert refreshed(keys).access("prk_a") is not None
     assert len(caplog.records) == 1 and "Invalid JSON" in caplog.text and "prk_secret" not in caplog.text
     file.unlink()
     with caplog.at_level(logging.ERROR):
-        assert keys.access("prk_a") is not None
+        assert refreshed(keys).access("prk_a") is not None
     assert "No such file" in caplog.text
     file.write_text(text(entry(sha256=OTHER_DIGEST)))
-    assert keys.access("prk_a") is None and keys.access("prk_b") is not None
+    assert refreshed(keys).access("prk_a") is None and refreshed(keys).access("prk_b") is not None
 
 
-def test_the_file_is_looked_at_now_and_then_only(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_followed_and_asking_does_not_wait_for_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text(text(entry()))
     keys = keys_of(file)
-    monkeypatch.setattr(auth, "_LOOK_EVERY_S", 1000)
     file.write_text(text())
     assert keys.access("prk_a") is not None
+
+    async def scenario() -> None:
+        monkeypatch.setattr(auth, "_LOOK_EVERY_S", 0)
+        follower = asyncio.create_task(keys.follow())
+        while keys.access("prk_a") is not None:
+            await asyncio.sleep(0)
+        follower.cancel()
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
 
 
 def test_all_entries_are_compared_whichever_fits(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
