@@ -15,11 +15,14 @@ import asyncio
 import json
 import os
 import platform
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -29,6 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = Path(__file__).with_name("serving_parts")
 ADAPTERS, RESIDENT = 200, 1000
+PORT = 8181
 ROUND_S = 20  # some twenty batches on two cores: fewer, and a batch more or less is what one measures
 
 
@@ -137,12 +141,54 @@ def copies(out: Path, count: int) -> Any:
     return perturbed_copies(train_two(out), out / f"copies_{count}", count)
 
 
+def routing(options: argparse.Namespace) -> dict[str, Any]:
+    """Two encoders that can hold 60 % of the adapters each: what consistent hashing of the object's id brings."""
+    registry = copies(options.out, ADAPTERS)
+    bank_bytes = int(ADAPTERS * 0.6 * _adapter_bytes(registry))
+    found: dict[str, Any] = {}
+    for router in ("power_of_two", "consistent_hashing"):
+        counts = Path(tempfile.mkdtemp())
+        with running(["routed.py", str(registry.root), str(PORT), router, str(bank_bytes)], COUNTS=str(counts)) as url:
+            load(url, ADAPTERS)
+            before = _letters(counts)
+            result = load(url, ADAPTERS)
+            looked = _letters(counts) - before
+        found[f"{router} in memory"] = looked["h"] / looked.total()
+        found[f"{router} requests/s"] = result["requests_per_s"]
+        shutil.rmtree(counts)
+    return found
+
+
+def _letters(folder: Path) -> Counter[str]:
+    return Counter("".join(file.read_text() for file in folder.iterdir()).replace("\n", ""))
+
+
+def _adapter_bytes(registry: Any) -> int:
+    from serving_parts import engine
+
+    async def measure() -> int:
+        one = engine.make_engine(registry, threads=1)
+        async with one.bank.lease(engine.targets_of(registry)[0]):
+            return one.bank.nbytes
+
+    return asyncio.run(measure())
+
+
 @contextmanager
 def endpoint(registry: Path, threads: int) -> Iterator[str]:
-    """The endpoint, and the same with `peft` inside under /peft, in a process group of their own."""
-    port = 8181
-    command = [sys.executable, str(PARTS / "endpoints.py"), str(registry), str(port), str(threads)]
-    environment = {**os.environ, "PYTHONPATH": str(PARTS.parent), "RAY_worker_niceness": "0"}
+    """The endpoint, and the same with `peft` inside under /peft."""
+    with running(["endpoints.py", str(registry), str(PORT), str(threads)]) as url:
+        for path in ("", "/peft"):
+            urllib.request.urlopen(f"{url}{path}/readyz", timeout=60).close()
+            load(url + path, ADAPTERS)  # warm: every adapter in memory
+        yield url
+
+
+@contextmanager
+def running(part: list[str], **variables: str) -> Iterator[str]:
+    """A program of `serving_parts` in a process group of its own, from when it says that it serves."""
+    command = [sys.executable, str(PARTS / part[0]), *part[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(PARTS.parent), "RAY_worker_niceness": "0", **variables}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert process.stdout is not None
@@ -151,10 +197,7 @@ def endpoint(registry: Path, threads: int) -> Iterator[str]:
                 break
         else:
             raise RuntimeError("the endpoint did not start")
-        for path in ("", "/peft"):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}{path}/readyz", timeout=60).close()
-            load(f"http://127.0.0.1:{port}{path}", ADAPTERS)  # warm: every adapter in memory
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{PORT}"
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -173,7 +216,15 @@ def load(url: str, objects: int) -> dict[str, Any]:
     return result
 
 
-MEASURES = {"http": over_http, "batch": batch, "bank": bank, "resident": resident, "identify": identify, "top1": top1}
+MEASURES = {
+    "http": over_http,
+    "batch": batch,
+    "bank": bank,
+    "resident": resident,
+    "identify": identify,
+    "routing": routing,
+    "top1": top1,
+}
 
 if __name__ == "__main__":
     sys.exit(main())
