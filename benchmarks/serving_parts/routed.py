@@ -27,7 +27,7 @@ class CountedEncoder(deployments.Encoder):
     """An encoder that counts."""
 
     async def __init__(self, config: ServeConfig, profile: Profile) -> None:  # type: ignore[misc]
-        await deployments.Encoder.__init__(self, config, profile)  # type: ignore[func-returns-value]
+        await deployments.Encoder.__init__(self, config, profile)
         self._engine.bank._metrics = _Letters(Path(os.environ["COUNTS"]) / str(os.getpid()))
 
 
