@@ -85,12 +85,16 @@ class Backbone:
         attention.set_attn_implementation("eager" if self.device.type == "cpu" else "sdpa")
         return self
 
+    def whole_patches(self, size: int) -> int:
+        """`size`, pixels, rounded down to a whole number of patches, at least one."""
+        return max(1, size // self.patch_size) * self.patch_size
+
     def pixels(self, images: Sequence[np.ndarray], size: int) -> torch.Tensor:
         """RGB images (H,W,3) uint8 -> normalised (B,3,size,size) float32, each image squashed to the square.
 
         `size` is rounded down to a whole number of patches.
         """
-        side = max(1, size // self.patch_size) * self.patch_size
+        side = self.whole_patches(size)
         batch = np.stack([resize_square(image, side) for image in images])
         tensor = torch.from_numpy(batch).permute(0, 3, 1, 2).float().div_(255)
         return ((tensor - self._mean) / self._std).to(self.device)

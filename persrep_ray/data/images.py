@@ -119,6 +119,12 @@ def check_pixels(path: Path, limits: DataConfig) -> tuple[int, int]:
         return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
 
 
+def capped_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """`size` (H, W) scaled so that its longest side is at most `longest`; at least one pixel either way."""
+    scale = min(1.0, longest / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def resize_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 to (size, size, 3) uint8: the whole picture, its aspect ratio not kept.
 
@@ -151,6 +157,11 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int = 92) -> bytes:
 def encode_png_mask(mask: NDArray[np.bool_]) -> bytes:
     """(H, W) bool to the bytes of a one-bit PNG, which `decode_mask` gives back unchanged."""
     return _encode(mask, "PNG")
+
+
+def encode_png_grey(grey: NDArray[np.uint8]) -> bytes:
+    """(H, W) uint8 to PNG bytes."""
+    return _encode(grey, "PNG")
 
 
 def _encode(array: NDArray[Any], image_format: str, **options: Any) -> bytes:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import replace
 
 import numpy as np
 from faster_coco_eval.core import mask as coco
-from PIL import Image
 
-from persrep_ray.data.images import encode_png_mask
+from persrep_ray.data.images import capped_size, encode_png_grey, encode_png_mask
 from persrep_ray.endpoint.schemas import PngMask, RleMask, SimilarityMap
 from persrep_ray.serving.answers import Located
 
@@ -19,8 +17,7 @@ _LONGEST_SIDE = 2048  # that is asked for; the mask of a 40-megapixel photo is n
 
 def asked_size(size: tuple[int, int]) -> tuple[int, int]:
     """The (H, W) to locate at, for a picture of `size`."""
-    scale = min(1.0, _LONGEST_SIDE / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return capped_size(size, _LONGEST_SIDE)
 
 
 def enlarged(located: Located, size: tuple[int, int]) -> Located:
@@ -52,6 +49,4 @@ def as_png(mask: np.ndarray) -> PngMask:
 def as_map(similarity: np.ndarray) -> SimilarityMap:
     """`similarity` (h, w), -1 to 1."""
     grey = np.rint((similarity + 1) / 2 * 255).clip(0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(grey).save(buffer, "PNG")
-    return SimilarityMap(png=base64.b64encode(buffer.getvalue()).decode("ascii"), size=list(grey.shape))
+    return SimilarityMap(png=base64.b64encode(encode_png_grey(grey)).decode("ascii"), size=list(grey.shape))

@@ -18,7 +18,7 @@ import torch
 from persrep_ray.backbones.backbone import Features
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
-from persrep_ray.data.images import ImageError, read_mask, read_rgb, resize_square, standard_view
+from persrep_ray.data.images import ImageError, capped_size, read_mask, read_rgb, resize_square, standard_view
 from persrep_ray.data.objects import Photo, Problem
 
 View = Literal["standard", "dense"]
@@ -39,10 +39,9 @@ class PhotoCache:
         self._lora = lora
         self._backbone = lora.backbone
         self._limits = config.data
-        patch = self._backbone.patch_size
         self._side: dict[View, int] = {
-            "standard": max(1, config.backbone.image_size // patch) * patch,
-            "dense": max(1, config.evaluate.dense_size // patch) * patch,
+            "standard": self._backbone.whole_patches(config.backbone.image_size),
+            "dense": self._backbone.whole_patches(config.evaluate.dense_size),
         }
         self._kept = _ByteLru(budget)
         self._decoded: dict[Path, _Decoded] = {}  # the present batch, so that its two views share one decoding
@@ -161,14 +160,8 @@ class PhotoCache:
         return _Decoded(
             standard=standard_view(image, self._side["standard"]),
             dense=resize_square(image, self._side["dense"]),
-            size=capped_size((image.shape[0], image.shape[1])),
+            size=capped_size((image.shape[0], image.shape[1]), LONGEST_SIDE),
         )
-
-
-def capped_size(size: tuple[int, int]) -> tuple[int, int]:
-    """`size` (H, W) scaled so that its longest side is at most `LONGEST_SIDE`."""
-    scale = min(1.0, LONGEST_SIDE / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 class _Decoded(NamedTuple):

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from persrep_ray.backbones.backbone import load_backbone
+from persrep_ray.data.images import capped_size
 from persrep_ray.evaluate.dense import predict
 from persrep_ray.evaluate.features import normalize
-from persrep_ray.evaluate.photo_cache import capped_size
+from persrep_ray.evaluate.photo_cache import LONGEST_SIDE
 from persrep_ray.serving.adapters import (
     PRETRAINED_FILES,
     Adapter,
@@ -67,12 +68,11 @@ class LocalEngine:
         self._device = device
         backbone = load_backbone(profile.backbone).to(device)
         self.encoder = MultiAdapterEncoder(backbone, profile.backbone)
-        patch = backbone.patch_size
         self._sides = (
-            max(1, profile.backbone.image_size // patch) * patch,
-            max(1, profile.dense_size // patch) * patch,
+            backbone.whole_patches(profile.backbone.image_size),
+            backbone.whole_patches(profile.dense_size),
         )
-        self._grid = self._sides[1] // patch
+        self._grid = self._sides[1] // backbone.patch_size
         self.bank = AdapterBank(
             self._load,
             budget=config.encoder.bank_bytes,
@@ -217,7 +217,7 @@ def _distinct_adapters(jobs: Sequence[_Job]) -> int:
 def _locate(adapter: Adapter, patches: np.ndarray, size: tuple[int, int]) -> Located:
     """Searched at the size of the evaluation, whose figures then hold; told in pixels of `size`."""
     assert adapter.dense is not None
-    searched = capped_size(size)
+    searched = capped_size(size, LONGEST_SIDE)
     found = predict(adapter.dense, patches, searched)
     if found.box is None or found.mask is None:
         return Located(None, None, found.score, found.similarity)

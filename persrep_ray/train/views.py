@@ -74,7 +74,7 @@ class ViewStore:
         self._backbone = backbone
         self._config = config
         self._limits = limits
-        self._size = max(1, size // backbone.patch_size) * backbone.patch_size
+        self._size = backbone.whole_patches(size)
         self._seed = seed
         self._photos: OrderedDict[Photo, torch.Tensor] = OrderedDict()
 
