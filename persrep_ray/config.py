@@ -12,20 +12,34 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from persrep_ray import config_text
+from persrep_ray.config_generate import DreamBoothConfig, FilterConfig, GenerateConfig, SamplingConfig
+from persrep_ray.config_section import ConfigError, Section
 
-
-class ConfigError(ValueError):
-    """A configuration the user has to mend: the message is one line and names the key and the allowed values."""
-
-
-class Section(BaseModel):
-    """What all settings share: no unknown keys, no change after validation, no lax conversions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
-
+__all__ = [
+    "PRESETS",
+    "BackboneConfig",
+    "BatchConfig",
+    "ConfigError",
+    "DataConfig",
+    "EvaluateConfig",
+    "GenerateConfig",
+    "HeldoutConfig",
+    "LoraSection",
+    "MaskConfig",
+    "RunConfig",
+    "SamConfig",
+    "Section",
+    "TrainConfig",
+    "ViewsConfig",
+    "changed",
+    "load_config",
+    "merged",
+    "parse_overrides",
+    "validated",
+]
 
 _Tree = TypeVar("_Tree", bound=Section)
 
@@ -49,48 +63,26 @@ class BackboneConfig(Section):
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
 
+class SamConfig(Section):
+    """Segment Anything, steered by a map of where the object is (PerSAM, arXiv 2305.03048)."""
+
+    name: str = Field(default="facebook/sam-vit-base", min_length=1, description="a hub id or a local folder")
+    revision: str | None = None
+    weight_steps: int = Field(
+        default=1000, ge=0, description="steps that learn how to mix the three mask scales; 0: the best-rated scale"
+    )
+
+
 class MaskConfig(Section):
     """Foreground masks for photos that come without one."""
 
-    method: Literal["embedded"] = "embedded"
+    method: Literal["embedded", "sam"] = Field(
+        default="embedded", description="saliency and GrabCut, or Segment Anything prompted by the saliency"
+    )
+    sam: SamConfig = SamConfig()
     working_size: int = Field(default=448, ge=64, le=2048, description="longest side for GrabCut, pixels")
     grabcut_iterations: int = Field(default=4, ge=1, le=20)
     cpus_per_actor: float = Field(default=0.5, gt=0)
-
-
-class GenerateConfig(Section):
-    """Synthetic images per object, and how the work is cut into chunks for the actors."""
-
-    generator: Literal["cut_paste"] = "cut_paste"
-    positives: int = Field(default=64, ge=1)
-    negatives: int = Field(default=64, ge=1)
-    heldout: int = Field(
-        default=16, ge=0, description="more images of either role, which training does not see: they calibrate serving"
-    )
-    image_size: int = Field(default=256, ge=32, le=1024, description="side of a synthetic image, pixels")
-    object_area: tuple[float, float] = Field(
-        default=(0.06, 0.6),
-        strict=False,  # YAML and JSON have lists, no tuples; the items stay strict
-        description="share of the picture that the pasted object's box covers, smallest to largest",
-    )
-    rotation: float = Field(default=30.0, ge=0, le=180, description="largest rotation either way, degrees")
-    occlusion: float = Field(default=0.25, ge=0, le=1, description="probability of an occluder over the object")
-    same_category: float = Field(
-        default=0.7, ge=0, le=1, description="share of the negatives drawn from objects of the same category, if any"
-    )
-    negative_objects: int = Field(
-        default=32, ge=0, description="how many other objects an object's negatives come from, same category first"
-    )
-    chunk_size: int = Field(default=16, ge=1, description="images per chunk: the unit of work and of resume")
-    actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    cpus_per_actor: float = Field(default=0.5, gt=0)
-
-    @field_validator("object_area")
-    @classmethod
-    def _area_is_a_range(cls, area: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < area[0] <= area[1] <= 1:
-            raise ValueError("two numbers with 0 < smallest <= largest <= 1")
-        return area
 
 
 class LoraSection(Section):
@@ -182,6 +174,11 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """The four tasks, pretrained beside personalized."""
 
+    mode: Literal["threshold", "persam"] = Field(
+        default="threshold",
+        description="how the dense tasks find the object: Otsu's threshold on the similarities, or SAM (`masks.sam`) "
+        "prompted by them",
+    )
     dense_size: int = Field(default=336, ge=14, le=2048, description="side of the input of the dense tasks, pixels")
     batch_size: int = Field(default=16, ge=1)
     most_photos: int = Field(
@@ -212,7 +209,19 @@ def debug_config() -> RunConfig:
     return RunConfig(
         backbone=BackboneConfig(adapted_blocks=1, image_size=56, precision="float32"),
         masks=MaskConfig(working_size=64, grabcut_iterations=1),
-        generate=GenerateConfig(positives=4, negatives=4, heldout=2, image_size=64, chunk_size=2, actors=1),
+        generate=GenerateConfig(
+            positives=4,
+            negatives=4,
+            heldout=2,
+            image_size=64,
+            chunk_size=2,
+            actors=1,
+            dreambooth=DreamBoothConfig(
+                rank=2, alpha=2.0, resolution=64, steps=10, prior_images=4, precision="float32", actors=1
+            ),
+            sampling=SamplingConfig(steps=2, guidance=(4.0,), actors=1),
+            filter=FilterConfig(threshold=-1.0),
+        ),
         train=TrainConfig(
             lora=LoraSection(r=2, alpha=2.0), batch=BatchConfig(anchors=2, positives=2, negatives=4), steps=10, cells=1
         ),
@@ -223,13 +232,17 @@ def debug_config() -> RunConfig:
 def paper_config() -> RunConfig:
     """The training recipe of Sundaram, Chae et al. (arXiv 2412.16156), with our default backbone and generator.
 
-    The paper's backbone is `backbone.name=facebook/dinov2-base`. Its 450 images are positives; as many negatives are
-    our choice.
+    The paper's backbone is `backbone.name=facebook/dinov2-base`, its generators are `generate.generator=dreambooth`,
+    which is then set up as there, and `combined`. Its 450 images are positives; as many negatives are our choice.
     """
     synthetic, triplets, epochs, batch = 450, 4500, 2, 16
     return RunConfig(
         backbone=BackboneConfig(adapted_blocks="all"),
-        generate=GenerateConfig(positives=synthetic, negatives=synthetic),
+        generate=GenerateConfig(
+            positives=synthetic,
+            negatives=synthetic,
+            dreambooth=DreamBoothConfig(method="full", learning_rate=2e-6, steps=400, prior_images=200),
+        ),
         train=TrainConfig(
             lora=LoraSection(r=16, alpha=0.5, dropout=0.3),
             loss="info_nce",

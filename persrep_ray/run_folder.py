@@ -31,7 +31,10 @@ from persrep_ray.data.objects import ObjectPhotos, Photo
 from persrep_ray.generate.types import GenerateRequest, Role
 
 # Where and how parallel a run is does not decide its result: a resumed run may have more machines.
-_PLACEMENT = ("actors", "cells", "cpus_per_actor", "cpus_per_worker", "gpus_per_worker", "max_attempts")
+_PLACEMENT = (
+    *("actors", "cells", "max_attempts", "llm_timeout_s", "llm_attempts"),
+    *("cpus_per_actor", "gpus_per_actor", "cpus_per_worker", "gpus_per_worker"),
+)
 
 
 @dataclass(frozen=True)
