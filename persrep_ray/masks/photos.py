@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,8 @@ from numpy.typing import NDArray
 from persrep_ray.config import RunConfig
 from persrep_ray.data.images import ImageError, read_mask, read_rgb
 from persrep_ray.data.objects import Photo
-from persrep_ray.masks.grabcut import MaskError, mask_from_saliency
-
-if TYPE_CHECKING:
-    from persrep_ray.backbones.embedded import EmbeddedSaliency
+from persrep_ray.masks.grabcut import MaskError
+from persrep_ray.masks.images import ImageMasker
 
 
 @dataclass(frozen=True)
@@ -27,11 +24,11 @@ class PhotoMasks:
 
 
 class PhotoMasker:
-    """Makes masks. The saliency network is loaded with the first photo that needs it."""
+    """Makes masks of photos."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self._saliency: EmbeddedSaliency | None = None
+        self._masker = ImageMasker(config)
 
     def __call__(self, photos: Sequence[Photo]) -> PhotoMasks:
         masks: list[NDArray[np.bool_] | None] = []
@@ -47,10 +44,4 @@ class PhotoMasker:
     def _mask(self, photo: Photo) -> NDArray[np.bool_]:
         if photo.mask is not None:
             return read_mask(photo.mask, self._config.data)
-        if self._saliency is None:
-            from persrep_ray.backbones.embedded import EmbeddedSaliency  # seconds to import, and masks may all be given
-
-            self._saliency = EmbeddedSaliency()
-        image = read_rgb(photo.path, self._config.data)
-        (saliency,) = self._saliency([image])
-        return mask_from_saliency(image, saliency, self._config.masks)
+        return self._masker.mask(read_rgb(photo.path, self._config.data))
