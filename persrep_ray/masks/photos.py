@@ -1,9 +1,11 @@
-"""The foreground masks of an object's train photos: the user's own, else saliency and GrabCut."""
+"""The foreground masks of an object's train photos: the user's own, else made as `masks.method` says."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,9 @@ from persrep_ray.data.images import ImageError, read_mask, read_rgb
 from persrep_ray.data.objects import Photo
 from persrep_ray.masks.grabcut import MaskError
 from persrep_ray.masks.images import ImageMasker
+
+if TYPE_CHECKING:
+    from persrep_ray.masks.sam import SamReference
 
 
 @dataclass(frozen=True)
@@ -24,24 +29,45 @@ class PhotoMasks:
 
 
 class PhotoMasker:
-    """Makes masks of photos."""
+    """Makes masks of one object's photos at a time.
+
+    SAM learns from the first photo with a mask of the user's what to look for on the others; where no photo has one,
+    the saliency prompts it.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._masker = ImageMasker(config)
 
     def __call__(self, photos: Sequence[Photo]) -> PhotoMasks:
+        """Raises `SamError` where SAM is needed and cannot be loaded."""
+        reference = self._reference(photos)
         masks: list[NDArray[np.bool_] | None] = []
         problems: list[str] = []
         for photo in photos:
             try:
-                masks.append(self._mask(photo))
+                masks.append(self._mask(photo, reference))
             except (ImageError, MaskError) as error:
                 masks.append(None)
                 problems.append(f"{photo.path}: {str(error).removeprefix(f'{photo.path}: ')}")
         return PhotoMasks(masks, problems)
 
-    def _mask(self, photo: Photo) -> NDArray[np.bool_]:
+    def _mask(self, photo: Photo, reference: SamReference | None) -> NDArray[np.bool_]:
         if photo.mask is not None:
             return read_mask(photo.mask, self._config.data)
-        return self._masker.mask(read_rgb(photo.path, self._config.data))
+        image = read_rgb(photo.path, self._config.data)
+        if reference is None:
+            return self._masker.mask(image)
+        return self._masker.sam.segment_like(self._masker.sam.embed(image), reference)
+
+    def _reference(self, photos: Sequence[Photo]) -> SamReference | None:
+        """None where SAM has nothing to learn from or nothing to do."""
+        given = [photo for photo in photos if photo.mask is not None]
+        if self._config.masks.method != "sam" or len(given) == len(photos):
+            return None
+        for photo in given:
+            assert photo.mask is not None
+            with suppress(ImageError, MaskError):  # a broken mask is reported with its own photo
+                mask = read_mask(photo.mask, self._config.data)
+                return self._masker.sam.refer(self._masker.sam.embed(read_rgb(photo.path, self._config.data)), mask)
+        return None

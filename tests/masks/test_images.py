@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from tiny import COLOURS, shape
+from tiny_sam import save_tiny_sam
+
+from persrep_ray.config import MaskConfig, RunConfig, SamConfig
+from persrep_ray.masks.grabcut import MaskError, mask_from_saliency
+from persrep_ray.masks.images import ImageMasker
+from persrep_ray.masks.sam import SamError, SamSegmenter
+
+IMAGE, TRUTH = (array[:80] for array in shape(COLOURS["red"], seed=0, size=120))
+SALIENCY = TRUTH.astype(np.float32)
+
+
+def masker(name: str, method: Any) -> ImageMasker:
+    """Whose saliency network is a fake that sees the truth."""
+
+    def saliency(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        assert images[0] is IMAGE
+        return [SALIENCY]
+
+    made: Any = ImageMasker(RunConfig(masks=MaskConfig(method=method, working_size=96, sam=SamConfig(name=name))))
+    made._saliency = saliency
+    return made
+
+
+class TestEmbedded:
+    def test_is_saliency_and_grabcut_whatever_the_likeness(self) -> None:
+        expected = mask_from_saliency(IMAGE, SALIENCY, MaskConfig(working_size=96))
+        under_test = masker("no-such-sam", "embedded")
+        assert np.array_equal(under_test.mask(IMAGE), expected)
+        assert np.array_equal(under_test.mask(IMAGE, likeness=1 - SALIENCY), expected)
+
+    def test_nothing_found(self) -> None:
+        under_test: Any = masker("no-such-sam", "embedded")
+        under_test._saliency = lambda images: [np.zeros((20, 20), np.float32)]
+        with pytest.raises(MaskError, match="no foreground found"):
+            under_test.mask(IMAGE)
+
+
+class TestSam:
+    def prompts(self, under_test: Any) -> list[np.ndarray]:
+        """Where the point on the object is, in pixels of the photo, at each later call of SAM."""
+        points: list[np.ndarray] = []
+
+        def record(model: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            points.append((kwargs["input_points"][0, 0, 0].numpy() + 0.5) * 120 / 64)
+
+        under_test.sam._model.register_forward_pre_hook(record, with_kwargs=True)
+        return points
+
+    def test_prompted_by_the_likeness(self, tmp_path: Path) -> None:
+        under_test = masker(str(save_tiny_sam(tmp_path / "sam")), "sam")
+        points = self.prompts(under_test)
+        likeness = np.zeros((4, 6), np.float32)
+        likeness[3, 1] = 1
+        mask = under_test.mask(IMAGE, likeness)
+        assert points[0] == pytest.approx([30, 70], abs=1)
+        plain = SamSegmenter(SamConfig(name=str(tmp_path / "sam")))
+        assert np.array_equal(mask, plain.segment(plain.embed(IMAGE), likeness))
+
+    def test_else_prompted_well_inside_of_what_is_salient(self, tmp_path: Path) -> None:
+        under_test = masker(str(save_tiny_sam(tmp_path / "sam")), "sam")
+        points = self.prompts(under_test)
+        mask = under_test.mask(IMAGE)
+        assert mask.shape == (80, 120) and mask.dtype == np.bool_
+        depth = cv2.distanceTransform(TRUTH.astype(np.uint8), cv2.DIST_L2, 3)
+        x, y = points[0].astype(int)
+        assert depth[y, x] > 0.7 * depth.max()  # all of the disc is equally salient
+
+    def test_a_checkpoint_that_is_not_there_is_an_error_when_it_is_needed(self, tmp_path: Path) -> None:
+        under_test = masker(str(tmp_path / "absent"), "sam")
+        with pytest.raises(SamError, match="absent"):
+            under_test.mask(IMAGE)
