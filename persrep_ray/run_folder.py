@@ -2,6 +2,8 @@
 
 run.json                                    the configuration and digests of the inputs
 masks/<object>/00.png … masks.json          foreground masks of the train photos, in their order
+class_images/<category>/00000.png …         what DreamBooth keeps the category's meaning with, shared by its objects
+generators/<object>/                        the object's weights for the text-to-image model, and dreambooth.json
 synthetic/<object>/<role>-<start>.parquet   one shard per chunk
 trained/<object>/                           PEFT adapter and train.json
 published/<object>.json                     what was published
@@ -14,8 +16,10 @@ ray/                                        Ray Train's storage; of no use after
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -28,7 +32,7 @@ from persrep_ray.config import ConfigError, RunConfig
 from persrep_ray.data.files import sync
 from persrep_ray.data.images import encode_png_mask
 from persrep_ray.data.objects import ObjectPhotos, Photo
-from persrep_ray.generate.types import GenerateRequest, Role
+from persrep_ray.generate.types import GenerateRequest, GeneratorName, Role
 
 # Where and how parallel a run is does not decide its result: a resumed run may have more machines.
 _PLACEMENT = (
@@ -61,6 +65,16 @@ class RunFolder:
             for photo, path in zip(photos.train, paths, strict=True)
         )
 
+    # -- generators --------------------------------------------------------------------------------------------------
+
+    def class_images(self, category: str) -> Path:
+        """A folder for any text: readable, safe as a path, and its own for each category."""
+        readable = re.sub("[^a-z0-9]+", "-", category.lower()).strip("-")[:40]
+        return self.root / "class_images" / f"{readable}-{hashlib.sha256(category.encode()).hexdigest()[:8]}"
+
+    def generator(self, object_id: str) -> Path:
+        return self.root / "generators" / object_id
+
     # -- synthetic images --------------------------------------------------------------------------------------------
 
     def shard(self, request: GenerateRequest) -> Path:
@@ -72,10 +86,8 @@ class RunFolder:
 
     def heldout_by_role(self, object_id: str, config: RunConfig) -> dict[Role, list[GenerateRequest]]:
         """The images after those, in chunks of their own: training never sees them, calibration does."""
-        return {
-            role: _cut(object_id, role, count, count + config.generate.heldout, config)
-            for role, count in _trained_counts(config).items()
-        }
+        heldout = config.generate.heldout
+        return {role: _cut(object_id, role, start, heldout, config) for role, start in _trained_counts(config).items()}
 
     def chunks(self, object_id: str, config: RunConfig) -> list[GenerateRequest]:
         """All of an object's chunks, those it is trained on first."""
@@ -117,10 +129,21 @@ class RunFolder:
 
     def _write_folder(self, target: Path, files: Mapping[str, bytes]) -> None:
         """`target` appears with all `files` at once; one that exists already is kept."""
+        with self.whole_folder(target) as temporary:
+            for name, content in files.items():
+                _write(temporary / name, content)
+
+    @contextmanager
+    def whole_folder(self, target: Path) -> Iterator[Path]:
+        """Gives a folder to write into; it appears as `target` at the end. A `target` that exists already is kept."""
         temporary = self._scratch()
-        for name, content in files.items():
-            _write(temporary / name, content)
-        sync(temporary)
+        try:
+            yield temporary
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        for path in (*temporary.rglob("*"), temporary):
+            sync(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.rename(temporary, target)  # refuses to replace a folder that is not empty
@@ -140,12 +163,16 @@ def _trained_counts(config: RunConfig) -> dict[Role, int]:
     return {"positive": config.generate.positives, "negative": config.generate.negatives}
 
 
-def _cut(object_id: str, role: Role, start: int, stop: int, config: RunConfig) -> list[GenerateRequest]:
-    """Images `start … stop - 1` as chunks."""
-    size = config.generate.chunk_size
+def _cut(object_id: str, role: Role, start: int, count: int, config: RunConfig) -> list[GenerateRequest]:
+    """Images `start … start + count - 1` as chunks, each of one generator: what is cut and pasted comes first."""
+    generate = config.generate
+    share = {"cut_paste": 0.0, "dreambooth": 1.0, "combined": generate.dreambooth_share}[generate.generator]
+    middle, stop = start + count - round(count * share), start + count
+    parts: tuple[tuple[GeneratorName, int, int], ...] = (("cut_paste", start, middle), ("dreambooth", middle, stop))
     return [
-        GenerateRequest(object_id, role, first, min(size, stop - first), config.seed)
-        for first in range(start, stop, size)
+        GenerateRequest(object_id, role, first, min(generate.chunk_size, end - first), config.seed, name)
+        for name, begin, end in parts
+        for first in range(begin, end, generate.chunk_size)
     ]
 
 

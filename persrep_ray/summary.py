@@ -7,7 +7,7 @@ from typing import Any
 
 from persrep_ray.config import RunConfig
 from persrep_ray.evaluate.summary import mean_metrics
-from persrep_ray.generate.shards import shard_seconds
+from persrep_ray.generate.shards import shard_report
 from persrep_ray.run_folder import RunFolder, read_json
 from persrep_ray.versions import versions
 
@@ -53,7 +53,7 @@ def _seconds(folder: RunFolder, config: RunConfig, object_id: str) -> dict[str, 
     done = all(shard.exists() for shard in shards)
     return {
         "mask": of(folder.masks(object_id) / "masks.json"),
-        "generate": round(sum(map(shard_seconds, shards)), 3) if done else None,
+        "generate": round(sum(shard_report(shard)["seconds"] for shard in shards), 3) if done else None,
         "train": of(folder.trained(object_id) / "train.json"),
         "evaluate": of(folder.published(object_id)),
     }

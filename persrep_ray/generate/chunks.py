@@ -51,7 +51,7 @@ class ChunkGenerator:
         started = time.monotonic()
         images = self._generator_of(request.object_id).generate(request)
         seconds = time.monotonic() - started
-        write_shard(self._folder.shard(request), images, seconds)
+        write_shard(self._folder.shard(request), images, {"seconds": seconds})
         return seconds
 
     def _generator_of(self, object_id: str) -> CutPaste:

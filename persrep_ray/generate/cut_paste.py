@@ -7,7 +7,6 @@ object tells the two apart.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,18 +33,12 @@ from persrep_ray.generate.occluders import occluder
 from persrep_ray.generate.photometric import finish, relight
 from persrep_ray.generate.photos import PhotoPool
 from persrep_ray.generate.placement import beside, draw_pose, pose_matrix
-from persrep_ray.generate.types import GenerateRequest, Role, SyntheticImage
+from persrep_ray.generate.types import GenerateRequest, SyntheticImage, image_seed
 
 _DISTRACTOR = 0.35
 _MOST_BEHIND = 0.35  # of the smaller of the two
 _SHADOW = 0.65
 _UPRIGHT = 15.0  # degrees: what stands straighter may throw its shadow on the ground
-
-
-def image_seed(seed: int, object_id: str, role: Role, index: int) -> int:
-    """The seed of one image, 63 bits: the same in every process and on every machine, whatever the chunking."""
-    digest = hashlib.blake2b(f"{seed}/{object_id}/{role}/{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 class CutPaste:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -32,17 +33,18 @@ SCHEMA = pa.schema(
     ]
 )
 JPEG_QUALITY = 92
-_SECONDS = b"seconds"
+_REPORT = b"report"
 
 
 class ShardError(ValueError):
     """A shard that cannot be read; the message names the file and the cause."""
 
 
-def write_shard(path: Path, images: Iterable[SyntheticImage], seconds: float = 0.0) -> None:
+def write_shard(path: Path, images: Iterable[SyntheticImage], report: Mapping[str, Any]) -> None:
     """Write the images to `path`; until all is on disk the name does not exist, and an older file of it is kept.
 
-    `seconds`, how long they took to generate, is kept with them for `shard_seconds`.
+    `report`, how they came about, is JSON and kept with them for `shard_report`: `seconds` that it took, and of a
+    filtered chunk the counts of `filter.FilterReport`.
     """
     rows = [
         {
@@ -59,7 +61,7 @@ def write_shard(path: Path, images: Iterable[SyntheticImage], seconds: float = 0
         }
         for one in images
     ]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA).replace_schema_metadata({_SECONDS: repr(seconds)})
+    table = pa.Table.from_pylist(rows, schema=SCHEMA).replace_schema_metadata({_REPORT: json.dumps(report)})
     path.parent.mkdir(parents=True, exist_ok=True)
     # The leading dot keeps a killed writer's leftover out of every `*.parquet`.
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -76,12 +78,13 @@ def write_shard(path: Path, images: Iterable[SyntheticImage], seconds: float = 0
     sync(path.parent)
 
 
-def shard_seconds(path: Path) -> float:
+def shard_report(path: Path) -> dict[str, Any]:
     """What `write_shard` was told; reads the footer alone. Raises `ShardError`."""
     try:
-        return float((pq.read_metadata(path).metadata or {})[_SECONDS])
+        report: dict[str, Any] = json.loads((pq.read_metadata(path).metadata or {})[_REPORT])
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise ShardError(f"{path}: not a readable shard: {error}") from error
+    return report
 
 
 class ShardRows(Sequence[SyntheticImage]):

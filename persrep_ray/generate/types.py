@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
@@ -9,13 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 Role = Literal["positive", "negative"]
+GeneratorName = Literal["cut_paste", "dreambooth"]
 
 ROLES: tuple[str, ...] = get_args(Role)
 
 
+def seed_of(*parts: object) -> int:
+    """A seed, 63 bits, for what `parts` name: the same in every process and on every machine, whatever the chunking."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def image_seed(seed: int, object_id: str, role: Role, index: int) -> int:
+    """The seed of one image of a run."""
+    return seed_of(seed, object_id, role, index)
+
+
 @dataclass(frozen=True)
 class GenerateRequest:
-    """Images `start … start + count - 1` of one object and one role.
+    """Images `start … start + count - 1` of one object and one role, by one generator.
 
     Image `i` depends on (`seed`, `object_id`, `role`, `i`) alone, so a request may be cut into chunks anywhere.
     """
@@ -25,6 +38,7 @@ class GenerateRequest:
     start: int
     count: int
     seed: int
+    generator: GeneratorName = "cut_paste"
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -42,7 +56,8 @@ class SyntheticImage:
 
     `image` is (S, S, 3) uint8 RGB; `mask` (S, S) bool marks the visible pixels of what `source_id` names: the object
     itself in a positive, another object in a negative, nothing where the negative shows no known object.
-    `source_photo` is the index of the source's train photo whose pixels these are, None where there is none.
+    `source_photo` is the index of the source's train photo whose pixels these are, None where there is none. `score` is
+    the cosine by which a sampled positive passed the filter.
     """
 
     object_id: str

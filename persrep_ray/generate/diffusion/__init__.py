@@ -1,0 +1,1 @@
+"""Text-to-image models: loading, personal weights, losses and sampling."""
