@@ -20,7 +20,7 @@ from persrep_ray.data.objects import Manifest, Photo, load_manifest
 from persrep_ray.data.others import choose_others
 from persrep_ray.evaluate import classification, retrieval
 from persrep_ray.evaluate.calibration import Calibration, calibrate
-from persrep_ray.evaluate.dense import coco_metrics, make_reference, predict
+from persrep_ray.evaluate.dense import DensePrediction, DenseReference, coco_metrics, make_reference, predict
 from persrep_ray.evaluate.evaluator import Evaluation, Evaluator
 from persrep_ray.evaluate.summary import flatten
 
@@ -117,6 +117,10 @@ class Naive:
         assert photo.mask is not None
         return read_mask(photo.mask, self.limits)
 
+    def predict(self, reference: DenseReference, photo: Photo, first_train: Photo) -> DensePrediction:
+        height, width, _ = read_rgb(photo.path, self.limits).shape
+        return predict(reference, self.patches(photo), (height, width))
+
     def metrics(
         self, object_id: str, most: int, synthetic: Sequence[np.ndarray]
     ) -> tuple[dict[str, float], Calibration]:
@@ -132,8 +136,7 @@ class Naive:
         reference = make_reference([self.patches(photo) for photo in own.train], [self.mask(p) for p in own.train])
         predictions, truths = [], []
         for photo in tests:
-            image = read_rgb(photo.path, self.limits)
-            predictions.append(predict(reference, self.patches(photo), image.shape[:2]))
+            predictions.append(self.predict(reference, photo, own.train[0]))
             truths.append(self.mask(photo) if photo.object_id == object_id else None)
         tasks = {
             "classification": {"pr_auc": classification.pr_auc(train, seen, is_own)},

@@ -1,12 +1,13 @@
 """Detection and segmentation without a head: where do a photo's patches look like the object's?
 
-The reference implementation's threshold inference (arXiv 2412.16156, `downstream/dense_tasks.py`), for a backbone that
-sees the whole photo squashed to a square: a position in the patch grid and in the photo differ by a plain scaling.
+The reference implementation's inference (arXiv 2412.16156, `downstream/dense_tasks.py`), for a backbone that sees the
+whole photo squashed to a square: a position in the patch grid and in the photo differ by a plain scaling. Its mode
+`threshold` is here, its mode `persam` in `persam.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -79,13 +80,38 @@ def make_reference(train_patches: Sequence[np.ndarray], train_masks: Sequence[np
     return DenseReference(target=target, box_means=np.stack(box_means))
 
 
-def predict(reference: DenseReference, patches: np.ndarray, photo_size: tuple[int, int]) -> DensePrediction:
+Find = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
+"""An inference mode: from a similarity map (h, w) and the (H, W) of the photo, where the object is, (H, W) bool."""
+
+
+def threshold(similarity: np.ndarray, photo_size: tuple[int, int]) -> np.ndarray:
+    """The inference mode `threshold`: Otsu's on the upsampled map, small components removed, gaps closed."""
+    height, width = photo_size
+    upsampled: np.ndarray = cv2.resize(similarity, (width, height), interpolation=cv2.INTER_LINEAR)
+    smallest, largest = float(upsampled.min()), float(upsampled.max())
+    if largest - smallest <= 1e-6:  # a flat map shows nothing: all that Otsu could split is rounding
+        return np.zeros(photo_size, dtype=bool)
+    upsampled = (upsampled - smallest) * np.float32(256 / (largest - smallest))
+    # 256 bins, cut at the middle of the bin that Otsu picks: scikit-image's threshold, which the reference uses
+    picked, _ = cv2.threshold(np.minimum(upsampled, 255).astype(np.uint8), 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    binary = (upsampled > picked + 0.5).astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=4)
+    keep = (stats[:, cv2.CC_STAT_AREA] >= SMALLEST_COMPONENT).astype(np.uint8)
+    keep[0] = 0  # the background
+    closed = cv2.morphologyEx(keep[labels], cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
+    return closed.astype(bool)
+
+
+def predict(
+    reference: DenseReference, patches: np.ndarray, photo_size: tuple[int, int], find: Find = threshold
+) -> DensePrediction:
     """Finds the object on one photo.
 
     Args:
         reference: of the object, from the same backbone and adapter as `patches`.
         patches: (h, w, D) patch features of the photo.
         photo_size: (H, W) of the photo, pixels; mask and box are in these.
+        find: the inference mode.
 
     Raises:
         ValueError: shapes that do not fit, features that are not finite.
@@ -93,7 +119,7 @@ def predict(reference: DenseReference, patches: np.ndarray, photo_size: tuple[in
     unit = _unit_patches(patches, "the photo")
     check_same_width(unit, "patches of the photo", reference.target, "the reference")
     similarity = unit @ reference.target
-    components = _threshold(similarity, photo_size)
+    components = find(similarity, photo_size)
     box = bounding_box(components)
     if box is None:
         return DensePrediction(mask=None, box=None, score=-1.0, similarity=similarity)
@@ -187,24 +213,6 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     if contours:
         cv2.drawContours(filled, [max(contours, key=cv2.contourArea)], 0, 1, cv2.FILLED)
     return filled.astype(bool)
-
-
-def _threshold(similarity: np.ndarray, photo_size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: Otsu's threshold on the upsampled map, small components removed, gaps closed."""
-    height, width = photo_size
-    upsampled: np.ndarray = cv2.resize(similarity, (width, height), interpolation=cv2.INTER_LINEAR)
-    smallest, largest = float(upsampled.min()), float(upsampled.max())
-    if largest - smallest <= 1e-6:  # a flat map shows nothing: all that Otsu could split is rounding
-        return np.zeros(photo_size, dtype=bool)
-    upsampled = (upsampled - smallest) * np.float32(256 / (largest - smallest))
-    # 256 bins, cut at the middle of the bin that Otsu picks: scikit-image's threshold, which the reference uses
-    picked, _ = cv2.threshold(np.minimum(upsampled, 255).astype(np.uint8), 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    binary = (upsampled > picked + 0.5).astype(np.uint8)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=4)
-    keep = (stats[:, cv2.CC_STAT_AREA] >= SMALLEST_COMPONENT).astype(np.uint8)
-    keep[0] = 0  # the background
-    closed = cv2.morphologyEx(keep[labels], cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
-    return closed.astype(bool)
 
 
 def _patches_under(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,7 +19,8 @@ from persrep_ray.data.images import read_rgb
 from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo, Problem
 from persrep_ray.data.others import choose_others
 from persrep_ray.evaluate.calibration import Calibration, calibrate
-from persrep_ray.evaluate.dense import DensePrediction, DenseReference, make_reference, outcome, predict
+from persrep_ray.evaluate.dense import DensePrediction, DenseReference, make_reference, outcome, predict, threshold
+from persrep_ray.evaluate.persam import PersamPhotos
 from persrep_ray.evaluate.photo_cache import PhotoCache
 from persrep_ray.evaluate.rows import choose_rows
 from persrep_ray.evaluate.scan import Scan, Seen, metrics
@@ -27,9 +28,18 @@ from persrep_ray.report.contact_sheet import TestRow
 
 Side = Literal["pretrained", "personalized"]
 SIDES: tuple[Side, Side] = ("pretrained", "personalized")
-References = Mapping[Side, DenseReference]
 
 CACHE_BYTES = 2 * 1024**3
+
+
+class SideReference(NamedTuple):
+    """What one side looks for in the dense tasks; only the mode `persam` has `weights` (3,) of SAM's scales."""
+
+    dense: DenseReference
+    weights: np.ndarray | None = None
+
+
+References = Mapping[Side, SideReference]
 
 
 class EvaluateError(ValueError):
@@ -62,6 +72,9 @@ class Evaluator:
     Args:
         lora: the slot that adapters are loaded into; afterwards it holds the last one, in eval mode.
         masks: object id -> the masks (H, W) bool of its train photos in their order, None where there is none.
+
+    Raises:
+        SamError: the mode is `persam` and the checkpoint cannot be loaded.
     """
 
     def __init__(
@@ -78,6 +91,10 @@ class Evaluator:
         self._categories = {object_id: photos.category for object_id, photos in manifest.objects.items()}
         self._masks = masks
         self._config = config
+        self._persam: PersamPhotos | None = None
+        if config.evaluate.mode == "persam":
+            cache_bytes //= 2
+            self._persam = PersamPhotos(config, cache_bytes)
         self._cache = PhotoCache(lora, config, cache_bytes)
 
     @property
@@ -189,7 +206,7 @@ class Evaluator:
         """Embeds `photos` by either side; with `references`, also looks for the object on those of the dense tasks."""
         seen: dict[Side, dict[Path, Seen]] = {side: {} for side in SIDES}
         size = self._config.evaluate.batch_size
-        waiting = sorted(photos, key=lambda photo: not self._cache.holds(photo))
+        waiting = sorted(photos, key=self._missing)
         for start in range(0, len(waiting), size):
             batch = self._cache.readable(waiting[start : start + size], "standard")
             if not batch:
@@ -203,6 +220,10 @@ class Evaluator:
             side: Scan(own.object_id, [seen[side][photo.path] for photo in photos if photo.path in seen[side]])
             for side in SIDES
         }
+
+    def _missing(self, photo: Photo) -> tuple[bool, bool]:
+        """What would have to be computed, the costliest first."""
+        return self._persam is not None and not self._persam.holds(photo), not self._cache.holds(photo)
 
     def _cls_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """(N, D) float32, adapted."""
@@ -227,11 +248,14 @@ class Evaluator:
                 found = outcome(prediction, truths[photo.path])
                 seen[side][photo.path] = replace(seen[side][photo.path], outcome=found)
 
-    def _predict(self, photos: Sequence[Photo], side: Side, reference: DenseReference) -> list[DensePrediction]:
+    def _predict(self, photos: Sequence[Photo], side: Side, reference: SideReference) -> list[DensePrediction]:
         if not photos:
             return []
-        patches = self._cache.patches(photos, adapted=side == "personalized")
-        return [predict(reference, grid, self._cache.size(photo)) for photo, grid in zip(photos, patches, strict=True)]
+        predictions = []
+        for photo, grid in zip(photos, self._cache.patches(photos, adapted=side == "personalized"), strict=True):
+            find = threshold if self._persam is None else self._persam.find(photo, reference.weights)
+            predictions.append(predict(reference.dense, grid, self._cache.size(photo), find))
+        return predictions
 
     def _references(self, own: ObjectPhotos) -> References:
         """Of either side; empty if no train photo has a mask."""
@@ -240,10 +264,16 @@ class Evaluator:
         if not photos:
             return {}
         masks = [mask_of[photo.path] for photo in photos]
-        return {
-            side: make_reference(list(self._cache.patches(photos, adapted=side == "personalized")), masks)
-            for side in SIDES
-        }
+        references: dict[Side, SideReference] = {}
+        for side in SIDES:
+            patches = list(self._cache.patches(photos, adapted=side == "personalized"))
+            reference = make_reference(patches, masks)
+            weights = None
+            if self._persam is not None:
+                similarity = predict(reference, patches[0], masks[0].shape).similarity
+                weights = self._persam.learn_weights(photos[0], similarity, masks[0])
+            references[side] = SideReference(reference, weights)
+        return references
 
     def _train_masks(self, own: ObjectPhotos) -> list[tuple[Photo, np.ndarray | None]]:
         """The train photos, each with its mask; an empty mask counts as none."""

@@ -6,8 +6,7 @@ squashed to a square, for the tasks that use patches).
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,6 +19,7 @@ from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
 from persrep_ray.data.images import ImageError, capped_size, read_mask, read_rgb, resize_square, standard_view
 from persrep_ray.data.objects import Photo, Problem
+from persrep_ray.evaluate.byte_lru import ByteLru
 
 View = Literal["standard", "dense"]
 
@@ -43,7 +43,7 @@ class PhotoCache:
             "standard": self._backbone.whole_patches(config.backbone.image_size),
             "dense": self._backbone.whole_patches(config.evaluate.dense_size),
         }
-        self._kept = _ByteLru(budget)
+        self._kept: ByteLru[torch.Tensor] = ByteLru(budget)
         self._decoded: dict[Path, _Decoded] = {}  # the present batch, so that its two views share one decoding
         self._broken: set[Path] = set()
 
@@ -122,7 +122,7 @@ class PhotoCache:
             with self._lora.pretrained():
                 return finish(wanted)
 
-        return finish(photos) if adapted else self._kept.rows(photos, f"pretrained {view}", finish_pretrained)
+        return finish(photos) if adapted else self._rows(photos, f"pretrained {view}", finish_pretrained)
 
     def _hidden(self, photos: Sequence[Photo], view: View) -> torch.Tensor:
         """(B, T, D) of the prefix."""
@@ -133,7 +133,20 @@ class PhotoCache:
                 self._kept.put((photo.path, "size"), torch.tensor(one.size))
             return self._prefix(decoded, view).cpu()
 
-        return self._kept.rows(photos, view, compute).to(self._backbone.device)
+        return self._rows(photos, view, compute).to(self._backbone.device)
+
+    def _rows(
+        self, photos: Sequence[Photo], kind: str, compute: Callable[[Sequence[Photo]], torch.Tensor]
+    ) -> torch.Tensor:
+        """(B, ...): a row for each photo; `compute` makes those that are not kept, which then are."""
+        found = {photo.path: row for photo in photos if (row := self._kept.get((photo.path, kind))) is not None}
+        missing = [photo for photo in photos if photo.path not in found]
+        if missing:
+            for photo, row in zip(missing, compute(missing), strict=True):
+                # a copy: a view would hold its whole batch in memory
+                found[photo.path] = row.clone()
+                self._kept.put((photo.path, kind), found[photo.path])
+        return torch.stack([found[photo.path] for photo in photos])
 
     def _prefix(self, decoded: Sequence[_Decoded], view: View) -> torch.Tensor:
         images = [one.standard if view == "standard" else one.dense for one in decoded]
@@ -170,41 +183,3 @@ class _Decoded(NamedTuple):
     standard: np.ndarray
     dense: np.ndarray
     size: tuple[int, int]
-
-
-class _ByteLru:
-    """Tensors by key, at most `budget` bytes of them, the least recently used given up first."""
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._used = 0
-        self._tensors: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._tensors
-
-    def get(self, key: Hashable) -> torch.Tensor | None:
-        if key in self._tensors:
-            self._tensors.move_to_end(key)
-        return self._tensors.get(key)
-
-    def put(self, key: Hashable, tensor: torch.Tensor) -> None:
-        if key in self._tensors:
-            self._used -= self._tensors.pop(key).nbytes
-        self._tensors[key] = tensor
-        self._used += tensor.nbytes
-        while self._used > self._budget:
-            self._used -= self._tensors.popitem(last=False)[1].nbytes
-
-    def rows(
-        self, photos: Sequence[Photo], kind: str, compute: Callable[[Sequence[Photo]], torch.Tensor]
-    ) -> torch.Tensor:
-        """(B, ...): a row for each photo; `compute` makes those that are not kept, which then are."""
-        found = {photo.path: row for photo in photos if (row := self.get((photo.path, kind))) is not None}
-        missing = [photo for photo in photos if photo.path not in found]
-        if missing:
-            for photo, row in zip(missing, compute(missing), strict=True):
-                # a copy: a view would hold its whole batch in memory
-                found[photo.path] = row.clone()
-                self.put((photo.path, kind), found[photo.path])
-        return torch.stack([found[photo.path] for photo in photos])

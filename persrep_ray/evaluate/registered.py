@@ -10,7 +10,7 @@ import numpy as np
 import ray
 
 from persrep_ray.cluster import connected
-from persrep_ray.config import ConfigError, RunConfig
+from persrep_ray.config import ConfigError, RunConfig, Section, validated
 from persrep_ray.data.objects import Manifest, load_manifest
 from persrep_ray.evaluate.pipeline import ObjectPool
 from persrep_ray.inputs import select_objects
@@ -106,16 +106,23 @@ def _config_of(registry: Registry, published: Sequence[str]) -> RunConfig:
     """The configuration in the cards. One evaluation has one backbone, or its figures could not be compared."""
     if not published:
         raise ConfigError(f"{registry.root} holds no published object")
-    first: dict[str, Any] = registry.card(published[0])["config"]
-    for object_id in published[1:]:
-        card = registry.card(object_id)["config"]
-        for section in ("backbone", "evaluate"):
-            if card[section] != first[section]:
+    first, *others = (
+        validated(RunConfig, registry.card(one)["config"], where=f"the card of {one}: ") for one in published
+    )
+    for object_id, config in zip(published[1:], others, strict=True):
+        for section, settings in _decisive(config).items():
+            if settings != _decisive(first)[section]:
                 raise ConfigError(
                     f"objects {published[0]} and {object_id} were made with different {section} settings; "
                     "choose objects with --only, or settings with --config"
                 )
-    return RunConfig.model_validate(first)
+    return first
+
+
+def _decisive(config: RunConfig) -> dict[str, Section | None]:
+    """The settings without which figures cannot be compared."""
+    sam = config.masks.sam if config.evaluate.mode == "persam" else None
+    return {"backbone": config.backbone, "evaluate": config.evaluate, "masks.sam": sam}
 
 
 def _bare(error: str) -> str:

@@ -46,6 +46,10 @@ class SamImage:
     extent: tuple[int, int]
     size: tuple[int, int]
 
+    @property
+    def nbytes(self) -> int:
+        return self.embedding.nbytes
+
 
 @dataclass(frozen=True)
 class SamReference:

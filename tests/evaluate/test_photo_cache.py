@@ -43,5 +43,5 @@ class TestCache:
         under_test = evaluator(root, cache_bytes=budget)
         under_test.evaluate("red", adapter(lora_slot()))
         kept = under_test._cache._kept
-        assert sum(tensor.untyped_storage().nbytes() for tensor in kept._tensors.values()) == kept._used <= budget
+        assert sum(tensor.untyped_storage().nbytes() for tensor in kept._values.values()) == kept._used <= budget
         assert budget < 30_000 or kept._used > budget / 2
