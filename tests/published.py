@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from safetensors.numpy import save
 from tiny import shape
+from vits import KINDS
 
 from persrep_ray.backbones.load import load_lora
 from persrep_ray.backbones.lora import LoraBackbone, State
@@ -28,11 +28,10 @@ SIZE, DENSE = 56, 112  # sides of the two views, pixels
 PHOTOS = 3  # of an object
 
 
-def tiny_checkpoint(folder: Path, *, rank: int = 4, precision: str = "float32") -> RunConfig:
+def tiny_checkpoint(folder: Path, *, rank: int = 4, precision: str = "float32", kind: str = "dinov2") -> RunConfig:
     """Saves a tiny ViT in `folder`, whose features tell colours apart; gives the settings of runs that use it."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": SIZE, "patch_size": 14}
-    model = transformers.Dinov2Model(transformers.Dinov2Config(**sizes))
+    model = KINDS[kind].make()
     with torch.no_grad():  # the initial weights hardly tell two photos apart
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.1)

@@ -16,13 +16,17 @@ import numpy as np
 import torch
 import transformers
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
 from persrep_ray.backbones.embedded import embedded_checkpoint
-from persrep_ray.backbones.families import FAMILIES, Family
+from persrep_ray.backbones.families import FAMILIES, PROJECTIONS, Family, unsupported
+from persrep_ray.backbones.preprocessing import Normalization, read_normalization
 from persrep_ray.config import BackboneConfig
 from persrep_ray.data.images import resize_square
+
+_FILES = ["*config.json", "*.safetensors", "*.safetensors.index.json"]  # of a checkpoint on the hub
 
 
 class BackboneError(ValueError):
@@ -32,12 +36,19 @@ class BackboneError(ValueError):
 class Features(NamedTuple):
     """What a ViT says of B images."""
 
-    cls: torch.Tensor  # (B, D)
+    cls: torch.Tensor  # (B, D): the CLS token; of a family without one, what its pooling head makes of the patches
     patches: torch.Tensor  # (B, N, D), row-major over the patch grid
 
     def embedding(self) -> torch.Tensor:
         """(B, 2D): CLS concatenated with the mean patch, the embedding that training uses."""
         return torch.cat([self.cls, self.patches.mean(dim=1)], dim=-1)
+
+
+class KeptPatches(NamedTuple):
+    """Which patches `hidden` still holds, where it does not hold all of them."""
+
+    positions: torch.Tensor  # (B, N'), row-major over the patch grid
+    of: int  # N, how many the grid has
 
 
 class Backbone:
@@ -47,32 +58,43 @@ class Backbone:
         model: the `transformers` model, one of `families.FAMILIES`; it is put in eval mode and frozen.
         adapted_blocks: K, how many blocks belong to the suffix; "all" for the whole ViT.
         precision: autocast type of both halves; "float32" switches autocast off.
+        normalization: None for that of the family.
+
+    Raises:
+        BackboneError: another kind of model, or one without a part that its family has.
     """
 
     def __init__(
-        self, model: nn.Module, *, adapted_blocks: int | str = "all", precision: str = "float32", name: str = "model"
+        self,
+        model: nn.Module,
+        *,
+        adapted_blocks: int | str = "all",
+        precision: str = "float32",
+        name: str = "model",
+        normalization: Normalization | None = None,
     ) -> None:
         config: Any = model.config
         if config.model_type not in FAMILIES:
-            raise BackboneError(
-                f"backbone {name}: model_type {config.model_type!r} is not supported, one of {', '.join(FAMILIES)} is"
-            )
+            raise BackboneError(f"backbone {name}: {unsupported(config.model_type)}")
         self.name = name
         self.model = model.eval().requires_grad_(False)
         self.family: Family = FAMILIES[config.model_type]
         self.patch_size: int = config.patch_size
         self.dim: int = config.hidden_size
-        self.blocks = self.family.block_list(model)
+        blocks = self._part(self.family.blocks)
+        assert isinstance(blocks, nn.ModuleList)
+        self.blocks = blocks
         if adapted_blocks != "all" and int(adapted_blocks) > len(self.blocks):
             raise BackboneError(
                 f"backbone {name}: adapted_blocks is {adapted_blocks}, the model has {len(self.blocks)} blocks"
             )
         self.split = 0 if adapted_blocks == "all" else len(self.blocks) - int(adapted_blocks)
-        self.special_tokens = 1 + int(getattr(config, "num_register_tokens", 0) or 0)
-        self._norm = model.get_submodule(self.family.norm)
+        self._norm = self._part(self.family.norm)
+        self._rope = self._part(self.family.rope) if self.family.rope else None
+        self._head = self._part(self.family.head) if self.family.head else None
+        self.special_tokens = 0 if self.family.head else 1 + int(getattr(config, "num_register_tokens", 0) or 0)
         self._autocast = precision == "bfloat16"
-        self._mean = torch.tensor(self.family.mean).view(1, 3, 1, 1)
-        self._std = torch.tensor(self.family.std).view(1, 3, 1, 1)
+        self._normalize = normalization or self.family.normalization
 
     @property
     def device(self) -> torch.device:
@@ -85,6 +107,30 @@ class Backbone:
         attention.set_attn_implementation("eager" if self.device.type == "cpu" else "sdpa")
         return self
 
+    def lora_sites(self) -> tuple[str, ...]:
+        """Names of the adapted projections, each D -> D: block by block, within a block as in `PROJECTIONS`.
+
+        Raises:
+            BackboneError: a block has no linear query, key and value of their own, say a fused one.
+        """
+        sites = []
+        for index in range(self.split, len(self.blocks)):
+            linear = {name: part for name, part in self.blocks[index].named_modules() if isinstance(part, nn.Linear)}
+            for projection in PROJECTIONS:
+                wanted = f"{self.family.attention}.{projection}"
+                found = linear.get(wanted)
+                if found is None or (found.in_features, found.out_features) != (self.dim, self.dim):
+                    there = ", ".join(
+                        f"{name} ({one.in_features} -> {one.out_features})" for name, one in linear.items()
+                    )
+                    raise BackboneError(
+                        f"backbone {self.name}: LoRA needs the linear layers {', '.join(PROJECTIONS)} "
+                        f"({self.dim} -> {self.dim}) in {self.family.attention} of every adapted block; "
+                        f"{self.family.blocks}.{index} has {there or 'none'}"
+                    )
+                sites.append(f"{self.family.blocks}.{index}.{wanted}")
+        return tuple(sites)
+
     def whole_patches(self, size: int) -> int:
         """`size`, pixels, rounded down to a whole number of patches, at least one."""
         return max(1, size // self.patch_size) * self.patch_size
@@ -92,27 +138,31 @@ class Backbone:
     def pixels(self, images: Sequence[np.ndarray], size: int) -> torch.Tensor:
         """RGB images (H,W,3) uint8 -> normalised (B,3,size,size) float32, each image squashed to the square.
 
-        `size` is rounded down to a whole number of patches.
+        `size` is rounded down to a whole number of patches. The checkpoint's own image processor may crop or resize
+        otherwise; only its normalisation is followed, because caches, masks and boxes rely on this one geometry.
         """
         side = self.whole_patches(size)
         batch = np.stack([resize_square(image, side) for image in images])
-        tensor = torch.from_numpy(batch).permute(0, 3, 1, 2).float().div_(255)
-        return ((tensor - self._mean) / self._std).to(self.device)
+        return self._normalize(torch.from_numpy(batch).permute(0, 3, 1, 2).float()).to(self.device)
 
     @torch.no_grad()
     def prefix(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) -> hidden (B,T,D) after the frozen blocks; in the autocast type, to halve what caches hold."""
         with self._casting():
             hidden = self.family.embed(self.model, pixels)
-            hidden = self._run(self.blocks[: self.split], hidden)
+            hidden = self._run(self.blocks[: self.split], hidden, None)
         return hidden.to(torch.bfloat16) if self._autocast else hidden
 
-    def suffix(self, hidden: torch.Tensor) -> Features:
-        """hidden (B,T,D) of `prefix` -> Features in float32; gradients flow where parameters ask for them."""
+    def suffix(self, hidden: torch.Tensor, kept: KeptPatches | None = None) -> Features:
+        """hidden (B,T,D) of `prefix` -> Features in float32; gradients flow where parameters ask for them.
+
+        Args:
+            kept: where `hidden` holds only some of the patches, or in another order; the features are of those.
+        """
         with self._casting():
-            hidden = self._norm(self._run(self.blocks[self.split :], hidden.float()))
-        hidden = hidden.float()
-        return Features(cls=hidden[:, 0], patches=hidden[:, self.special_tokens :])
+            hidden = self._norm(self._run(self.blocks[self.split :], hidden.float(), kept))
+            cls = hidden[:, 0] if self._head is None else self._head(hidden)
+        return Features(cls=cls.float(), patches=hidden[:, self.special_tokens :].float())
 
     @contextmanager
     def full_precision(self) -> Iterator[None]:
@@ -126,35 +176,44 @@ class Backbone:
     def _casting(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast)
 
-    def _run(self, blocks: nn.ModuleList, hidden: torch.Tensor) -> torch.Tensor:
+    def _run(self, blocks: nn.ModuleList, hidden: torch.Tensor, kept: KeptPatches | None) -> torch.Tensor:
         extra: dict[str, Any] = {}
-        if self.family.rope is not None:
-            side = math.isqrt(hidden.shape[1] - self.special_tokens) * self.patch_size
-            blank = hidden.new_zeros(1, 3, side, side)
-            extra["position_embeddings"] = self.model.get_submodule(self.family.rope)(blank)
+        if self._rope is not None:
+            patches = kept.of if kept else hidden.shape[1] - self.special_tokens
+            side = math.isqrt(patches)
+            assert side**2 == patches, f"{patches} patches are no square grid"
+            turns = self._rope(hidden.new_zeros(1, 3, side * self.patch_size, side * self.patch_size))  # (N, head) each
+            extra["position_embeddings"] = [one[kept.positions][:, None] for one in turns] if kept else turns
         for block in blocks:
             hidden = block(hidden, attention_mask=None, **extra)
         return hidden
 
+    def _part(self, path: str) -> nn.Module:
+        try:
+            return self.model.get_submodule(path)
+        except AttributeError as error:
+            there = ", ".join(name for name, _ in self.model.named_children())
+            raise BackboneError(
+                f"backbone {self.name}: no module {path} in the {type(self.model).__name__}, which has {there}"
+            ) from error
 
-def checkpoint_folder(name: str) -> str:
-    """What `from_pretrained` gets: `name` itself, or the folder of the embedded checkpoint, converted on first use."""
-    return str(embedded_checkpoint()) if name == "embedded" else name
 
-
-def local_checkpoint(name: str) -> Path:
-    """The folder that holds the checkpoint: converted, local, or fetched from the hub.
+def local_checkpoint(name: str, revision: str | None = None) -> Path:
+    """The folder that holds the checkpoint: converted from the embedded one, local, or fetched from the hub.
 
     Raises:
         BackboneError: there is no such folder, and the hub does not have it or cannot be reached.
     """
-    folder = Path(checkpoint_folder(name))
+    try:
+        folder = embedded_checkpoint() if name == "embedded" else Path(name)
+    except RuntimeError as error:
+        raise BackboneError(str(error)) from error
     if folder.is_dir():
         return folder.absolute()
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except (OSError, ValueError) as error:
-        cause = str(error).strip().splitlines()[0]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    except Exception as error:  # those of its HTTP client have no base in common with the hub's own
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackboneError(f"backbone {name}: neither a local folder nor to be had from the hub: {cause}") from error
 
 
@@ -162,27 +221,29 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     """Load the backbone that `config` names, strictly and from safetensors only.
 
     Raises:
-        BackboneError: no such checkpoint, an unsupported kind, or tensors missing from it.
+        BackboneError: no such checkpoint, an unsupported kind, a damaged file, or tensors missing from it.
     """
+    folder = local_checkpoint(config.name, config.revision)
     try:
-        source = checkpoint_folder(config.name)
-    except RuntimeError as error:
-        raise BackboneError(str(error)) from error
-    try:
-        declared, _ = transformers.PretrainedConfig.get_config_dict(source, revision=config.revision)
-        kind = dict(declared).get("model_type")
-    except (OSError, ValueError, TypeError) as error:  # a TypeError where the JSON is no mapping
+        declared, _ = transformers.PretrainedConfig.get_config_dict(folder)
+        kind: Any = dict(declared).get("model_type")
+        family = FAMILIES.get(kind)
+    except (OSError, ValueError, TypeError) as error:  # a TypeError where the JSON is of another shape
         raise BackboneError(f"backbone {config.name}: cannot read its config: {error}") from error
-    if kind not in FAMILIES:
-        raise BackboneError(
-            f"backbone {config.name}: model_type {kind!r} is not supported, one of {', '.join(FAMILIES)} is"
-        )
-    family = FAMILIES[kind]
+    if family is None:
+        raise BackboneError(f"backbone {config.name}: {unsupported(kind)}")
+    model_class: Any = getattr(transformers, family.model_class)
+    try:
+        architecture = model_class.config_class.from_pretrained(folder)
+        normalization = read_normalization(folder, family.normalization)
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        raise BackboneError(f"backbone {config.name}: cannot read its config: {error}") from error
+    _check_architecture(architecture, config)
     extra = {"add_pooling_layer": False} if family.model_class == "ViTModel" else {}
     try:
-        model, info = getattr(transformers, family.model_class).from_pretrained(
-            source,
-            revision=config.revision,
+        model, info = model_class.from_pretrained(
+            folder,
+            config=architecture,
             use_safetensors=True,
             output_loading_info=True,
             dtype=torch.float32,
@@ -193,5 +254,29 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     if info["missing_keys"]:
         raise BackboneError(f"backbone {config.name}: tensors missing: {', '.join(sorted(info['missing_keys'])[:5])}")
     return Backbone(
-        model, adapted_blocks=config.adapted_blocks, precision=config.precision, name=Path(config.name).name
+        model,
+        adapted_blocks=config.adapted_blocks,
+        precision=config.precision,
+        name=Path(config.name).name,
+        normalization=normalization,
     )
+
+
+def _check_architecture(architecture: Any, config: BackboneConfig) -> None:
+    """Refuses what `transformers` would fail on later, or in words that do not help."""
+    for key in ("patch_size", "image_size"):
+        size = getattr(architecture, key)
+        if not isinstance(size, int) or size < 1:
+            raise BackboneError(f"backbone {config.name}: {key} is {size}; it must be a number of pixels: squares only")
+    if architecture.num_channels != 3:
+        raise BackboneError(f"backbone {config.name}: its pictures have {architecture.num_channels} channels, ours 3")
+    if config.image_size < architecture.patch_size:
+        raise BackboneError(
+            f"backbone {config.name}: image_size is {config.image_size}, "
+            f"less than one patch of {architecture.patch_size} pixels"
+        )
+    if not getattr(architecture, "vision_use_head", True):
+        raise BackboneError(
+            f"backbone {config.name}: saved without its pooling head (vision_use_head), and it has no CLS token: "
+            "nothing sums up a picture"
+        )

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import nn
 
-from persrep_ray.backbones.backbone import Backbone
+from persrep_ray.backbones.backbone import Backbone, BackboneError
+from persrep_ray.backbones.families import PROJECTIONS
 from persrep_ray.config import LoraSection
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -32,17 +34,20 @@ class LoraBackbone:
 
     `reset`, `load` and `state` change what it holds. A freshly reset LoRA is the identity: the features equal the
     pretrained ones.
+
+    Raises:
+        BackboneError: the backbone's blocks have no query, key and value that LoRA could sit on.
     """
 
     def __init__(self, backbone: Backbone, lora: LoraSection, *, base_name: str) -> None:
         self.backbone = backbone
-        last = len(backbone.blocks)
+        sites = backbone.lora_sites()
         self.config = LoraConfig(
             r=lora.r,
             lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float works; the paper's is 0.5
             lora_dropout=lora.dropout,
-            target_modules=["q_proj", "k_proj", "v_proj"],
-            layers_to_transform=list(range(backbone.split, last)),
+            target_modules=list(PROJECTIONS),
+            layers_to_transform=list(range(backbone.split, len(backbone.blocks))),
             layers_pattern=backbone.family.blocks.rsplit(".", 1)[-1],
         )
         self.peft: PeftModel = get_peft_model(backbone.model, self.config)  # replaces the linears in place
@@ -50,9 +55,14 @@ class LoraBackbone:
         self.parameters: dict[str, nn.Parameter] = {
             name: parameter for name, parameter in self.peft.named_parameters() if parameter.requires_grad
         }
-        expected = 3 * 2 * (last - backbone.split)
-        # A LoRA that silently landed on too few layers is the worst bug of this field (huggingface/peft issue 2699).
-        assert len(self.parameters) == expected, f"LoRA sits on {len(self.parameters)} matrices, not {expected}"
+        # peft finds layers by the ends of their names. A LoRA that silently landed elsewhere, or on too few of them, is
+        # the worst bug of this field (huggingface/peft issue 2699).
+        found = {name.partition(".lora_")[0].removeprefix("base_model.model.") for name in self.parameters}
+        if found != set(sites) or len(self.parameters) != 2 * len(sites):
+            raise BackboneError(
+                f"backbone {backbone.name}: LoRA was to sit on {len(sites)} layers, {sites[0]} and its like; "
+                f"peft put {len(self.parameters)} matrices on {', '.join(sorted(found ^ set(sites))) or 'them'}"
+            )
 
     def reset(self, seed: int) -> None:
         """Fresh LoRA weights, the same for the same seed: A uniform (as `peft` and the LoRA authors do it), B zero."""
@@ -133,8 +143,13 @@ class LoraBackbone:
             yield self.backbone
 
     def train(self, mode: bool = True) -> None:
-        """Switch LoRA dropout on or off."""
-        self.peft.train(mode)
+        """Switch LoRA dropout on or off; the backbone stays as it is.
+
+        In training mode DINOv3 would shift and scale the positions of its patches at random.
+        """
+        for module in self.peft.modules():
+            if isinstance(module, LoraLayer):
+                module.train(mode)
 
 
 def _comparable(value: Any) -> Any:

@@ -20,12 +20,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.torch import load as load_tensors
 
+from persrep_ray.backbones.families import PROJECTIONS
 from persrep_ray.config import BackboneConfig
 from persrep_ray.evaluate.dense import DenseReference
 from persrep_ray.evaluate.features import normalize
 from persrep_ray.serving.answers import Target, Verdict
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 PRETRAINED_FILES = ("card.json", "prototypes.safetensors")
 _T = TypeVar("_T")
 _PEFT_PREFIX = "base_model.model."
@@ -51,7 +51,7 @@ class AdapterMisfitError(ValueError):
 class Layout:
     """Where LoRA sits on a backbone: the names of the L adapted projections, all (width -> width).
 
-    In the order of `blocks`, within a block that of `PROJECTIONS`. `blocks` are the indices of the adapted blocks.
+    In the order of `Backbone.lora_sites`. `blocks` are the indices of the adapted blocks.
     """
 
     backbone: BackboneConfig

@@ -17,7 +17,7 @@ from torch import nn
 
 from persrep_ray.backbones.backbone import Backbone, Features
 from persrep_ray.config import BackboneConfig
-from persrep_ray.serving.adapters import PROJECTIONS, Adapter, Layout
+from persrep_ray.serving.adapters import Adapter, Layout
 
 _PREFIX_BYTES = 64 * 1024 * 1024  # of recent pictures: 0.2 MB each at 224 pixels in bfloat16, 16 MB at 2048
 
@@ -50,28 +50,23 @@ class MultiAdapterEncoder:
     Args:
         backbone: is changed in place: the adapted projections are wrapped.
         config: what `backbone` was loaded from; adapters must be made for the same.
+
+    Raises:
+        BackboneError: the backbone's blocks have no query, key and value that LoRA could sit on.
     """
 
     def __init__(self, backbone: Backbone, config: BackboneConfig) -> None:
         self.backbone = backbone
         self.dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-        blocks = range(backbone.split, len(backbone.blocks))
+        sites = backbone.lora_sites()
         self._projections: list[_RowLinear] = []
-        sites = []
-        for index in blocks:
-            found = {
-                name.rpartition(".")[2]: name
-                for name, module in backbone.blocks[index].named_modules()
-                if name.rpartition(".")[2] in PROJECTIONS and isinstance(module, nn.Linear)
-            }
-            for projection in PROJECTIONS:
-                name = f"{backbone.family.blocks}.{index}.{found[projection]}"
-                parent, _, child = name.rpartition(".")
-                wrapped = _RowLinear(backbone.model.get_submodule(name))
-                setattr(backbone.model.get_submodule(parent), child, wrapped)
-                self._projections.append(wrapped)
-                sites.append(name)
-        self.layout = Layout(config, tuple(sites), tuple(blocks), backbone.dim)
+        for site in sites:
+            parent, _, child = site.rpartition(".")
+            wrapped = _RowLinear(backbone.model.get_submodule(site))
+            setattr(backbone.model.get_submodule(parent), child, wrapped)
+            self._projections.append(wrapped)
+        blocks = tuple(range(backbone.split, len(backbone.blocks)))
+        self.layout = Layout(config, sites, blocks, backbone.dim)
         self._prefixes: OrderedDict[bytes, torch.Tensor] = OrderedDict()
 
     @torch.inference_mode()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,93 +9,33 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
+from torch import nn
+from vits import BLOCKS, DIM, KINDS, PATCH, SIDE, SMALL, make, random_pixels, save, tower
 
-from persrep_ray.backbones.backbone import Backbone, BackboneError, load_backbone
-from persrep_ray.backbones.families import CLIP_MEAN, CLIP_STD, FAMILIES, IMAGENET_MEAN, IMAGENET_STD
+import persrep_ray.backbones.backbone as backbone_module
+from persrep_ray.backbones.backbone import Backbone, BackboneError, KeptPatches, load_backbone, local_checkpoint
+from persrep_ray.backbones.families import FAMILIES
 from persrep_ray.config import BackboneConfig
 from persrep_ray.data.images import resize_square
 
-DIM, BLOCKS, PATCH = 32, 3, 14
-SMALL: dict[str, Any] = {
-    "hidden_size": DIM,
-    "num_hidden_layers": BLOCKS,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "patch_size": PATCH,
-    "image_size": 4 * PATCH,
-}
-REGISTERS = 3
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
-def _full_clip() -> hf.CLIPModel:
-    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    return hf.CLIPModel(hf.CLIPConfig(vision_config=SMALL, text_config=text, projection_dim=8))
-
-
-def _plain(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    return model(pixels).last_hidden_state
-
-
-def _interpolated(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    return model(pixels, interpolate_pos_encoding=True).last_hidden_state
-
-
-def _clip_vision(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    return model.post_layernorm(_interpolated(model, pixels))
-
-
-def _mae(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """With nothing masked, and noise in order so that no patch moves."""
-    encoder = getattr(model, "vit", model)
-    encoder.config.mask_ratio = 0.0
-    patches = pixels.shape[-1] // PATCH
-    noise = torch.arange(patches**2, dtype=torch.float32).repeat(len(pixels), 1)
-    return encoder(pixels, noise=noise, interpolate_pos_encoding=True).last_hidden_state
-
-
-# By saved model_type: how to make a model, and its last hidden state (B, T, D), normed, by plain transformers.
-KINDS: dict[str, tuple[Callable[[], Any], Callable[[Any, torch.Tensor], torch.Tensor]]] = {
-    "dinov2": (lambda: hf.Dinov2Model(hf.Dinov2Config(**SMALL)), _plain),
-    "dinov2_with_registers": (
-        lambda: hf.Dinov2WithRegistersModel(hf.Dinov2WithRegistersConfig(**SMALL, num_register_tokens=REGISTERS)),
-        _plain,
-    ),
-    "dinov3_vit": (
-        lambda: hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**SMALL, num_register_tokens=REGISTERS)),
-        _plain,
-    ),
-    "clip": (_full_clip, lambda model, pixels: _clip_vision(model.vision_model, pixels)),
-    "clip_vision_model": (lambda: hf.CLIPVisionModel(hf.CLIPVisionConfig(**SMALL)), _clip_vision),
-    "vit": (lambda: hf.ViTModel(hf.ViTConfig(**SMALL)), _interpolated),
-    "vit_mae": (lambda: hf.ViTMAEForPreTraining(hf.ViTMAEConfig(**SMALL)), _mae),
-}
-
-
-def make(kind: str) -> Any:
-    """A random model of the kind: all parameters, so that a skipped bias, scale or norm is seen."""
-    torch.manual_seed(0)
-    model = KINDS[kind][0]().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2)
-    return model
-
-
-def save(kind: str, folder: Path) -> tuple[Any, str]:
-    model = make(kind)
-    model.save_pretrained(folder)
-    assert json.loads((folder / "config.json").read_text())["model_type"] == kind
-    return model, str(folder)
-
-
-def load(name: str, adapted_blocks: int | str = 2, **options: Any) -> Backbone:
-    config = {"name": name, "precision": "float32", "adapted_blocks": adapted_blocks, **options}
+def load(folder: Path | str, adapted_blocks: int | str = 2, **options: Any) -> Backbone:
+    config = {"name": str(folder), "precision": "float32", "adapted_blocks": adapted_blocks, **options}
     return load_backbone(BackboneConfig.model_validate(config))
 
 
-def pixels(side: int = 4 * PATCH, seed: int = 0) -> torch.Tensor:
-    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(seed))
+def change_config(folder: Path, **changes: Any) -> None:
+    """Of the ViT's part of config.json."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.get("vision_config", config).update(changes)
+    path.write_text(json.dumps(config))
 
 
 def test_every_family_is_tested() -> None:
@@ -104,20 +44,48 @@ def test_every_family_is_tested() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_prefix_and_suffix_equal_the_plain_forward(kind: str, tmp_path: Path) -> None:
-    model, name = save(kind, tmp_path)
-    specials = 1 + (REGISTERS if kind in ("dinov2_with_registers", "dinov3_vit") else 0)
-    loaded = load(name).model
-    for side in (4 * PATCH, 6 * PATCH):  # the size of the position table, and one it must be stretched to
-        batch = pixels(side)
+    model = tower(save(kind, tmp_path))
+    loaded = load(tmp_path).model
+    # The size of the position table, those it must be stretched and shrunk to, and a single patch.
+    for side in (SIDE, 6 * PATCH, 3 * PATCH, PATCH):
+        batch = random_pixels(side)
         with torch.no_grad():
-            expected = KINDS[kind][1](model, batch)
+            expected = KINDS[kind].features(model, batch)
         for adapted_blocks in (1, 2, BLOCKS, "all"):
             backbone = Backbone(loaded, adapted_blocks=adapted_blocks)
             with torch.no_grad():
                 features = backbone.suffix(backbone.prefix(batch))
-            torch.testing.assert_close(features.cls, expected[:, 0], atol=2e-5, rtol=1e-4)
-            torch.testing.assert_close(features.patches, expected[:, specials:], atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(features.cls, expected.cls, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(features.patches, expected.patches, atol=1e-5, rtol=1e-5)
+            assert features.cls.shape == (2, DIM)
             assert features.patches.shape == (2, (side // PATCH) ** 2, DIM)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_some_of_the_patches_are_seen_where_they_were(kind: str, tmp_path: Path) -> None:
+    save(kind, tmp_path)
+    backbone = load(tmp_path, adapted_blocks="all").to("cpu")
+    batch, special = random_pixels(), backbone.special_tokens
+    kept = KeptPatches(torch.tensor([[3, 0, 14, 9, 5], [15, 2, 1, 8, 6]]), of=16)
+    hidden = backbone.prefix(batch)
+    rows = torch.arange(2)[:, None]
+    part = torch.cat([hidden[:, :special], hidden[:, special:][rows, kept.positions]], dim=1)
+    features = backbone.suffix(part, kept)
+
+    # The same by hiding the other patches from the attention of all blocks.
+    hides = torch.full((2, 1, 1, special + 16), -math.inf)
+    hides[:, :, :, :special] = 0
+    hides[rows, 0, 0, special + kept.positions] = 0
+    extra = {}
+    if kind == "dinov3_vit":
+        extra = {"position_embeddings": backbone.model.rope_embeddings(batch)}
+    for block in backbone.blocks:
+        hidden = block(hidden, attention_mask=hides, **extra)
+    hidden = backbone.model.get_submodule(backbone.family.norm)(hidden)
+    patches = hidden[:, special:][rows, kept.positions]
+    torch.testing.assert_close(features.patches, patches, atol=1e-5, rtol=1e-5)
+    cls = hidden[:, 0] if special else backbone.model.head(patches)
+    torch.testing.assert_close(features.cls, cls, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("adapted_blocks", "split"), [(1, 2), (3, 0), ("all", 0)])
@@ -127,7 +95,7 @@ def test_adapted_blocks_are_the_last_ones(adapted_blocks: int | str, split: int)
 
 def test_prefix_is_what_comes_before_the_adapted_blocks() -> None:
     model = make("dinov2")
-    batch = pixels()
+    batch = random_pixels()
     hidden_states = model(batch, output_hidden_states=True).hidden_states
     for adapted_blocks in range(1, BLOCKS + 1):
         hidden = Backbone(model, adapted_blocks=adapted_blocks).prefix(batch)
@@ -136,33 +104,89 @@ def test_prefix_is_what_comes_before_the_adapted_blocks() -> None:
 
 def test_embedding_is_cls_then_mean_patch() -> None:
     backbone = Backbone(make("dinov2"))
-    features = backbone.suffix(backbone.prefix(pixels()))
+    features = backbone.suffix(backbone.prefix(random_pixels()))
     embedding = features.embedding()
     assert embedding.shape == (2, 2 * DIM)
     torch.testing.assert_close(embedding[:, :DIM], features.cls)
     torch.testing.assert_close(embedding[:, DIM:], features.patches.mean(dim=1))
 
 
-@pytest.mark.parametrize("kind", ["dinov2", "clip_vision_model"])
-def test_pixels_are_normalised_as_the_family_was_trained(kind: str) -> None:
-    mean, std = (CLIP_MEAN, CLIP_STD) if kind.startswith("clip") else (IMAGENET_MEAN, IMAGENET_STD)
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_normalised_as_the_family_was_trained(kind: str, tmp_path: Path) -> None:
+    mean, std = CLIP if "clip" in kind else IMAGENET
+    if "siglip" in kind:
+        mean, std = HALF
+    save(kind, tmp_path)
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (30, 50, 3), dtype=np.uint8), rng.integers(0, 256, (61, 40, 3), dtype=np.uint8)]
-    batch = Backbone(make(kind)).pixels(images, 4 * PATCH + 5)  # rounded down to whole patches
-    assert batch.shape == (2, 3, 4 * PATCH, 4 * PATCH)
+    batch = load(tmp_path).pixels(images, SIDE + 5)  # rounded down to whole patches
+    assert batch.shape == (2, 3, SIDE, SIDE) and batch.dtype == torch.float32
     for got, image in zip(batch, images, strict=True):
-        expected = (resize_square(image, 4 * PATCH) / 255.0 - np.array(mean)) / np.array(std)
+        expected = (resize_square(image, SIDE) / 255.0 - np.array(mean)) / np.array(std)
         np.testing.assert_allclose(got.numpy(), expected.transpose(2, 0, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_normalised_as_the_checkpoint_says(kind: str, tmp_path: Path) -> None:
+    save(kind, tmp_path)
+    declared = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.25, 2], "rescale_factor": 0.002}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**declared, "size": 9, "do_center_crop": True}))
+    image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    (batch,) = load(tmp_path).pixels([image], SIDE)
+    expected = (image * 0.002 - np.array([0.1, 0.2, 0.3])) / np.array([0.5, 0.25, 2])
+    np.testing.assert_allclose(batch.numpy(), expected.transpose(2, 0, 1), atol=1e-6)
+
+
+class TestLoraSites:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_are_query_key_and_value_of_the_adapted_blocks(self, kind: str, tmp_path: Path) -> None:
+        save(kind, tmp_path)
+        backbone = load(tmp_path)
+        sites = backbone.lora_sites()
+        assert len(set(sites)) == 3 * 2
+        for site, (block, name) in zip(sites, [(b, n) for b in (1, 2) for n in "qkv"], strict=True):
+            assert backbone.model.get_submodule(site) is getattr(attention(backbone, block), f"{name}_proj")
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_fused_projection_is_an_error(self, kind: str, tmp_path: Path) -> None:
+        save(kind, tmp_path)
+        backbone = load(tmp_path)
+        fuse(attention(backbone, 2))
+        message = (
+            rf"backbone {tmp_path.name}: LoRA needs the linear layers q_proj, k_proj, v_proj \(32 -> 32\) in "
+            rf"{backbone.family.attention} of every adapted block; .*\.?2 has .*\.qkv \(32 -> 96\)"
+        )
+        with pytest.raises(BackboneError, match=message):
+            backbone.lora_sites()
+        assert len(load(tmp_path, adapted_blocks=1).lora_sites()) == 3
+
+    def test_a_fused_projection_in_a_frozen_block_does_no_harm(self, tmp_path: Path) -> None:
+        save("dinov2", tmp_path)
+        backbone = load(tmp_path)
+        fuse(attention(backbone, 0))
+        assert len(backbone.lora_sites()) == 3 * 2
+
+
+def attention(backbone: Backbone, block: int) -> Any:
+    return backbone.blocks[block].get_submodule(backbone.family.attention)
+
+
+def fuse(attention: Any) -> None:
+    for name in ("q_proj", "k_proj", "v_proj"):
+        delattr(attention, name)
+    attention.qkv = nn.Linear(DIM, 3 * DIM)
+
+
 def test_everything_is_frozen_and_in_eval_mode(tmp_path: Path) -> None:
-    backbone = load(save("dinov2", tmp_path)[1])
+    save("dinov2", tmp_path)
+    backbone = load(tmp_path)
     assert not backbone.model.training
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
 
 
-def test_bfloat16_is_close_and_can_be_switched_off() -> None:
-    model, batch = make("dinov2"), pixels()
+@pytest.mark.parametrize("kind", ["dinov2", "dinov3_vit", "siglip_vision_model"])
+def test_bfloat16_is_close_and_can_be_switched_off(kind: str) -> None:
+    model, batch = make(kind), random_pixels()
     exact, fast = Backbone(model, adapted_blocks=1), Backbone(model, adapted_blocks=1, precision="bfloat16")
     expected = exact.suffix(exact.prefix(batch)).cls
     hidden = fast.prefix(batch)
@@ -178,49 +202,151 @@ def test_bfloat16_is_close_and_can_be_switched_off() -> None:
 
 class TestErrors:
     def test_more_adapted_blocks_than_there_are(self, tmp_path: Path) -> None:
-        name = save("dinov2", tmp_path)[1]
+        save("dinov2", tmp_path)
         with pytest.raises(BackboneError, match="adapted_blocks is 4, the model has 3 blocks"):
-            load(name, adapted_blocks=4)
+            load(tmp_path, adapted_blocks=4)
 
     def test_unsupported_model_type(self, tmp_path: Path) -> None:
         hf.ResNetModel(hf.ResNetConfig(hidden_sizes=[8], depths=[1], embedding_size=8)).save_pretrained(tmp_path)
-        with pytest.raises(BackboneError, match=r"model_type 'resnet' is not supported.*dinov2"):
-            load(str(tmp_path))
+        with pytest.raises(BackboneError, match=r"model_type 'resnet' is not supported.*dinov2.*siglip"):
+            load(tmp_path)
         with pytest.raises(BackboneError, match="'resnet' is not supported"):
             Backbone(hf.ResNetModel(hf.ResNetConfig(hidden_sizes=[8], depths=[1], embedding_size=8)))
 
-    def test_missing_tensors_are_named(self, tmp_path: Path) -> None:
-        name = save("dinov2", tmp_path)[1]
+    @pytest.mark.parametrize("kind", ["siglip2", "siglip2_vision_model"])
+    def test_siglip_2_of_any_aspect_ratio(self, kind: str, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        with pytest.raises(BackboneError, match=f"'{kind}' is not supported.*fixed resolution says 'siglip'.*NaFlex"):
+            load(tmp_path)
+
+    def test_siglip_without_its_head(self, tmp_path: Path) -> None:
+        config = hf.SiglipVisionConfig(**SMALL, vision_use_head=False)
+        hf.SiglipVisionModel(config).save_pretrained(tmp_path)
+        with pytest.raises(BackboneError, match=r"saved without its pooling head \(vision_use_head\)"):
+            load(tmp_path)
+        with pytest.raises(BackboneError, match="no module head in the SiglipVisionModel, which has embeddings"):
+            Backbone(hf.SiglipVisionModel(config))
+
+    @pytest.mark.parametrize(
+        ("kind", "tensor"),
+        [("dinov2", "encoder.layer.1.mlp.fc1.weight"), ("siglip_vision_model", "head.probe")],
+    )
+    def test_missing_tensors_are_named(self, kind: str, tensor: str, tmp_path: Path) -> None:
+        save(kind, tmp_path)
         weights = load_file(tmp_path / "model.safetensors")
-        del weights["encoder.layer.1.mlp.fc1.weight"]
+        del weights[next(name for name in weights if name.endswith(tensor))]
         save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-        with pytest.raises(BackboneError, match=r"tensors missing: encoder.layer.1.mlp.fc1.weight"):
-            load(name)
+        with pytest.raises(BackboneError, match=rf"tensors missing: {tensor}"):
+            load(tmp_path)
 
     def test_a_tensor_of_another_shape(self, tmp_path: Path) -> None:
-        name = save("dinov2", tmp_path)[1]
+        save("dinov2", tmp_path)
         weights = load_file(tmp_path / "model.safetensors")
         weights["encoder.layer.1.mlp.fc1.weight"] = torch.zeros(2, 2)
         save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
         with pytest.raises(BackboneError, match=str(tmp_path)):
-            load(name)
+            load(tmp_path)
 
     def test_pickled_weights_are_not_read(self, tmp_path: Path) -> None:
-        model, name = save("dinov2", tmp_path)
+        model = save("dinov2", tmp_path)
         (tmp_path / "model.safetensors").unlink()
         torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
         with pytest.raises(BackboneError, match="cannot load its weights"):
-            load(name)
+            load(tmp_path)
 
-    @pytest.mark.parametrize("text", [None, "{not json", "[]", "{}"])
+    @pytest.mark.parametrize("text", [None, "{not json", "[]", "{}", '{"model_type": []}'])
     def test_no_usable_config(self, text: str | None, tmp_path: Path) -> None:
         if text is not None:
             (tmp_path / "config.json").write_text(text)
         with pytest.raises(BackboneError, match=str(tmp_path)):
-            load(str(tmp_path))
+            load(tmp_path)
+
+    @pytest.mark.parametrize("kind", ["dinov2", "clip", "siglip"])
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"patch_size": [14, 16]}, r"patch_size is .14, 16.; it must be a number of pixels: squares only"),
+            ({"image_size": [56, 84]}, r"image_size is .56, 84.; it must be a number of pixels: squares only"),
+            ({"patch_size": 0}, "patch_size is 0"),
+            ({"num_channels": 4}, "its pictures have 4 channels, ours 3"),
+            ({"hidden_size": "many"}, "cannot read its config: .*hidden_size"),
+        ],
+    )
+    def test_an_architecture_that_does_not_fit(
+        self, kind: str, changes: dict[str, Any], message: str, tmp_path: Path
+    ) -> None:
+        save(kind, tmp_path)
+        change_config(tmp_path, **changes)
+        with pytest.raises(BackboneError, match=f"backbone {tmp_path}: {message}"):
+            load(tmp_path)
+
+    def test_pictures_smaller_than_a_patch(self, tmp_path: Path) -> None:
+        save("dinov2", tmp_path)
+        change_config(tmp_path, patch_size=16)
+        with pytest.raises(BackboneError, match="image_size is 15, less than one patch of 16 pixels"):
+            load(tmp_path, image_size=15)
+
+    def test_a_wrong_image_processor_is_named_with_its_key(self, tmp_path: Path) -> None:
+        save("dinov2", tmp_path)
+        path = tmp_path / "preprocessor_config.json"
+        path.write_text(json.dumps({"image_std": [0.2, 0, 0.2]}))
+        with pytest.raises(BackboneError, match=rf"backbone {tmp_path}: .*{path}: image_std.1: .*greater than 0"):
+            load(tmp_path)
 
     def test_weights_that_are_no_safetensors(self, tmp_path: Path) -> None:
-        name = save("dinov2", tmp_path)[1]
+        save("dinov2", tmp_path)
         (tmp_path / "model.safetensors").write_bytes(b"truncated")
         with pytest.raises(BackboneError, match="cannot load its weights"):
+            load(tmp_path)
+
+
+class TestHub:
+    def test_gives_the_folder_at_the_revision(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        save("dinov2", tmp_path)
+        asked = []
+
+        def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+            asked.append((name, revision))
+            return str(tmp_path)
+
+        monkeypatch.setattr(backbone_module, "snapshot_download", download)
+        assert load("facebook/dinov2-small", revision="v2").dim == DIM
+        assert local_checkpoint("facebook/dinov2-small") == tmp_path
+        assert asked == [("facebook/dinov2-small", "v2"), ("facebook/dinov2-small", None)]
+
+    def test_the_files_of_a_checkpoint_are_asked_for_and_no_others(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+
+        def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+            asked.extend(allow_patterns)
+            return str(tmp_path)
+
+        monkeypatch.setattr(backbone_module, "snapshot_download", download)
+        local_checkpoint("google/siglip")
+        wanted = ["config.json", "preprocessor_config.json", "processor_config.json", "model.safetensors"]
+        wanted += ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
+        refused = ["pytorch_model.bin", "tokenizer.json", "flax_model.msgpack"]
+        assert list(filter_repo_objects([*wanted, *refused], allow_patterns=asked)) == wanted
+
+    @pytest.mark.parametrize("error", [OSError("no route\nto it"), RuntimeError("no route"), RuntimeError()])
+    def test_out_of_reach_is_one_line_that_names_the_backbone(
+        self, error: Exception, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def download(name: str, **_: Any) -> str:
+            raise error
+
+        monkeypatch.setattr(backbone_module, "snapshot_download", download)
+        with pytest.raises(BackboneError) as raised:
+            load("nobody/nothing")
+        cause = "no route" if str(error) else "RuntimeError"
+        assert str(raised.value) == (
+            f"backbone nobody/nothing: neither a local folder nor to be had from the hub: {cause}"
+        )
+
+    @pytest.mark.parametrize("name", ["nobody/nothing", "/no/such/folder", "no such name"])
+    def test_what_is_nowhere(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(BackboneError, match=f"^backbone {name}: neither a local folder nor .*[^\n]$"):
             load(name)

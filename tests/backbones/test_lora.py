@@ -1,50 +1,53 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import transformers as hf
 from peft import PeftModel
+from torch import nn
+from vits import KINDS, load_plain, make, random_pixels, save
 
-from persrep_ray.backbones.backbone import Backbone
+from persrep_ray.backbones.backbone import Backbone, BackboneError, load_backbone
 from persrep_ray.backbones.lora import ADAPTER_FILES, AdapterError, LoraBackbone, State, scaled
-from persrep_ray.config import LoraSection
+from persrep_ray.config import BackboneConfig, LoraSection
 
-BLOCKS, ADAPTED, RANK = 3, 2, 4
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": BLOCKS,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "patch_size": 14,
-    "image_size": 56,
-}
-MODELS = {
-    "dinov2": lambda: hf.Dinov2Model(hf.Dinov2Config(**SMALL)),
-    "dinov3_vit": lambda: hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**SMALL, num_register_tokens=2)),
-    "clip_vision_model": lambda: hf.CLIPVisionModel(hf.CLIPVisionConfig(**SMALL)),
-    "vit": lambda: hf.ViTModel(hf.ViTConfig(**SMALL), add_pooling_layer=False),
-}
+ADAPTED, RANK = 2, 4
+
+Loader = Callable[[str], Backbone]
 
 
-def model(kind: str = "dinov2") -> Any:
-    torch.manual_seed(0)
-    made = MODELS[kind]().eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.normal_(std=0.2)
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Saved checkpoints, by kind."""
+    made = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
+    for kind, folder in made.items():
+        save(kind, folder)
     return made
 
 
-def lora_backbone(kind: str = "dinov2", *, dropout: float = 0.0, precision: str = "float32") -> LoraBackbone:
-    backbone = Backbone(model(kind), adapted_blocks=ADAPTED, precision=precision)
+@pytest.fixture
+def load(folders: dict[str, Path]) -> Loader:
+    def loaded(kind: str) -> Backbone:
+        return load_backbone(
+            BackboneConfig(name=str(folders[kind]), adapted_blocks=ADAPTED, image_size=56, precision="float32")
+        )
+
+    return loaded
+
+
+def slot(backbone: Backbone, *, dropout: float = 0.0) -> LoraBackbone:
     lora = LoraBackbone(backbone, LoraSection(r=RANK, alpha=8.0, dropout=dropout), base_name="tiny")
     lora.reset(0)
     lora.train(False)
     return lora
+
+
+def lora_backbone(*, dropout: float = 0.0) -> LoraBackbone:
+    return slot(Backbone(make("dinov2"), adapted_blocks=ADAPTED), dropout=dropout)
 
 
 def trained(lora: LoraBackbone, seed: int = 1) -> State:
@@ -54,34 +57,31 @@ def trained(lora: LoraBackbone, seed: int = 1) -> State:
 
 
 def embed(lora: LoraBackbone) -> torch.Tensor:
-    pixels = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
-        return lora.backbone.suffix(lora.backbone.prefix(pixels)).embedding()
+        return lora.backbone.suffix(lora.backbone.prefix(random_pixels(seed=5))).embedding()
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_fresh_lora_equals_the_base(kind: str) -> None:
-    base = Backbone(model(kind), adapted_blocks=ADAPTED)
-    pixels = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(5))
-    expected = base.suffix(base.prefix(pixels)).embedding()
-    assert torch.equal(embed(lora_backbone(kind)), expected)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fresh_lora_equals_the_base(kind: str, load: Loader) -> None:
+    base = load(kind)
+    expected = base.suffix(base.prefix(random_pixels(seed=5))).embedding()
+    assert torch.equal(embed(slot(load(kind))), expected)
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_only_query_key_value_of_the_adapted_blocks_train(kind: str) -> None:
-    lora = lora_backbone(kind)
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_query_key_value_of_the_adapted_blocks_train(kind: str, load: Loader) -> None:
+    sites = load(kind).lora_sites()  # before peft wraps them
+    lora = slot(load(kind))
     assert len(lora.parameters) == 2 * 3 * ADAPTED
-    for name in lora.parameters:
-        parts = name.split(".")
-        assert parts[parts.index(next(part for part in parts if part.isdigit()))] in ("1", "2")
-        assert any(target in parts for target in ("q_proj", "k_proj", "v_proj"))
+    assert set(lora.parameters) == {
+        f"base_model.model.{site}.lora_{part}.default.weight" for site in sites for part in "AB"
+    }
     frozen = {name: value.clone() for name, value in lora.peft.named_parameters() if name not in lora.parameters}
 
     lora.load(trained(lora))
-    pixels = torch.randn(2, 3, 56, 56)
     before = lora.state()
     optimizer = torch.optim.SGD([p for p in lora.peft.parameters() if p.requires_grad], lr=0.1)
-    lora.backbone.suffix(lora.backbone.prefix(pixels)).embedding().square().sum().backward()
+    lora.backbone.suffix(lora.backbone.prefix(random_pixels())).cls.square().sum().backward()
     optimizer.step()
 
     after = lora.state()
@@ -90,6 +90,36 @@ def test_only_query_key_value_of_the_adapted_blocks_train(kind: str) -> None:
         if name in frozen:
             assert torch.equal(value, frozen[name])
             assert value.grad is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_dropout_training_sees_what_evaluation_sees(kind: str, load: Loader) -> None:
+    # DINOv3 in training mode moves its patches about at random.
+    lora = slot(load(kind))
+    lora.load(trained(lora))
+    evaluated = embed(lora)
+    lora.train()
+    assert torch.equal(embed(lora), evaluated)
+
+
+class TestWhereItCannotSit:
+    def test_a_fused_projection(self, load: Loader) -> None:
+        backbone = load("vit")
+        attention: Any = backbone.blocks[2].get_submodule("attention")
+        for name in ("q_proj", "k_proj", "v_proj"):
+            delattr(attention, name)
+        attention.qkv = nn.Linear(32, 96)
+        with pytest.raises(BackboneError, match=r"layers\.2 has attention\.o_proj .*attention\.qkv \(32 -> 96\)"):
+            slot(backbone)
+
+    def test_another_module_of_that_name(self, load: Loader) -> None:
+        backbone = load("siglip")
+        extra: Any = backbone.blocks[2]
+        extra.probe = nn.ModuleDict({"q_proj": nn.Linear(32, 32)})
+        with pytest.raises(
+            BackboneError, match=r"to sit on 6 layers.* 14 matrices on encoder\.layers\.2\.probe\.q_proj"
+        ):
+            slot(backbone)
 
 
 class TestReset:
@@ -184,28 +214,22 @@ class TestLoad:
 
 
 class TestFiles:
-    @pytest.mark.parametrize("kind", MODELS)
+    @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("strength", [1.0, 0.4])
     def test_plain_peft_on_a_plain_model_gives_the_same_embedding(
-        self, kind: str, strength: float, tmp_path: Path
+        self, kind: str, strength: float, load: Loader, folders: dict[str, Path], tmp_path: Path
     ) -> None:
-        model(kind).save_pretrained(tmp_path / "base")
-        lora = lora_backbone(kind)
+        lora = slot(load(kind))
         lora.load(scaled(trained(lora), strength))
         for name, data in lora.files().items():
             (tmp_path / name).write_bytes(data)
 
         # what a user of plain PEFT writes
-        base = hf.AutoModel.from_pretrained(tmp_path / "base")
-        plain = PeftModel.from_pretrained(base, tmp_path).eval()
-        pixels = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(5))
+        plain = PeftModel.from_pretrained(load_plain(kind, folders[kind]), tmp_path).eval()
         with torch.no_grad():
-            hidden = plain(pixel_values=pixels).last_hidden_state
-            if kind == "clip_vision_model":
-                hidden = base.post_layernorm(hidden)
-        special = 3 if kind == "dinov3_vit" else 1
-        expected = torch.cat([hidden[:, 0], hidden[:, special:].mean(dim=1)], dim=-1)
+            expected = KINDS[kind].features(plain, random_pixels(seed=5)).embedding()
         torch.testing.assert_close(embed(lora), expected, atol=1e-5, rtol=1e-5)
+        assert (expected - embed(slot(load(kind)))).abs().max() > 0.01
 
     def test_hold_what_the_registry_needs(self) -> None:
         files = lora_backbone().files()

@@ -214,6 +214,32 @@ class TestAnswersEqualEvaluation:
         assert asyncio.run(engine_of(sample).view_sides()) == (SIZE, DENSE)
 
 
+class TestOtherFamilies:
+    @pytest.fixture(scope="class", params=["siglip", "dinov3_vit"])
+    def sample(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sample:
+        root = tmp_path_factory.mktemp(request.param)
+        config = tiny_checkpoint(root / "vit", kind=request.param)
+        lora = load_lora(config)
+        for number in range(2):
+            publish_object(root / "registry", TARGETS[number].object_id, config, number, lora=lora)
+        return Sample(root / "registry", config, lora)
+
+    def test_answers_equal_evaluation(self, sample: Sample, evaluation: ByEvaluation) -> None:
+        engine = engine_of(sample)
+
+        async def both(one: LocalEngine) -> list[Any]:
+            asked = [one.embed(target, standard(0)) for target in TARGETS[:2]]
+            return await asyncio.gather(*asked, one.locate(TARGETS[1], dense(1), (96, 96)))
+
+        *embeddings, located = ask(engine, both)
+        for target, embedding in zip(TARGETS[:2], embeddings, strict=True):
+            expected = normalize(evaluation.cls(target, photo(0, PHOTOS)[0]))
+            np.testing.assert_allclose(embedding, expected, atol=1e-5)
+        assert np.abs(embeddings[0] - embeddings[1]).max() > 1e-3
+        similarity = evaluation.prediction(TARGETS[1], photo(1, PHOTOS)[0]).similarity
+        np.testing.assert_allclose(located.similarity, similarity, atol=1e-5)
+
+
 def test_many_mixed_queries_at_once_are_all_answered_right(sample: Sample) -> None:
     # With a bank that holds two adapters, so that they come and go all the time.
     engine = engine_of(sample, encoder={"batch_rows": 5, "bank_bytes": 2 * 60_000, "load_threads": 2})
