@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from persrep_ray.backbones.backbone import KeptPatches
 from persrep_ray.config import BatchConfig
 from persrep_ray.train.inputs import TrainInputs
 from persrep_ray.train.views import ViewStore
@@ -81,7 +82,8 @@ def make_pool(store: ViewStore, inputs: TrainInputs, pretrained: Callable[[torch
 class Batch:
     """Images of one step, anchors first, then positives, then negatives; `roles` counts them."""
 
-    hidden: torch.Tensor  # (B, T', D): CLS and special tokens, then the drawn part of the patches
+    hidden: torch.Tensor  # (B, T', D): CLS and special tokens, if any, then the drawn part of the patches
+    kept: KeptPatches | None  # which part; None for all of them, in order
     roles: tuple[int, int, int]
 
     def of_rank(self, rank: int, world_size: int) -> Batch:
@@ -91,14 +93,15 @@ class Batch:
         starts = np.cumsum((0, *self.roles))
         rows = [np.arange(starts[i] + rank, starts[i + 1], world_size) for i in range(3)]
         picked = torch.from_numpy(np.concatenate(rows))
-        return Batch(self.hidden[picked], (len(rows[0]), len(rows[1]), len(rows[2])))
+        kept = self.kept and KeptPatches(self.kept.positions[picked], self.kept.of)
+        return Batch(self.hidden[picked], kept, (len(rows[0]), len(rows[1]), len(rows[2])))
 
 
 class BatchSampler:
     """Draws batches; the same pool and seed give the same batches on every rank.
 
     Args:
-        special_tokens: how many tokens stand before the patches (CLS, registers); they are always kept.
+        special_tokens: how many tokens stand before the patches (CLS, registers; none in SigLIP); all are kept.
     """
 
     def __init__(self, pool: Pool, config: BatchConfig, *, special_tokens: int, seed: int) -> None:
@@ -130,7 +133,8 @@ class BatchSampler:
             *pool.negatives[self._choice(self._negatives, synthetic)],
             *self._views_of(pool.others, self._others, config.negatives - synthetic, self._other_weight),
         ]
-        return Batch(self._some_tokens(torch.stack(drawn)), (config.anchors, config.positives, config.negatives))
+        hidden, kept = self._some_patches(torch.stack(drawn))
+        return Batch(hidden, kept, (config.anchors, config.positives, config.negatives))
 
     def _choice(self, among: np.ndarray, count: int, weight: np.ndarray | None = None) -> np.ndarray:
         """Without repeats while there are enough."""
@@ -149,17 +153,18 @@ class BatchSampler:
             rows.append(views[int(self._rng.integers(len(views)))])
         return rows
 
-    def _some_tokens(self, hidden: torch.Tensor) -> torch.Tensor:
+    def _some_patches(self, hidden: torch.Tensor) -> tuple[torch.Tensor, KeptPatches | None]:
         """A random part of each image's patch tokens (as FLIP, arXiv 2212.00794): cheaper steps, and augmentation."""
         count, tokens, dim = hidden.shape
         patches = tokens - self._special
         kept = max(1, round(patches * self._config.token_share))
         if kept == patches:
-            return hidden
-        order = np.argsort(self._rng.random((count, patches)), axis=1)[:, :kept] + self._special
+            return hidden, None
+        drawn = np.argsort(self._rng.random((count, patches)), axis=1)[:, :kept]
         always = np.broadcast_to(np.arange(self._special), (count, self._special))
-        index = torch.from_numpy(np.concatenate([always, order], axis=1)).to(hidden.device)  # (B, T')
-        return hidden.gather(1, index[:, :, None].expand(-1, -1, dim))
+        index = torch.from_numpy(np.concatenate([always, drawn + self._special], axis=1)).to(hidden.device)  # (B, T')
+        some = hidden.gather(1, index[:, :, None].expand(-1, -1, dim))
+        return some, KeptPatches(index[:, self._special :] - self._special, patches)
 
 
 def _hardness(likeness: np.ndarray) -> np.ndarray:

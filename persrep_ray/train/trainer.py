@@ -19,6 +19,7 @@ import torch.distributed.nn.functional as differentiable
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from persrep_ray.backbones.backbone import KeptPatches
 from persrep_ray.backbones.lora import LoraBackbone, State, scaled
 from persrep_ray.config import RunConfig
 from persrep_ray.train.batches import BatchSampler, Pool, make_pool
@@ -52,8 +53,8 @@ class _Embedder(nn.Module):
         self.model = lora.peft
         self._suffix = lora.backbone.suffix
 
-    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features = self._suffix(hidden)
+    def forward(self, hidden: torch.Tensor, kept: KeptPatches | None) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self._suffix(hidden, kept)
         return features.cls, features.patches
 
 
@@ -128,7 +129,7 @@ class Trainer:
                 group["lr"] = config.learning_rate * _schedule(step, config.steps)
             batch = sampler.draw()
             part = batch.of_rank(self._rank, self._world_size)
-            cls, patches = self._embedder(part.hidden.to(self._lora.backbone.device))
+            cls, patches = self._embedder(part.hidden.to(self._lora.backbone.device), part.kept)
             loss = self._objective(cls, patches, part.roles)
             if not torch.isfinite(loss):
                 raise TrainError(f"object {object_id}: train: step {step}: the loss is {loss.item()}")

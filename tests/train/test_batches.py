@@ -83,14 +83,32 @@ def test_token_share_keeps_cls_and_draws_patches_anew_for_each_image() -> None:
     assert all(len(set(row.tolist())) == 4 for row in token)  # no token twice
     assert len({tuple(row.tolist()) for row in token}) > 1
     assert not torch.equal(token, (second.hidden[:, :, 0] % 1 * 100).round())
+    assert first.kept is not None and first.kept.of == 9
+    assert torch.equal(first.kept.positions, token[:, 1:].long() - 1)  # in the grid of patches
+
+
+def test_token_share_of_a_vit_without_special_tokens() -> None:
+    config = CONFIG.model_copy(update={"token_share": 0.5})
+    batch = BatchSampler(pool(), config, special_tokens=0, seed=0).draw()
+    assert batch.hidden.shape == (15, 5, 4) and batch.kept is not None and batch.kept.of == TOKENS
+    assert torch.equal(batch.kept.positions, (batch.hidden[:, :, 0] % 1 * 100).round().long())
+    assert (batch.kept.positions == 0).any()  # the first patch is one like any other
+
+
+def test_all_patches_are_left_in_their_places() -> None:
+    assert BatchSampler(pool(), CONFIG, special_tokens=1, seed=0).draw().kept is None
 
 
 def test_ranks_share_the_batch_without_overlap() -> None:
-    batch = BatchSampler(pool(), BatchConfig(anchors=2, positives=4, negatives=4), special_tokens=1, seed=0).draw()
+    config = BatchConfig(anchors=2, positives=4, negatives=4, token_share=0.5)
+    batch = BatchSampler(pool(), config, special_tokens=1, seed=0).draw()
     parts = [batch.of_rank(rank, 2) for rank in range(2)]
     assert [part.roles for part in parts] == [(1, 2, 2), (1, 2, 2)]
     together = torch.cat([part.hidden for part in parts]).flatten(1)
     assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, batch.hidden.flatten(1).tolist()))
+    for part in parts:
+        assert part.kept is not None
+        assert torch.equal(part.kept.positions + 1, (part.hidden[:, 1:, 0] % 1 * 100).round().long())
 
 
 def test_others_are_drawn_by_their_weight() -> None:

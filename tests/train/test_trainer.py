@@ -10,7 +10,9 @@ import pytest
 import torch
 import torch.multiprocessing
 from two_ranks import train_rank
+from vits import KINDS
 
+from persrep_ray.backbones.backbone import Backbone
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import HeldoutConfig, RunConfig, TrainConfig
 from persrep_ray.train.inputs import TrainInputs
@@ -45,6 +47,18 @@ def test_only_lora_parameters_change(lora: LoraBackbone, config: RunConfig, make
     Trainer(lora, config).train(make_inputs("red"), ignore)
     after = lora.peft.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("kind", ["siglip_vision_model", "dinov3_vit", "clip_vision_model"])
+@pytest.mark.parametrize("token_share", [0.5, 1.0])
+def test_families_with_other_tokens_learn_too(
+    kind: str, token_share: float, config: RunConfig, make_inputs: Inputs
+) -> None:
+    torch.manual_seed(0)
+    lora = LoraBackbone(Backbone(KINDS[kind].make(), adapted_blocks=2), config.train.lora, base_name="tiny")
+    batch = config.train.batch.model_copy(update={"token_share": token_share})
+    trained = Trainer(lora, with_train(config, steps=30, batch=batch.model_dump())).train(make_inputs("red"), ignore)
+    assert np.mean(trained.history[-5:]) < 0.7 * np.mean(trained.history[:5])
 
 
 def test_an_adapter_does_not_depend_on_what_was_trained_before(
