@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from persrep_ray.config_section import Section
 
@@ -98,10 +98,14 @@ class PromptConfig(Section):
     """Where the scenes of sampled images come from."""
 
     source: Literal["bank", "file", "llm"] = Field(
-        default="bank", description="scenes that come with the library, a JSON file, or a language model's"
+        default="bank",
+        description="scenes that come with the library, a JSON file, or those of a language model, which the variables "
+        "PERSREP_LLM_URL, PERSREP_LLM_MODEL and PERSREP_LLM_API_KEY name",
     )
     file: str | None = Field(
-        default=None, description="source file: JSON, for each object a list of prompts that hold the token"
+        default=None,
+        validate_default=True,
+        description="source file: JSON, for each object a list of prompts that hold the token",
     )
     kind: Literal["auto", "rigid", "animal", "clothes"] = Field(
         default="auto", description="which scenes of the bank fit; auto: by the category"
@@ -109,6 +113,16 @@ class PromptConfig(Section):
     count: int = Field(default=100, ge=1, le=1000, description="source llm: prompts for each category")
     llm_timeout_s: float = Field(default=60.0, gt=0, description="of one request to the language model")
     llm_attempts: int = Field(default=3, ge=1, le=10, description="requests until the bank takes its place")
+
+    @field_validator("file")
+    @classmethod
+    def _file_where_it_is_the_source(cls, file: str | None, info: ValidationInfo) -> str | None:
+        source = info.data.get("source")  # None: it is wrong itself
+        if source == "file" and not file:
+            raise ValueError("the path of a JSON file, since generate.prompts.source is file")
+        if source in ("bank", "llm") and file is not None:
+            raise ValueError(f"null, since generate.prompts.source is {source}")
+        return file
 
 
 class FilterConfig(Section):
