@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from persrep_ray.config import ConfigError
+from persrep_ray.config import ConfigError, RunConfig
 from persrep_ray.data.objects import Manifest, ObjectPhotos
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -35,14 +36,37 @@ def photos_in(folder: Path | None, option: str) -> list[Path]:
     return photos
 
 
-def input_digests(manifest: Manifest, backgrounds: Iterable[Path], negatives: Iterable[Path]) -> dict[str, str]:
-    """A digest per object and folder: train photos and masks by content, the others by name and size."""
+def check_generator(config: RunConfig) -> None:
+    """Raises ConfigError where the generator needs a package that is not installed."""
+    if config.generate.generator == "cut_paste":
+        return
+    for package in ("diffusers", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"generate.generator: {config.generate.generator} needs the package {package}: "
+                "pip install 'persrep-ray[dreambooth]'"
+            )
+
+
+def input_digests(
+    manifest: Manifest, backgrounds: Iterable[Path], negatives: Iterable[Path], config: RunConfig
+) -> dict[str, str]:
+    """A digest per object and folder: train photos, masks and prompts by content, the others by name and size.
+
+    Raises ConfigError for a prompt file that cannot be read.
+    """
     digests = {f"object {one.object_id}": _object_digest(one) for one in manifest.objects.values()}
     for name, paths in (("--backgrounds", backgrounds), ("--negatives", negatives)):
         digest = hashlib.sha256()
         for path in paths:
             _add_listing(digest, path)
         digests[name] = digest.hexdigest()[:16]
+    prompts = config.generate.prompts.file
+    if prompts is not None:
+        try:
+            digests["generate.prompts.file"] = hashlib.sha256(Path(prompts).read_bytes()).hexdigest()[:16]
+        except OSError as error:
+            raise ConfigError(f"generate.prompts.file: {prompts}: cannot be read: {error.strerror}") from error
     return digests
 
 

@@ -2,6 +2,8 @@
 
     manifest → masks → generation → training → evaluation and publishing → summary
 
+Generation is cut-and-paste, or DreamBooth (fine-tuning, then sampling), or both at a time.
+
 Masks are a barrier (an object's negatives are cut out of other objects' photos). From then on everything streams: an
 object is trained the moment its last chunk has landed and evaluated the moment it is trained, while others are still
 being generated. What is in the run folder is never done again, so the same command resumes a killed run.
@@ -23,7 +25,9 @@ from persrep_ray.data.objects import Manifest, load_manifest
 from persrep_ray.data.others import choose_others
 from persrep_ray.evaluate.pipeline import ObjectPool, make_publisher
 from persrep_ray.generate.pipeline import Generation
-from persrep_ray.inputs import input_digests, photos_in, select_objects
+from persrep_ray.generate.prompts.book import PromptBook
+from persrep_ray.generate.prompts.of_run import book_of_run
+from persrep_ray.inputs import check_generator, input_digests, photos_in, select_objects
 from persrep_ray.masks.pipeline import make_masks
 from persrep_ray.outcome import Outcome
 from persrep_ray.progress import StageProgress, StatusLine
@@ -62,7 +66,8 @@ def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict
     negatives = photos_in(request.negatives, "--negatives")
     status.warn([f"{problem.path}: {problem.cause}" for problem in manifest.problems])
     registry = Registry(request.registry.absolute())
-    inputs = input_digests(manifest, backgrounds, negatives)
+    check_generator(config)
+    inputs = input_digests(manifest, backgrounds, negatives, config)
     with open_run(request.out.absolute(), config, inputs) as folder:
         run = _Run(config, manifest, folder, registry, status)
         run.look_at(selected)
@@ -89,7 +94,7 @@ class _Run:
         self.failed: dict[str, str] = {}
         self._to_train: list[str] = []
         self._trained: list[str] = []
-        names = ("mask", "generate", "train", "evaluate")
+        names = ("mask", "tune", "generate", "train", "evaluate")
         self._stages = {name: StageProgress(name) for name in names}
 
     def look_at(self, selected: Iterable[str]) -> None:
@@ -128,9 +133,13 @@ class _Run:
         ]
         generation = Generation(
             chunks,
-            [*shared, ray.put(backgrounds), ray.put(negatives)],
-            actors=counts.generate_actors,
-            cpus=config.generate.cpus_per_actor,
+            config,
+            self._folder,
+            shared,
+            backgrounds=ray.put(backgrounds),
+            negatives=ray.put(negatives),
+            book=ray.put(self._prompts()),
+            plan=counts,
         )
         evaluation = ObjectPool(
             make_publisher,
@@ -139,6 +148,13 @@ class _Run:
             cpus=config.evaluate.cpus_per_actor,
         )
         self._stream(generation, cells, evaluation)
+
+    def _prompts(self) -> PromptBook | None:
+        """Of the objects to train; none where nothing is drawn from prompts."""
+        if self._config.generate.generator == "cut_paste":
+            return None
+        categories = [self._categories[object_id] for object_id in self._to_train]
+        return book_of_run(self._config, self._folder, categories, lambda problem: self._status.warn([problem]))
 
     def _make_masks(self, shared: list[Any], actors: int) -> None:
         """Of the objects to train, and of the others that they are told apart from."""
@@ -161,7 +177,12 @@ class _Run:
     def _stream(self, generation: Generation, cells: Cells, evaluation: ObjectPool) -> None:
         """Hands objects from stage to stage until none is left."""
         generating = {chunk.object_id for chunk in generation.requests}
+        for object_id in sorted(set(self._to_train) - generating):  # all its images are there from an earlier call
+            if cause := generation.why_unusable(object_id):
+                self._fail("generate", object_id, cause)
+        self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
         training = set(self._to_train) - generating
+        self._stages["tune"].total = generation.to_tune
         evaluating = set(self._trained)
         for stage, objects in (("generate", generating), ("train", self._to_train)):
             self._stages[stage].total = len(objects)
@@ -179,6 +200,8 @@ class _Run:
             if not generating:
                 cells.close()
             self._stages["generate"].count_images(generation.images)
+            self._stages["tune"].done = generation.tuned
+            self._status.warn(generation.new_warnings())
             self._stages["train"].count_images(cells.images)
             self._show()
             time.sleep(_TICK_S)

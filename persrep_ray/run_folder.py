@@ -2,8 +2,10 @@
 
 run.json                                    the configuration and digests of the inputs
 masks/<object>/00.png … masks.json          foreground masks of the train photos, in their order
-class_images/<category>/00000.png …         what DreamBooth keeps the category's meaning with, shared by its objects
-generators/<object>/                        the object's weights for the text-to-image model, and dreambooth.json
+class_images/<class prompt>/00000.png …     what DreamBooth keeps a category with, shared by its objects
+generators/<object>/                        the object's weights for the text-to-image model
+generators/<object>.json                    how they were made
+prompts.json                                what a language model wrote, by category
 synthetic/<object>/<role>-<start>.parquet   one shard per chunk
 trained/<object>/                           PEFT adapter and train.json
 published/<object>.json                     what was published
@@ -15,6 +17,7 @@ ray/                                        Ray Train's storage; of no use after
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -67,13 +70,28 @@ class RunFolder:
 
     # -- generators --------------------------------------------------------------------------------------------------
 
-    def class_images(self, category: str) -> Path:
-        """A folder for any text: readable, safe as a path, and its own for each category."""
-        readable = re.sub("[^a-z0-9]+", "-", category.lower()).strip("-")[:40]
-        return self.root / "class_images" / f"{readable}-{hashlib.sha256(category.encode()).hexdigest()[:8]}"
+    def class_images(self, prompt: str) -> Path:
+        """A folder for any text: readable, safe as a path, and another for each prompt."""
+        readable = re.sub("[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40]
+        return self.root / "class_images" / f"{readable}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
 
     def generator(self, object_id: str) -> Path:
         return self.root / "generators" / object_id
+
+    def tuned(self, object_id: str) -> Path:
+        """How the object's weights were made; it outlives them."""
+        return self.root / "generators" / f"{object_id}.json"
+
+    def drop_generator(self, object_id: str) -> None:
+        """It is gone at once, and then deleted."""
+        dropped = self._scratch()
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.generator(object_id), dropped)  # onto an empty folder
+        shutil.rmtree(dropped, ignore_errors=True)
+
+    @property
+    def prompts(self) -> Path:
+        return self.root / "prompts.json"
 
     # -- synthetic images --------------------------------------------------------------------------------------------
 
@@ -120,8 +138,12 @@ class RunFolder:
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Writes `value` to `path` inside the run folder, whole or not at all."""
+        self.write_file(path, _json(value))
+
+    def write_file(self, path: Path, content: bytes) -> None:
+        """Writes `content` to `path` inside the run folder, whole or not at all."""
         temporary = self._scratch() / path.name
-        _write(temporary, _json(value))
+        _write(temporary, content)
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary, path)
         sync(path.parent)

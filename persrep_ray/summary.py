@@ -7,6 +7,7 @@ from typing import Any
 
 from persrep_ray.config import RunConfig
 from persrep_ray.evaluate.summary import mean_metrics
+from persrep_ray.generate.filter_report import FilterReport
 from persrep_ray.generate.shards import shard_report
 from persrep_ray.run_folder import RunFolder, read_json
 from persrep_ray.versions import versions
@@ -17,7 +18,8 @@ SIDES = ("pretrained", "personalized")
 def summarize(
     folder: RunFolder, config: RunConfig, selected: Iterable[str], failed: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Per object its status, version, error, seconds per stage and metrics; the mean metrics; config and versions."""
+    """Per object its status, version, error, seconds per stage, what the filter rejected, and metrics; the mean
+    metrics; config and versions."""
     objects: dict[str, Any] = {}
     for object_id in selected:
         error = failed.get(object_id)
@@ -27,6 +29,7 @@ def summarize(
             "version": result.get("version"),
             "error": error,
             "seconds": _seconds(folder, config, object_id),
+            "filter": _filter(folder, config, object_id),
             "metrics": result.get("metrics"),
         }
     return {
@@ -35,6 +38,13 @@ def summarize(
         "config": config.to_dict(),
         "versions": versions(),
     }
+
+
+def _filter(folder: RunFolder, config: RunConfig, object_id: str) -> dict[str, Any] | None:
+    """How many sampled positives were rejected, per prompt too; None where none was sampled."""
+    shards = (folder.shard(chunk) for chunk in folder.chunks(object_id, config) if chunk.generator == "dreambooth")
+    report = FilterReport.of_shards(shard for shard in shards if shard.exists())
+    return report.summary() if report.candidates else None
 
 
 def mean_sides(metrics: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
@@ -51,9 +61,10 @@ def _seconds(folder: RunFolder, config: RunConfig, object_id: str) -> dict[str, 
 
     shards = [folder.shard(chunk) for chunk in folder.chunks(object_id, config)]
     done = all(shard.exists() for shard in shards)
-    return {
+    seconds = {
         "mask": of(folder.masks(object_id) / "masks.json"),
         "generate": round(sum(shard_report(shard)["seconds"] for shard in shards), 3) if done else None,
         "train": of(folder.trained(object_id) / "train.json"),
         "evaluate": of(folder.published(object_id)),
     }
+    return seconds if config.generate.generator == "cut_paste" else {**seconds, "tune": of(folder.tuned(object_id))}

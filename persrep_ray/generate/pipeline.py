@@ -1,22 +1,48 @@
-"""Generation on Ray: chunks stream through a pool of actors, and an object is handed on with its last chunk."""
+"""Generation on Ray: chunks stream through pools of actors, and an object is handed on with its last chunk.
+
+    chunks of cut_paste   → ChunkWorker                  → shards
+    objects of dreambooth → TunerWorker → their chunks → SamplerWorker → shards
+
+The actors of a pool share the chunks of one object, and one actor serves many objects.
+"""
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
-from collections import Counter
-from collections.abc import Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import ray
+
+from persrep_ray.config import RunConfig
+from persrep_ray.data.objects import Manifest
 from persrep_ray.generate.chunks import ChunkGenerator
-from persrep_ray.generate.types import GenerateRequest
+from persrep_ray.generate.filter_report import why_no_positive
+from persrep_ray.generate.prompts.book import PromptBook
+from persrep_ray.generate.shards import write_shard
+from persrep_ray.generate.types import GenerateRequest, GeneratorName
 from persrep_ray.outcome import Outcome, describe
-from persrep_ray.streaming import Item, stream
+from persrep_ray.resources import Plan
+from persrep_ray.run_folder import RunFolder
+from persrep_ray.streaming import Item, Pool, stream
+
+if TYPE_CHECKING:
+    from persrep_ray.generate.dreambooth import DreamBooth, ObjectTuner
+
+# Objects whose fully fine-tuned weights wait on the disk to be used up: gigabytes each.
+_MOST_AHEAD = 4
+_POLL_S = 1.0
+
+_T = TypeVar("_T")
 
 
 class ChunkWorker:
-    """Generates one chunk per call; errors become part of the row."""
+    """Cuts and pastes one chunk per call; errors become part of the row."""
 
     def __init__(self, *arguments: object) -> None:
         self._generator = ChunkGenerator(*arguments)  # type: ignore[arg-type]
@@ -28,7 +54,61 @@ class ChunkWorker:
             self._generator.write(request)
         except Exception as cause:  # one object's failure is never another's
             error = describe(cause)
-        return {"object_id": request.object_id, "images": request.count, "error": error}
+        return _row(request.object_id, request.generator, images=request.count, error=error)
+
+
+class TunerWorker:
+    """Fine-tunes to one object per call and passes its chunks on; one that fails passes on its error alone."""
+
+    def __init__(self, config: RunConfig, manifest: Manifest, folder: RunFolder, book: PromptBook) -> None:
+        self._folder = folder
+        self._warnings: list[str] = []
+        self._tuner = _Lazy(lambda: _make_tuner(config, manifest, folder, book, self._warnings.append))
+
+    def __call__(self, item: Item) -> list[Item]:
+        object_id = item["object_id"]
+        while item["after"] and self._folder.generator(item["after"]).is_dir():
+            time.sleep(_POLL_S)
+        try:
+            self._tuner.get()(object_id)
+        except Exception as cause:
+            return [
+                {**_row(object_id, "dreambooth", error=describe(cause), warnings=_drained(self._warnings)), "chunk": ""}
+            ]
+        first, *others = ({**_row(object_id, "dreambooth"), "chunk": chunk} for chunk in item["chunks"])
+        return [{**first, "warnings": _drained(self._warnings)}, *others]
+
+
+class SamplerWorker:
+    """Draws one chunk per call into its shard; what failed before passes through."""
+
+    def __init__(self, config: RunConfig, manifest: Manifest, folder: RunFolder, book: PromptBook) -> None:
+        self._folder = folder
+        self._warnings: list[str] = []
+        self._generator = _Lazy(lambda: _make_dreambooth(config, manifest, folder, book, self._warnings.append))
+
+    def __call__(self, item: Item) -> Item:
+        chunk = item.pop("chunk")
+        if item["error"]:
+            return item
+        request = GenerateRequest(**json.loads(chunk))
+        warnings, error = list(item["warnings"]), ""
+        try:
+            started = time.monotonic()
+            generator = self._generator.get()
+            images = generator.generate(request)
+            seconds = time.monotonic() - started
+            report = {"seconds": seconds, "filter": generator.report.to_dict()}
+            write_shard(self._folder.shard(request), images, report)
+        except Exception as cause:
+            error = describe(cause)
+        return _row(
+            request.object_id,
+            request.generator,
+            images=request.count,
+            error=error,
+            warnings=[*warnings, *_drained(self._warnings)],
+        )
 
 
 class Generation:
@@ -36,23 +116,71 @@ class Generation:
 
     Args:
         requests: the chunks, object by object, so that objects are done one after the other.
-        shared: references to the arguments of `ChunkGenerator`.
+        shared: references to the RunConfig, Manifest and RunFolder.
+        backgrounds, negatives, book: references to what cut-and-paste and DreamBooth need beside those.
     """
 
-    def __init__(self, requests: Sequence[GenerateRequest], shared: Sequence[Any], *, actors: int, cpus: float) -> None:
+    def __init__(
+        self,
+        requests: Sequence[GenerateRequest],
+        config: RunConfig,
+        folder: RunFolder,
+        shared: Sequence[Any],
+        *,
+        backgrounds: Any,
+        negatives: Any,
+        book: Any,
+        plan: Plan,
+    ) -> None:
         self.images = 0
-        self.images_total = sum(request.count for request in requests)
-        self._missing = Counter(request.object_id for request in requests)
-        self._rows: queue.SimpleQueue[Item | Exception] = queue.SimpleQueue()
+        self.tuned = 0
+        self._warnings: list[str] = []
         self.requests = requests
-        self._shared, self._actors, self._cpus = shared, actors, cpus
-        # A daemon: iterating the stream blocks, and must not keep an interrupted run alive.
-        threading.Thread(target=self._run, name="generation", daemon=True).start()
+        self._config, self._folder = config, folder
+        self._missing = Counter(request.object_id for request in requests)
+        self._untuned = {request.object_id for request in requests if request.generator == "dreambooth"}
+        self._rows: queue.SimpleQueue[Item | Exception] = queue.SimpleQueue()
+        generate = config.generate
+        cut_paste = [asdict(request) for request in requests if request.generator == "cut_paste"]
+        pasting = Pool(
+            ChunkWorker, [*shared, backgrounds, negatives], plan.generate_actors, cpus=generate.cpus_per_actor
+        )
+        arguments = [*shared, book]
+        tuning = Pool(
+            TunerWorker, arguments, plan.tune_actors, cpus=generate.dreambooth.cpus_per_actor, gpus=plan.tune_gpus
+        )
+        sampling = Pool(
+            SamplerWorker, arguments, plan.sample_actors, cpus=generate.sampling.cpus_per_actor, gpus=plan.sample_gpus
+        )
+        for items, pools in ((cut_paste, (pasting,)), (list(self._objects_to_tune()), (tuning, sampling))):
+            # A daemon: iterating the stream blocks, and must not keep an interrupted run alive.
+            threading.Thread(target=self._run, args=(items, pools), name="generation", daemon=True).start()
 
-    def _run(self) -> None:
+    @property
+    def to_tune(self) -> int:
+        """How many objects the text-to-image model is fine-tuned to; `tuned` of them have been."""
+        return self.tuned + len(self._untuned)
+
+    def new_warnings(self) -> list[str]:
+        """What the user should know, since the last call."""
+        return _drained(self._warnings)
+
+    def _objects_to_tune(self) -> Iterator[Mapping[str, Any]]:
+        """Objects in their order, each with its chunks; fully fine-tuned ones wait for an earlier one to be used up."""
+        chunks: dict[str, list[str]] = {}
+        for request in self.requests:
+            if request.generator == "dreambooth":
+                chunks.setdefault(request.object_id, []).append(json.dumps(asdict(request)))
+        bounded = self._config.generate.dreambooth.method == "full"
+        earlier: deque[str] = deque(maxlen=_MOST_AHEAD)
+        for object_id, own in chunks.items():
+            after = earlier[0] if bounded and len(earlier) == _MOST_AHEAD else ""
+            earlier.append(object_id)
+            yield {"object_id": object_id, "chunks": own, "after": after}
+
+    def _run(self, items: Sequence[Mapping[str, Any]], pools: Sequence[Pool]) -> None:
         try:
-            items = [asdict(request) for request in self.requests]
-            for row in stream(items, ChunkWorker, self._shared, actors=self._actors, cpus=self._cpus):
+            for row in stream(items, *pools):
                 self._rows.put(row)
         except Exception as error:
             self._rows.put(error)
@@ -62,16 +190,84 @@ class Generation:
         outcomes = []
         while not self._rows.empty():
             row = self._rows.get()
-            if isinstance(row, Exception):  # the pool itself: nothing more will come
+            if isinstance(row, Exception):  # a pool itself: nothing more will come of it
                 outcomes += [Outcome(object_id, describe(row)) for object_id in self._missing]
                 self._missing.clear()
                 continue
             object_id = row["object_id"]
             self.images += row["images"]
+            self._warnings += row["warnings"]
+            if row["generator"] == "dreambooth" and object_id in self._untuned:
+                self._untuned.remove(object_id)
+                self.tuned += 1
             if object_id not in self._missing:
                 continue
             self._missing[object_id] -= 1
             if row["error"] or not self._missing[object_id]:
                 del self._missing[object_id]
-                outcomes.append(Outcome(object_id, row["error"] or None))
+                outcomes.append(Outcome(object_id, row["error"] or self.why_unusable(object_id)))
+                if self._config.generate.dreambooth.method == "full":
+                    self._folder.drop_generator(object_id)
         return outcomes
+
+    def why_unusable(self, object_id: str) -> str | None:
+        """The cause if an object cannot be trained on what has been generated for it."""
+        cause = why_no_positive(self._folder, self._config, object_id)
+        if cause and self._config.generate.generator == "combined":
+            self._warnings.append(f"object {object_id}: generate: {cause}; it is trained on cut-and-paste alone")
+            return None
+        return cause
+
+
+class _Lazy(Generic[_T]):
+    """Makes its object when it is first asked for; why that failed is then told each time, and not tried again."""
+
+    def __init__(self, make: Callable[[], _T]) -> None:
+        self._make = make
+        self._made: _T | None = None
+        self._broken: Exception | None = None
+
+    def get(self) -> _T:
+        if self._broken is not None:
+            raise self._broken
+        if self._made is None:
+            try:
+                self._made = self._make()
+            except Exception as error:
+                self._broken = error
+                raise
+        return self._made
+
+
+def _make_tuner(*arguments: Any) -> ObjectTuner:
+    from persrep_ray.generate.dreambooth import ObjectTuner  # the driver has no use for diffusers
+
+    return ObjectTuner(*arguments, _device())
+
+
+def _make_dreambooth(*arguments: Any) -> DreamBooth:
+    from persrep_ray.generate.dreambooth import DreamBooth
+
+    return DreamBooth(*arguments, _device())
+
+
+def _device() -> str:
+    return "cuda" if ray.get_gpu_ids() else "cpu"
+
+
+def _row(
+    object_id: str, generator: GeneratorName, *, images: int = 0, error: str = "", warnings: Sequence[str] = ()
+) -> Item:
+    return {
+        "object_id": object_id,
+        "generator": generator,
+        "images": images,
+        "error": error,
+        "warnings": list(warnings),
+    }
+
+
+def _drained(warnings: list[str]) -> list[str]:
+    taken = list(warnings)
+    warnings.clear()
+    return taken

@@ -44,7 +44,7 @@ def write_shard(path: Path, images: Iterable[SyntheticImage], report: Mapping[st
     """Write the images to `path`; until all is on disk the name does not exist, and an older file of it is kept.
 
     `report`, how they came about, is JSON and kept with them for `shard_report`: `seconds` that it took, and of a
-    filtered chunk the counts of `filter.FilterReport`.
+    filtered chunk its `filter_report.FilterReport`.
     """
     rows = [
         {
@@ -61,7 +61,9 @@ def write_shard(path: Path, images: Iterable[SyntheticImage], report: Mapping[st
         }
         for one in images
     ]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA).replace_schema_metadata({_REPORT: json.dumps(report)})
+    table = pa.Table.from_pylist(rows, schema=SCHEMA).replace_schema_metadata(
+        {_REPORT: json.dumps({**report, "images": len(rows)})}
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     # The leading dot keeps a killed writer's leftover out of every `*.parquet`.
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -79,7 +81,7 @@ def write_shard(path: Path, images: Iterable[SyntheticImage], report: Mapping[st
 
 
 def shard_report(path: Path) -> dict[str, Any]:
-    """What `write_shard` was told; reads the footer alone. Raises `ShardError`."""
+    """What `write_shard` was told, and the number of `images`; reads the footer alone. Raises `ShardError`."""
     try:
         report: dict[str, Any] = json.loads((pq.read_metadata(path).metadata or {})[_REPORT])
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:

@@ -11,7 +11,7 @@ from persrep_ray.data.objects import Manifest
 from persrep_ray.masks.photos import PhotoMasker
 from persrep_ray.outcome import Outcome, describe
 from persrep_ray.run_folder import RunFolder
-from persrep_ray.streaming import Item, stream
+from persrep_ray.streaming import Item, Pool, stream
 
 
 class MaskWorker:
@@ -41,5 +41,5 @@ class MaskWorker:
 def make_masks(object_ids: Sequence[str], shared: Sequence[Any], *, actors: int, cpus: float) -> Iterator[Outcome]:
     """An outcome per object as it ends; `shared` are references to the arguments of `MaskWorker`."""
     items = [{"object_id": object_id} for object_id in object_ids]
-    for row in stream(items, MaskWorker, shared, actors=actors, cpus=cpus):
+    for row in stream(items, Pool(MaskWorker, shared, actors, cpus)):
         yield Outcome(row["object_id"], row["error"] or None, {"problems": list(row["problems"])})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -42,8 +41,10 @@ class Sampler:
     rounding does, and the same batch size on the same machine not at all.
     """
 
-    def __init__(self, model: DiffusionModel, config: SamplingConfig) -> None:
+    def __init__(self, model: DiffusionModel, config: SamplingConfig, warn: Callable[[str], None]) -> None:
+        """`warn` is told where memory made the batches smaller."""
         self._model = model
+        self._warn = warn
         self._config = config
         self.size = config.size or model.config.resolution
         model.latent_side(self.size)
@@ -91,9 +92,7 @@ class Sampler:
             ) from error
         self._batch_size = size // 2
         free_cached_memory(self._model.device)
-        logging.getLogger(__name__).warning(
-            "out of memory sampling %d pictures at a time; going on with %d", size, self._batch_size
-        )
+        self._warn(f"sampling: out of memory at {size} pictures at a time; going on with {self._batch_size}")
 
     @torch.no_grad()
     def _draw(self, shots: Sequence[Shot]) -> list[NDArray[np.uint8]]:

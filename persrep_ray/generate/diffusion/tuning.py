@@ -7,8 +7,7 @@ draws for the category) under the prompt without it, so that the category keeps 
 from __future__ import annotations
 
 import itertools
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,8 +22,6 @@ from persrep_ray.generate.diffusion.sampling import free_cached_memory, is_out_o
 _CLIP_NORM = 1.0
 _WEIGHT_DECAY = 1e-2
 _PROBE_MOMENTS = (0.1, 0.35, 0.6, 0.85)
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,10 +49,11 @@ class Tuned:
     micro_batch: int = 0
 
 
-def tune(model: DiffusionModel, task: Task) -> Tuned:
+def tune(model: DiffusionModel, task: Task, warn: Callable[[str], None]) -> Tuned:
     """Fine-tunes what the model's slot holds, starting from nothing personal.
 
-    The same task and seed give the same weights on the same machine.
+    The same task and seed give the same weights on the same machine. `warn` is told what could not be had: memory for
+    the whole batch, the 8-bit optimizer.
 
     Raises:
         DiffusionError: a loss that is not finite (names the object and the step), no memory for a single image.
@@ -65,14 +63,14 @@ def tune(model: DiffusionModel, task: Task) -> Tuned:
     parameters = list(model.parameters.values())
     tuned = Tuned(micro_batch=config.batch_size * (1 if task.class_latents is None else 2))
     before = probe(model, task)
-    optimizer, tuned.optimizer = _optimizer(config, parameters, model.device)
+    optimizer, tuned.optimizer = _optimizer(config, parameters, model.device, warn)
     scaler = torch.amp.GradScaler(enabled=config.precision == "float16" and model.device.type == "cuda")
     # Text encoders that stay as they are say the same in each step.
     fixed = None if config.train_text_encoder else _conditions(model, [task.prompt, task.class_prompt])
     model.train(True)
     try:
         for step, rows in enumerate(itertools.islice(_batches(config, task, model.device), config.steps)):
-            losses = _backward(model, task, rows, fixed, scaler, tuned)
+            losses = _backward(model, task, rows, fixed, scaler, tuned, warn)
             if not np.isfinite(losses).all():
                 raise DiffusionError(f"{task.name}: the loss is not finite at step {step} of {config.steps}")
             scaler.unscale_(optimizer)
@@ -150,6 +148,7 @@ def _backward(
     fixed: tuple[dict[str, torch.Tensor], ...] | None,
     scaler: torch.amp.GradScaler,
     tuned: Tuned,
+    warn: Callable[[str], None],
 ) -> tuple[float, float]:
     """Accumulates the step's gradients, `tuned.micro_batch` images at a time; the losses of photos and class images.
 
@@ -174,7 +173,7 @@ def _backward(
                     "generate.dreambooth.gradient_checkpointing=true, a smaller resolution or a smaller model may help"
                 ) from error
             tuned.micro_batch //= 2
-            _log.warning("%s: out of memory; going on with %d images at a time", task.name, tuned.micro_batch)
+            warn(f"{task.name}: fine-tuning: out of memory; going on with {tuned.micro_batch} images at a time")
         for parameter in model.parameters.values():
             parameter.grad = None
         free_cached_memory(model.device)
@@ -200,7 +199,7 @@ def _conditions(model: DiffusionModel, prompts: list[str]) -> tuple[dict[str, to
 
 
 def _optimizer(
-    config: DreamBoothConfig, parameters: list[torch.nn.Parameter], device: torch.device
+    config: DreamBoothConfig, parameters: list[torch.nn.Parameter], device: torch.device, warn: Callable[[str], None]
 ) -> tuple[torch.optim.Optimizer, str]:
     """The optimizer and its name: AdamW, or the 8-bit one where it was asked for and can run."""
     rate = config.effective_learning_rate
@@ -212,5 +211,5 @@ def _optimizer(
 
             return bitsandbytes.optim.AdamW8bit(parameters, lr=rate, weight_decay=_WEIGHT_DECAY), "AdamW8bit"
         except ImportError as error:
-            _log.warning("generate.dreambooth.adam_8bit: %s; AdamW takes its place", error)
+            warn(f"generate.dreambooth.adam_8bit: {error}; AdamW takes its place")
     return torch.optim.AdamW(parameters, lr=rate, weight_decay=_WEIGHT_DECAY), "AdamW"

@@ -1,0 +1,125 @@
+"""Does a sampled picture show the object? Its masked crop is compared with the masked crops of the photos.
+
+The paper's filter (arXiv 2412.16156): a positive is kept if the similarity is at least a threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from persrep_ray.backbones.backbone import load_backbone
+from persrep_ray.config import ConfigError, RunConfig
+from persrep_ray.masks.grabcut import MaskError
+from persrep_ray.masks.images import ImageMasker
+
+_GREY = (124, 116, 104)  # the mean of natural images: what is not the object should say nothing
+_MARGIN = 0.05  # of the box's longer side
+_CROP = 224  # side of the crops, pixels
+
+MaskedImage = tuple[NDArray[np.uint8], NDArray[np.bool_]]
+Embed = Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]]  # crops (S, S, 3) -> (B, D) of unit length
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`score`: cosine to the most similar photo; `mask` (H, W) bool of what was compared. None: no foreground."""
+
+    score: float | None
+    mask: NDArray[np.bool_] | None
+
+
+class LikenessFilter:
+    """Judges pictures of one object after another; the networks are loaded once."""
+
+    def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None:
+        self._threshold = config.generate.filter.threshold
+        self._masker = ImageMasker(config)
+        self._embed = _embedder(config, device)
+        self._photos: NDArray[np.float32] = np.empty((0, 0), np.float32)
+
+    def set_object(self, photos: Sequence[MaskedImage]) -> None:
+        """What to compare with: photos (H, W, 3) uint8 with masks (H, W) bool, at least one."""
+        self._photos = self._embed([masked_crop(image, mask) for image, mask in photos])
+
+    def judge(self, images: Sequence[NDArray[np.uint8]]) -> list[Verdict]:
+        """A verdict for each of the pictures (H, W, 3) uint8."""
+        masks = [self._mask(image) for image in images]
+        crops = [masked_crop(image, mask) for image, mask in zip(images, masks, strict=True) if mask is not None]
+        scores = iter((self._embed(crops) @ self._photos.T).max(axis=1)) if crops else iter(())
+        return [Verdict(None, None) if mask is None else Verdict(float(next(scores)), mask) for mask in masks]
+
+    def accepts(self, verdict: Verdict) -> bool:
+        """At the threshold -1 everything passes, pictures without any foreground too."""
+        return self._threshold == -1 or (verdict.score is not None and verdict.score >= self._threshold)
+
+    def _mask(self, image: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+        try:
+            return self._masker.mask(image)
+        except MaskError:
+            return None  # a picture without a foreground does not show the object
+
+
+def masked_crop(image: NDArray[np.uint8], mask: NDArray[np.bool_], side: int = _CROP) -> NDArray[np.uint8]:
+    """(side, side, 3) uint8: what `mask` covers of `image`, on grey, in the middle of a square that it fills."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, left = int(rows[0]), int(columns[0])
+    height, width = int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left
+    longer = max(height, width)
+    scale = side * (1 - 2 * _MARGIN) / longer
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    box = slice(top, top + height), slice(left, left + width)
+    covered = mask[box].astype(np.float32)[..., None]
+    alone = image[box] * covered + np.array(_GREY, np.float32) * (1 - covered)
+    scaled = cv2.resize(alone, size, interpolation=method)
+    crop = np.full((side, side, 3), _GREY, np.uint8)
+    y, x = (side - size[1]) // 2, (side - size[0]) // 2
+    crop[y : y + size[1], x : x + size[0]] = scaled.round().astype(np.uint8)
+    return crop
+
+
+def _embedder(config: RunConfig, device: torch.device | str) -> Embed:
+    settings = config.generate.filter
+    if settings.metric == "dreamsim":
+        return _dream_sim(device)
+    backbone_config = config.backbone
+    if settings.backbone is not None:
+        backbone_config = backbone_config.model_copy(update={"name": settings.backbone, "revision": None})
+    backbone = load_backbone(backbone_config).to(device)
+
+    @torch.no_grad()
+    def embed(crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        pixels = backbone.pixels(crops, backbone_config.image_size)
+        return _unit(backbone.suffix(backbone.prefix(pixels)).cls)
+
+    return embed
+
+
+def _dream_sim(device: torch.device | str) -> Embed:
+    """DreamSim (Fu et al., arXiv 2306.09344), the paper's metric: its similarity is the cosine of its embeddings."""
+    try:
+        from dreamsim import dreamsim
+    except ImportError as error:
+        raise ConfigError(
+            "generate.filter.metric: dreamsim is not installed (pip install dreamsim); backbone is the other metric"
+        ) from error
+    model, preprocess = dreamsim(pretrained=True, device=str(device))
+
+    @torch.no_grad()
+    def embed(crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        batch = torch.cat([preprocess(Image.fromarray(crop)) for crop in crops]).to(device)
+        return _unit(model.embed(batch))
+
+    return embed
+
+
+def _unit(features: torch.Tensor) -> NDArray[np.float32]:
+    rows: NDArray[np.float32] = torch.nn.functional.normalize(features.float(), dim=1).cpu().numpy()
+    return rows
