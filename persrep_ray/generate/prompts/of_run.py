@@ -1,0 +1,32 @@
+"""The prompt book of a run. What a language model wrote is kept in the run folder: it would not write it twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from persrep_ray.config import RunConfig
+from persrep_ray.generate.prompts.bank import kind_for
+from persrep_ray.generate.prompts.book import PromptBook, build_book
+from persrep_ray.generate.prompts.writer import OpenAiWriter, write_prompts
+from persrep_ray.run_folder import RunFolder, read_json
+
+
+def book_of_run(
+    config: RunConfig, folder: RunFolder, categories: Iterable[str | None], warn: Callable[[str], None]
+) -> PromptBook:
+    """Asks the language model, if it is the source of prompts, for the categories that the run has none of yet.
+
+    Raises:
+        ConfigError: an unusable prompt file, or no endpoint in the environment.
+    """
+    generate = config.generate
+    if generate.prompts.source != "llm":
+        return build_book(generate)
+    written = read_json(folder.prompts) if folder.prompts.exists() else {}
+    named = {category or generate.dreambooth.category for category in categories}
+    missing = {one: kind_for(one, generate.prompts) for one in sorted(filter(None, named)) if one not in written}
+    if missing:
+        writer = OpenAiWriter.from_environment(generate.prompts)
+        written |= write_prompts(missing, generate.prompts, writer, warn)
+        folder.write_json(folder.prompts, written)
+    return build_book(generate, written)
