@@ -15,23 +15,17 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
 from torch.nn import functional
 
-from persrep_ray.backbones.families import IMAGENET_MEAN, IMAGENET_STD
 from persrep_ray.config import SamConfig
 from persrep_ray.masks.grabcut import MaskError
+from persrep_ray.masks.sam_checkpoint import load_sam
 
 _LEARNING_RATE = 1e-3
 _FLAT = 1e-6  # a smaller spread of similarities is rounding
 _FOCAL_ALPHA, _FOCAL_GAMMA = 0.25, 2.0  # Lin et al., arXiv 1708.02002
-
-
-class SamError(ValueError):
-    """The checkpoint cannot be used as SAM; the message names it and the cause."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +57,15 @@ class SamReference:
 
 
 class SamSegmenter:
-    """A `SamModel` of `transformers`, loaded strictly and from safetensors alone.
-
-    Raises:
-        SamError: no such checkpoint, not a SAM, or tensors missing from it.
-    """
+    """Segments images with a `SamModel` of `transformers`. Raises `SamError` where `load_sam` does."""
 
     def __init__(self, config: SamConfig, device: torch.device | str = "cpu") -> None:
-        self._model = _load(config).to(device)
+        model, self._normalize = load_sam(config)
+        self._model: Any = model.to(device)
         self._device = torch.device(device)
         self._steps = config.weight_steps
-        # The encoder takes no other size (its positions are a table), so this is the preprocessor's too.
+        # The encoder takes no other side (its positions are a table), so the preprocessor's is the same.
         self._side: int = self._model.config.vision_config.image_size
-        mean, std = _normalisation(config)
-        self._mean, self._std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
 
     @torch.no_grad()
     def embed(self, image: NDArray[np.uint8]) -> SamImage:
@@ -85,9 +74,9 @@ class SamSegmenter:
         scale = self._side / max(height, width)
         extent = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
         resized = Image.fromarray(image).resize(extent[::-1], Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float().div_(255)  # (3, h, w)
-        padded = functional.pad((pixels - self._mean) / self._std, _padding(extent, self._side))
-        embedding = self._model.get_image_embeddings(padded[None].to(self._device))[0]
+        pixels = self._normalize(torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float())  # (1, 3, h, w)
+        padded = functional.pad(pixels, _padding(extent, self._side))
+        embedding = self._model.get_image_embeddings(padded.to(self._device))[0]
         return SamImage(embedding.half().cpu(), extent, (height, width))
 
     def segment(
@@ -254,37 +243,3 @@ def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]
 
 def _padding(extent: tuple[int, int], side: int) -> tuple[int, int, int, int]:
     return 0, side - extent[1], 0, side - extent[0]
-
-
-def _load(config: SamConfig) -> Any:
-    """The `SamModel`, frozen."""
-    options: dict[str, Any] = {"revision": config.revision}
-    try:
-        declared, _ = transformers.PretrainedConfig.get_config_dict(config.name, **options)
-        kind = dict(declared).get("model_type")
-    except (OSError, ValueError, TypeError) as error:  # a TypeError where the JSON is no mapping
-        raise SamError(f"SAM {config.name}: cannot read its config: {_first_line(error)}") from error
-    if kind != "sam":
-        raise SamError(f"SAM {config.name}: model_type {kind!r} is not supported, 'sam' is")
-    try:
-        model, info = transformers.SamModel.from_pretrained(
-            config.name, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **options
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise SamError(f"SAM {config.name}: cannot load its weights: {_first_line(error)}") from error
-    if info["missing_keys"]:
-        raise SamError(f"SAM {config.name}: tensors missing: {', '.join(sorted(info['missing_keys'])[:5])}")
-    return model.eval().requires_grad_(False)
-
-
-def _normalisation(config: SamConfig) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation of the checkpoint's preprocessor; ImageNet's, with which SAM was trained, if none."""
-    try:
-        declared, _ = transformers.BaseImageProcessor.get_image_processor_dict(config.name, revision=config.revision)
-    except OSError:
-        return IMAGENET_MEAN, IMAGENET_STD
-    return declared.get("image_mean", IMAGENET_MEAN), declared.get("image_std", IMAGENET_STD)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

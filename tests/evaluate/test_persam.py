@@ -19,7 +19,8 @@ from persrep_ray.evaluate.evaluator import Evaluator
 from persrep_ray.evaluate.persam import PersamPhotos
 from persrep_ray.evaluate.summary import METRICS
 from persrep_ray.masks.grabcut import MaskError
-from persrep_ray.masks.sam import SamError, SamImage, SamSegmenter
+from persrep_ray.masks.sam import SamImage, SamSegmenter
+from persrep_ray.masks.sam_checkpoint import SamError
 
 STEPS = 30
 
@@ -191,5 +192,5 @@ class TestNothingFound:
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_named(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(SamError, match=f"SAM {tmp_path / 'absent'}: cannot read its config"):
+    with pytest.raises(SamError, match=f"SAM {tmp_path / 'absent'}: neither a local folder nor to be had from the hub"):
         persam_evaluator(root, tmp_path / "absent")

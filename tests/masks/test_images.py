@@ -13,7 +13,8 @@ from tiny_sam import save_tiny_sam
 from persrep_ray.config import MaskConfig, RunConfig, SamConfig
 from persrep_ray.masks.grabcut import MaskError, mask_from_saliency
 from persrep_ray.masks.images import ImageMasker
-from persrep_ray.masks.sam import SamError, SamSegmenter
+from persrep_ray.masks.sam import SamSegmenter
+from persrep_ray.masks.sam_checkpoint import SamError
 
 IMAGE, TRUTH = (array[:80] for array in shape(COLOURS["red"], seed=0, size=120))
 SALIENCY = TRUTH.astype(np.float32)

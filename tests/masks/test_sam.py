@@ -1,24 +1,21 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 from tiny_sam import SIDE, save_tiny_sam, tiny_sam
 
 from persrep_ray.config import SamConfig
 from persrep_ray.masks import sam
 from persrep_ray.masks.grabcut import MaskError
-from persrep_ray.masks.sam import SamError, SamImage, SamSegmenter, mask_loss
+from persrep_ray.masks.sam import SamImage, SamSegmenter, mask_loss
 
 GRID = 32  # of the logits
 
@@ -80,48 +77,6 @@ NOTHING = torch.full((GRID, GRID), -4.0)
 COARSE, MIDDLE, FINE = rectangle(2, 2, 30, 18), rectangle(6, 4, 20, 14), rectangle(8, 6, 16, 12)
 LANDSCAPE = SamImage(torch.ones(32, 8, 8).half(), extent=(40, SIDE), size=(80, 128))
 MAP = peaks((5, 8), (1, 2), (4, 7))
-
-
-class TestLoading:
-    def error(self, name: str | Path) -> str:
-        with pytest.raises(SamError) as caught:
-            SamSegmenter(SamConfig(name=str(name)))
-        message = str(caught.value)
-        assert message.startswith(f"SAM {name}: ") and "\n" not in message
-        return message
-
-    def test_no_such_folder(self, tmp_path: Path) -> None:
-        assert "cannot read its config" in self.error(tmp_path / "absent")
-
-    def test_the_hub_is_out_of_reach(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-        assert "cannot read its config" in self.error("nobody/no-such-sam")
-
-    def test_another_kind_of_model(self, tmp_path: Path) -> None:
-        (tmp_path / "config.json").write_text(json.dumps({"model_type": "dinov2"}))
-        assert "model_type 'dinov2' is not supported, 'sam' is" in self.error(tmp_path)
-
-    def test_tensors_missing(self, folder: Path) -> None:
-        tensors = load_file(folder / "model.safetensors")
-        del tensors["mask_decoder.iou_token.weight"]
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        assert "tensors missing: mask_decoder.iou_token.weight" in self.error(folder)
-
-    def test_a_tensor_of_another_shape(self, folder: Path) -> None:
-        tensors = load_file(folder / "model.safetensors")
-        tensors["mask_decoder.iou_token.weight"] = torch.zeros(1, 7)
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        assert "cannot load its weights" in self.error(folder)
-
-    def test_half_a_file(self, folder: Path) -> None:
-        path = folder / "model.safetensors"
-        path.write_bytes(path.read_bytes()[:5000])
-        assert "cannot load its weights" in self.error(folder)
-
-    def test_pickled_weights_are_not_read(self, folder: Path) -> None:
-        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-        (folder / "model.safetensors").unlink()
-        assert "cannot load its weights" in self.error(folder)
 
 
 class TestEmbedding:

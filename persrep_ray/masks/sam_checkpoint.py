@@ -1,0 +1,64 @@
+"""SAM checkpoints, from a folder or the hub: loaded strictly, and from safetensors alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from persrep_ray.backbones.families import IMAGENET
+from persrep_ray.backbones.preprocessing import Normalization, read_normalization
+from persrep_ray.config import SamConfig
+
+_FILES = ["*config.json", "*.safetensors", "*.safetensors.index.json"]
+
+
+class SamError(ValueError):
+    """The checkpoint cannot be used as SAM; the message names it and the cause, in one line."""
+
+
+def load_sam(config: SamConfig) -> tuple[Any, Normalization]:
+    """The `transformers.SamModel`, frozen, and what its pixels are normalised by: ImageNet's where it declares nothing.
+
+    Raises:
+        SamError: no such checkpoint, not a SAM, a damaged file, or tensors missing from it.
+    """
+    folder = _folder(config)
+    try:
+        declared, _ = transformers.PretrainedConfig.get_config_dict(folder)
+        kind = dict(declared).get("model_type")
+        normalization = read_normalization(folder, IMAGENET)
+    except (OSError, ValueError, TypeError) as error:  # a TypeError where the JSON is of another shape
+        raise SamError(f"SAM {config.name}: cannot read its config: {_first_line(error)}") from error
+    if kind != "sam":
+        raise SamError(f"SAM {config.name}: model_type {kind!r} is not supported, 'sam' is")
+    try:
+        model, info = transformers.SamModel.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError, StrictDataclassError) as error:
+        raise SamError(f"SAM {config.name}: cannot be loaded: {_first_line(error)}") from error
+    if info["missing_keys"]:
+        raise SamError(f"SAM {config.name}: tensors missing: {', '.join(sorted(info['missing_keys'])[:5])}")
+    return model.eval().requires_grad_(False), normalization
+
+
+def _folder(config: SamConfig) -> Path:
+    folder = Path(config.name)
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=_FILES))
+    except Exception as error:  # those of its HTTP client have no base in common with the hub's own
+        raise SamError(
+            f"SAM {config.name}: neither a local folder nor to be had from the hub: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_sam import save_tiny_sam
+
+from persrep_ray.config import SamConfig
+from persrep_ray.masks.sam_checkpoint import SamError, load_sam
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint to break."""
+    return save_tiny_sam(tmp_path / "sam")
+
+
+def error(name: str | Path) -> str:
+    with pytest.raises(SamError) as caught:
+        load_sam(SamConfig(name=str(name)))
+    message = str(caught.value)
+    assert message.startswith(f"SAM {name}: ") and "\n" not in message
+    return message
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    assert "neither a local folder nor to be had from the hub" in error(tmp_path / "absent")
+
+
+def test_the_hub_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "neither a local folder nor to be had from the hub" in error("nobody/no-such-sam")
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_a_damaged_config(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    assert "cannot read its config" in error(tmp_path)
+
+
+def test_a_config_with_a_value_of_no_use(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"image_size": 64', '"image_size": "large"'))
+    assert "cannot be loaded" in error(folder)
+
+
+def test_a_damaged_preprocessor(folder: Path) -> None:
+    (folder / "preprocessor_config.json").write_text("{")
+    assert "preprocessor_config.json" in error(folder)
+
+
+def test_another_kind_of_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "dinov2"}))
+    assert "model_type 'dinov2' is not supported, 'sam' is" in error(tmp_path)
+
+
+def test_tensors_missing(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["mask_decoder.iou_token.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "tensors missing: mask_decoder.iou_token.weight" in error(folder)
+
+
+def test_a_tensor_of_another_shape(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["mask_decoder.iou_token.weight"] = torch.zeros(1, 7)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "cannot be loaded" in error(folder)
+
+
+def test_half_a_file(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    assert "cannot be loaded" in error(folder)
+
+
+def test_pickled_weights_are_not_read(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert "cannot be loaded" in error(folder)
