@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from persrep_ray.config import DataConfig
-from persrep_ray.generate.shards import SCHEMA, ShardError, read_shards, write_shard
+from persrep_ray.generate.shards import SCHEMA, ShardError, read_shards, shard_report, write_shard
 from persrep_ray.generate.types import SyntheticImage
 
 LIMITS = DataConfig()
+REPORT = {"seconds": 0.25}
 
 
 def picture(seed: int, **changes: object) -> SyntheticImage:
@@ -36,8 +37,8 @@ def picture(seed: int, **changes: object) -> SyntheticImage:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     images = [picture(0), picture(1, role="negative", prompt="a cup", score=0.25, source_id="cup")]
-    write_shard(tmp_path / "a.parquet", images)
-    write_shard(tmp_path / "b.parquet", [picture(2)])
+    write_shard(tmp_path / "a.parquet", images, REPORT)
+    write_shard(tmp_path / "b.parquet", [picture(2)], REPORT)
     rows = read_shards([tmp_path / "a.parquet", tmp_path / "b.parquet"], LIMITS)
     assert len(rows) == 3
     for row, image in zip(rows, [*images, picture(2)], strict=True):
@@ -50,13 +51,13 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_shard_and_no_litter(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    write_shard(path, [picture(0)])
+    write_shard(path, [picture(0)], REPORT)
     before = path.read_bytes()
     with pytest.raises((TypeError, pa.ArrowException)):
-        write_shard(path, [picture(1, score="no number")])
+        write_shard(path, [picture(1, score="no number")], REPORT)
     (tmp_path / "folder.parquet").mkdir()
     with pytest.raises(OSError):
-        write_shard(tmp_path / "folder.parquet", [picture(1)])
+        write_shard(tmp_path / "folder.parquet", [picture(1)], REPORT)
     assert path.read_bytes() == before
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.parquet", "folder.parquet"]
 
@@ -64,7 +65,7 @@ def test_a_failed_write_leaves_the_old_shard_and_no_litter(tmp_path: Path) -> No
 @pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b"x" * 99])
 def test_a_damaged_shard_is_named(tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "a.parquet"
-    write_shard(path, [picture(0)])
+    write_shard(path, [picture(0)], REPORT)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ShardError, match=r"a\.parquet"):
         read_shards([path], LIMITS)
@@ -81,6 +82,23 @@ def test_another_table_is_no_shard(tmp_path: Path) -> None:
         read_shards([tmp_path / "a.parquet"], LIMITS)
 
 
+def test_the_report_is_kept_with_the_images(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    told = {"seconds": 1.5, "filter": {"candidates": {"a «mug»": 3}, "rejected": {}, "best": None}}
+    write_shard(path, [picture(0), picture(1)], told)
+    assert shard_report(path) == {**told, "images": 2}
+    write_shard(path, [], told)
+    assert shard_report(path)["images"] == 0 and len(read_shards([path], LIMITS)) == 0
+
+
+def test_a_shard_without_a_report_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([], schema=SCHEMA), path)
+    for wrong in (path, tmp_path / "gone.parquet"):
+        with pytest.raises(ShardError, match=rf"{wrong.name}: not a readable shard"):
+            shard_report(wrong)
+
+
 def rewrite(path: Path, **changes: object) -> None:
     row = {**pq.read_table(path).to_pylist()[0], **changes}
     pq.write_table(pa.Table.from_pylist([row], schema=SCHEMA), path)
@@ -89,7 +107,7 @@ def rewrite(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize("column", ["image", "mask"])
 def test_a_damaged_picture_is_named_when_it_is_asked_for(tmp_path: Path, column: str) -> None:
     path = tmp_path / "a.parquet"
-    write_shard(path, [picture(0)])
+    write_shard(path, [picture(0)], REPORT)
     rewrite(path, **{column: b"\xff\xd8 no picture"})
     rows = read_shards([path], LIMITS)
     with pytest.raises(ShardError, match=r"a\.parquet.*object mug"):
@@ -98,17 +116,17 @@ def test_a_damaged_picture_is_named_when_it_is_asked_for(tmp_path: Path, column:
 
 def test_limits_hold_and_image_and_mask_must_fit(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    write_shard(path, [picture(0)])
+    write_shard(path, [picture(0)], REPORT)
     with pytest.raises(ShardError, match=r"a\.parquet"):
         read_shards([path], DataConfig(max_pixels=100))[0]
-    write_shard(path, [picture(0, mask=np.zeros((5, 5), np.bool_))])
+    write_shard(path, [picture(0, mask=np.zeros((5, 5), np.bool_))], REPORT)
     with pytest.raises(ShardError, match="differ in size"):
         read_shards([path], LIMITS)[0]
 
 
 def test_an_unknown_role_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    write_shard(path, [picture(0)])
+    write_shard(path, [picture(0)], REPORT)
     rewrite(path, role="neutral")
     with pytest.raises(ShardError, match="role must be one of positive, negative"):
         read_shards([path], LIMITS)
