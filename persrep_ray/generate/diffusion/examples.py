@@ -49,7 +49,7 @@ def square_crop(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """The largest square that fits into the photo, anywhere as long as it holds the masked object, scaled to `side`.
 
-    An object longer than the square is cut at both ends alike.
+    An object longer than the square is cut at both ends alike; some of it is in any crop.
 
     Returns:
         The crop (side, side, 3) uint8 and its mask (side, side) float32 in 0..1.
@@ -73,7 +73,9 @@ def _offset(rng: np.random.Generator, occupied: NDArray[np.bool_], length: int, 
     first, last = int(inside[0]), int(inside[-1]) + 1
     low, high = max(0, last - length), min(size - length, first)
     if low > high:
-        return int(np.clip((first + last - length) // 2, 0, size - length))
+        # What is occupied next to the middle, which a mask of several parts may leave free.
+        middle = int(inside[np.abs(2 * inside - first - last).argmin()])
+        return int(np.clip(middle - length // 2, 0, size - length))
     return int(rng.integers(low, high + 1))
 
 
