@@ -220,7 +220,7 @@ def debug_config() -> RunConfig:
                 rank=2, alpha=2.0, resolution=64, steps=10, prior_images=4, precision="float32", actors=1
             ),
             sampling=SamplingConfig(steps=2, guidance=(4.0,), actors=1),
-            filter=FilterConfig(threshold=-1.0),
+            filter=FilterConfig(threshold=None),
         ),
         train=TrainConfig(
             lora=LoraSection(r=2, alpha=2.0), batch=BatchConfig(anchors=2, positives=2, negatives=4), steps=10, cells=1

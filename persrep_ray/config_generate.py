@@ -134,8 +134,10 @@ class FilterConfig(Section):
     backbone: str | None = Field(
         default=None, min_length=1, description="'embedded', a hub id or a local folder; null: the run's backbone"
     )
-    threshold: float = Field(
-        default=0.6, ge=-1, le=1, description="least cosine to the most similar photo; -1 lets everything pass"
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=0.6,
+        description="least likeness: 0 is that of other objects to the photos, 1 that of the photos to each other; "
+        "null lets everything pass",
     )
     max_tries: int = Field(default=3, ge=1, le=20, description="images sampled at most for each one wanted")
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from persrep_ray.config import RunConfig
 from persrep_ray.data.images import read_mask, read_rgb
 from persrep_ray.data.objects import Manifest, ObjectPhotos
+from persrep_ray.data.others import choose_others
 from persrep_ray.generate.class_images import ClassImages
 from persrep_ray.generate.diffusion.examples import make_examples
 from persrep_ray.generate.diffusion.model import DiffusionError, DiffusionModel
@@ -32,6 +33,7 @@ from persrep_ray.run_folder import RunFolder
 from persrep_ray.versions import versions
 
 _CROPS = 4  # of each photo
+_CLASS_IMAGES_COMPARED = 16
 
 Warn = Callable[[str], None]
 
@@ -67,6 +69,7 @@ class ObjectTuner:
             return
         started = time.monotonic()
         one, seed = self._objects[object_id], seed_of(self._config.seed, object_id, "dreambooth")
+        self._book.positives(object_id, one.category)  # what could not be drawn afterwards is not worth the hours
         prompt, class_prompt = self._book.instance(one.category), self._book.class_prompt(one.category)
         masked = self._config.generate.dreambooth.masked_loss
         photos = [(image, mask if masked else None) for image, mask in masked_photos(self._folder, one, self._config)]
@@ -115,6 +118,7 @@ class DreamBooth:
         self._book = book
         self._model = DiffusionModel(config.generate.dreambooth, device)
         self._sampler = Sampler(self._model, config.generate.sampling, warn)
+        self._categories = {one.object_id: one.category for one in manifest.objects.values() if one.train}
         self._filter = LikenessFilter(config, device)
         self._object = ""  # whose weights and photos are in
         self.report = FilterReport()  # of the latest request
@@ -168,8 +172,18 @@ class DreamBooth:
             return
         self._object = ""  # neither the old nor the new one, should what follows fail
         self._model.load(self._folder.generator(one.object_id))
-        self._filter.set_object(masked_photos(self._folder, one, self._config))
+        self._filter.set_object(masked_photos(self._folder, one, self._config), self._others(one))
         self._object = one.object_id
+
+    def _others(self, one: ObjectPhotos) -> list[MaskedImage]:
+        """Other objects: a photo of each of some of the run's, else what the untouched model drew for the category."""
+        config = self._config
+        ids = choose_others(one.object_id, self._categories, config.generate.negative_objects, config.seed)
+        found = [photos[0] for other in ids if (photos := masked_photos(self._folder, self._objects[other], config))]
+        if found:
+            return found
+        files = sorted(self._folder.class_images(self._book.class_prompt(one.category)).glob("*.png"))
+        return self._filter.masked([read_rgb(file, config.data) for file in files[:_CLASS_IMAGES_COMPARED]])
 
     def _image(
         self, request: GenerateRequest, source: str, shot: Shot, picture: NDArray[np.uint8], verdict: Verdict

@@ -1,6 +1,8 @@
 """Does a sampled picture show the object? Its masked crop is compared with the masked crops of the photos.
 
-The paper's filter (arXiv 2412.16156): a positive is kept if the similarity is at least a threshold.
+The paper's filter (arXiv 2412.16156): a positive is kept if the similarity is at least a threshold. What a cosine means
+differs from backbone to backbone, and from object to object; so it is put on a scale that other objects and the photos
+themselves set: 0 is the likeness of others to the photos, 1 that of the photos to each other.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from persrep_ray.masks.images import ImageMasker
 _GREY = (124, 116, 104)  # the mean of natural images: what is not the object should say nothing
 _MARGIN = 0.05  # of the box's longer side
 _CROP = 224  # side of the crops, pixels
+_LEAST_SCALE = 0.02  # of cosines between likenesses 0 and 1: where others are as like, all that is left is noise
 
 MaskedImage = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 Embed = Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]]  # crops (S, S, 3) -> (B, D) of unit length
@@ -29,7 +32,7 @@ Embed = Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]]  # crops (S
 
 @dataclass(frozen=True)
 class Verdict:
-    """`score`: cosine to the most similar photo; `mask` (H, W) bool of what was compared. None: no foreground."""
+    """`score`: likeness to the most similar photo; `mask` (H, W) bool of what was compared. None: no foreground."""
 
     score: float | None
     mask: NDArray[np.bool_] | None
@@ -43,21 +46,44 @@ class LikenessFilter:
         self._masker = ImageMasker(config)
         self._embed = _embedder(config, device)
         self._photos: NDArray[np.float32] = np.empty((0, 0), np.float32)
+        self._scale = 0.0, 1.0  # the cosines that likenesses of 0 and 1 stand for
 
-    def set_object(self, photos: Sequence[MaskedImage]) -> None:
-        """What to compare with: photos (H, W, 3) uint8 with masks (H, W) bool, at least one."""
-        self._photos = self._embed([masked_crop(image, mask) for image, mask in photos])
+    def set_object(self, photos: Sequence[MaskedImage], others: Sequence[MaskedImage]) -> None:
+        """What to compare with: images (H, W, 3) uint8 with masks (H, W) bool.
+
+        Args:
+            photos: of the object, at least one. A single one says nothing of how alike photos are: then 1 is equality.
+            others: any other objects; without any, 0 is a cosine of 0, which rejects next to nothing.
+        """
+        own = self._embed([masked_crop(*one) for one in photos])
+        among = own @ own.T
+        np.fill_diagonal(among, -1.0)
+        one = float(among.max(axis=1).mean()) if len(own) > 1 else 1.0
+        zero = 0.0
+        if others:
+            zero = float((self._embed([masked_crop(*other) for other in others]) @ own.T).max(axis=1).mean())
+        self._photos, self._scale = own, (zero, max(one, zero + _LEAST_SCALE))
 
     def judge(self, images: Sequence[NDArray[np.uint8]]) -> list[Verdict]:
         """A verdict for each of the pictures (H, W, 3) uint8."""
         masks = [self._mask(image) for image in images]
         crops = [masked_crop(image, mask) for image, mask in zip(images, masks, strict=True) if mask is not None]
-        scores = iter((self._embed(crops) @ self._photos.T).max(axis=1)) if crops else iter(())
+        scores = iter(self._likeness(self._embed(crops))) if crops else iter(())
         return [Verdict(None, None) if mask is None else Verdict(float(next(scores)), mask) for mask in masks]
 
+    def _likeness(self, crops: NDArray[np.float32]) -> NDArray[np.float32]:
+        zero, one = self._scale
+        likeness: NDArray[np.float32] = ((crops @ self._photos.T).max(axis=1) - zero) / (one - zero)
+        return likeness
+
     def accepts(self, verdict: Verdict) -> bool:
-        """At the threshold -1 everything passes, pictures without any foreground too."""
-        return self._threshold == -1 or (verdict.score is not None and verdict.score >= self._threshold)
+        """Without a threshold everything passes, pictures without any foreground too."""
+        return self._threshold is None or (verdict.score is not None and verdict.score >= self._threshold)
+
+    def masked(self, images: Sequence[NDArray[np.uint8]]) -> list[MaskedImage]:
+        """The images that have a foreground, with it."""
+        masks = ((image, self._mask(image)) for image in images)
+        return [(image, mask) for image, mask in masks if mask is not None]
 
     def _mask(self, image: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
         try:

@@ -81,8 +81,8 @@ def why_no_positive(folder: RunFolder, config: RunConfig, object_id: str) -> str
     if not shards or any(shard_report(shard)["images"] for shard in shards):
         return None
     report = FilterReport.of_shards(shards)
-    most = "none shows a foreground" if report.best is None else f"the most like the photos has {report.best:.2f}"
+    most = "none shows a foreground" if report.best is None else f"the largest likeness is {report.best:.2f}"
     return (
         f"all {report.candidates.total()} sampled images were rejected: {most}, "
-        f"generate.filter.threshold is {config.generate.filter.threshold:g}"
+        f"generate.filter.threshold is {config.generate.filter.threshold}"
     )

@@ -57,7 +57,7 @@ class SyntheticImage:
     `image` is (S, S, 3) uint8 RGB; `mask` (S, S) bool marks the visible pixels of what `source_id` names: the object
     itself in a positive, another object in a negative, nothing where the negative shows no known object.
     `source_photo` is the index of the source's train photo whose pixels these are, None where there is none. `score` is
-    the cosine by which a sampled positive passed the filter.
+    the likeness by which a sampled positive passed the filter.
     """
 
     object_id: str

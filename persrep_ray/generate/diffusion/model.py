@@ -47,6 +47,7 @@ class DiffusionModel:
                 f"generator {config.base}: a {name} cannot be fine-tuned, one of {', '.join(FAMILIES)} can"
             )
         self.family: Family = FAMILIES[name]
+        self._check_parts()
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.to(self.device)
         for component in self.pipe.components.values():
@@ -147,8 +148,10 @@ class DiffusionModel:
                 state = load_file(folder / LORA_FILE)
             else:
                 state = {f"{name}.{key}": value for name in self.components for key, value in self._saved(folder, name)}
-        except (OSError, ValueError, SafetensorError) as error:
-            raise DiffusionError(f"{folder}: weights of a generator cannot be read: {error}") from error
+        except DiffusionError:
+            raise
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise DiffusionError(f"{folder}: weights of a generator cannot be read: {_one_line(error)}") from error
         mine = self._slot.keys()
         for what, names in (("lacks", mine - state.keys()), ("has unknown", state.keys() - mine)):
             if names:
@@ -207,8 +210,9 @@ class DiffusionModel:
         """A component's saved tensors under the names that it has in memory, which the files' may differ from."""
         component = self.components[name]
         loaded, info = type(component).from_pretrained(folder / name, output_loading_info=True, use_safetensors=True)
-        if info["missing_keys"]:
-            raise DiffusionError(f"{folder / name} lacks tensors: {', '.join(sorted(info['missing_keys'])[:3])}")
+        for what, keys in (("lacks", info["missing_keys"]), ("has unknown", info["unexpected_keys"])):
+            if keys:
+                raise DiffusionError(f"{folder / name} {what} tensors: {', '.join(sorted(keys)[:3])}")
         yield from loaded.state_dict().items()
 
     def _all_weights(self) -> dict[str, torch.Tensor]:
@@ -232,12 +236,27 @@ class DiffusionModel:
             state = get_peft_model_state_dict(component, adapter_name=_SLOT, save_embedding_layers=False)
             live = dict(component.named_parameters())
             by_pointer = {value.data_ptr(): value for value in live.values()}
-            exported = convert_state_dict_to_diffusers({key: key for key in state})
+            exported = {key: key for key in state}
+            if name != "transformer":  # diffusers renames only some of its layers, and then reads only some
+                exported = convert_state_dict_to_diffusers(exported)
             slot |= {f"{name}.{new}": by_pointer[state[key].data_ptr()] for new, key in exported.items()}
         # A LoRA that silently landed nowhere would train nothing (huggingface/peft issue 2699).
         if not all(any(name.startswith(f"{one}.") for name in slot) for one in self.components):
             raise DiffusionError(f"generator {self.config.base}: no attention layer was found to put a LoRA on")
         return slot
+
+    def _check_parts(self) -> None:
+        """Raises `DiffusionError` where the pipeline is of a class that we know, but for another task."""
+        parts = (self.family.denoiser, *self.family.text_encoders)
+        if missing := [part for part in parts if getattr(self.pipe, part, None) is None]:
+            raise DiffusionError(f"generator {self.config.base}: it has no {', '.join(missing)}")
+        config = getattr(self.pipe, self.family.denoiser).config
+        takes, gives = config["in_channels"], config.get("out_channels")
+        if gives not in (None, takes):
+            raise DiffusionError(
+                f"generator {self.config.base}: its {self.family.denoiser} takes {takes} channels and gives {gives}: "
+                "it edits pictures, one that draws them from text alone is needed"
+            )
 
     def _checkpoint_gradients(self) -> None:
         for name, component in self.components.items():
@@ -252,6 +271,10 @@ def _is_down(name: str) -> bool:
     return "lora_A" in name or "lora.down" in name or "lora_linear_layer.down" in name
 
 
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
 def _load_pipeline(config: DreamBoothConfig, dtype: torch.dtype) -> Any:
     try:
         declared = DiffusionPipeline.load_config(config.base, revision=config.revision)
@@ -262,4 +285,4 @@ def _load_pipeline(config: DreamBoothConfig, dtype: torch.dtype) -> Any:
         )
     except (OSError, ValueError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
         logging.getLogger(__name__).debug("loading failed", exc_info=error)
-        raise DiffusionError(f"generator {config.base}: cannot be loaded: {' '.join(str(error).split())}") from error
+        raise DiffusionError(f"generator {config.base}: cannot be loaded: {_one_line(error)}") from error

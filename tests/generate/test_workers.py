@@ -1,0 +1,64 @@
+"""What the actors of generation do, without Ray: nothing that goes wrong with one object raises."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from persrep_ray.config import load_config
+from persrep_ray.data.objects import Manifest
+from persrep_ray.generate.prompts.book import build_book
+from persrep_ray.generate.types import GenerateRequest
+from persrep_ray.generate.workers import SamplerWorker, TunerWorker
+from persrep_ray.run_folder import RunFolder
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> tuple[object, ...]:
+    """Of either worker, with a model that is not there."""
+    config = load_config("debug", ["generate.generator=dreambooth", f"generate.dreambooth.base={tmp_path / 'nothing'}"])
+    return config, Manifest(tmp_path, {}, ()), RunFolder(tmp_path), build_book(config.generate)
+
+
+def chunk(object_id: str = "mug") -> str:
+    return json.dumps(asdict(GenerateRequest(object_id, "positive", 0, 4, 0, "dreambooth")))
+
+
+def test_a_model_that_cannot_be_loaded_fails_each_object_with_its_name(
+    arguments: tuple[object, ...], tmp_path: Path
+) -> None:
+    tune, sample = TunerWorker(*arguments), SamplerWorker(*arguments)  # type: ignore[arg-type]
+    for object_id in ("mug", "cup"):
+        (row,) = tune({"object_id": object_id, "chunks": [chunk(object_id)], "after": ""})
+        assert (row["object_id"], row["chunk"]) == (object_id, "")
+        assert row["error"].startswith(f"generator {tmp_path / 'nothing'}: cannot be loaded: ")
+        assert "\n" not in row["error"]
+    row = sample(
+        {"object_id": "mug", "generator": "dreambooth", "images": 0, "error": "", "warnings": [], "chunk": chunk()}
+    )
+    assert row["error"].startswith(f"generator {tmp_path / 'nothing'}: cannot be loaded: ")
+    assert row["images"] == 4
+
+
+def test_an_object_that_was_not_fine_tuned_passes_through(arguments: tuple[object, ...]) -> None:
+    sample = SamplerWorker(*arguments)  # type: ignore[arg-type]
+    failed = {"object_id": "mug", "generator": "dreambooth", "images": 0, "error": "no photo", "warnings": ["hm"]}
+    assert sample({**failed, "chunk": ""}) == failed
+
+
+def test_all_chunks_of_a_tuned_object_go_on_and_its_warnings_once(
+    arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(config: object, manifest: object, folder: object, book: object, warnings: list[str]) -> object:
+        return lambda object_id: warnings.append(f"{object_id}: half the batch")
+
+    monkeypatch.setattr("persrep_ray.generate.workers._make_tuner", make)
+    tune = TunerWorker(*arguments)  # type: ignore[arg-type]
+    for object_id in ("mug", "cup"):
+        rows = tune({"object_id": object_id, "chunks": ["a", "b", "c"], "after": ""})
+        assert [row["chunk"] for row in rows] == ["a", "b", "c"]
+        assert [row["warnings"] for row in rows] == [[f"{object_id}: half the batch"], [], []]
+        assert not any(row["error"] for row in rows)
