@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -20,6 +21,9 @@ from persrep_ray.backbones.backbone import load_backbone
 from persrep_ray.config import ConfigError, RunConfig
 from persrep_ray.masks.grabcut import MaskError
 from persrep_ray.masks.images import ImageMasker
+
+if TYPE_CHECKING:
+    from persrep_ray.masks.sam import SamReference
 
 _GREY = (124, 116, 104)  # the mean of natural images: what is not the object should say nothing
 _MARGIN = 0.05  # of the box's longer side
@@ -47,6 +51,7 @@ class LikenessFilter:
         self._embed = _embedder(config, device)
         self._photos: NDArray[np.float32] = np.empty((0, 0), np.float32)
         self._scale = 0.0, 1.0  # the cosines that likenesses of 0 and 1 stand for
+        self._reference: SamReference | None = None
 
     def set_object(self, photos: Sequence[MaskedImage], others: Sequence[MaskedImage]) -> None:
         """What to compare with: images (H, W, 3) uint8 with masks (H, W) bool.
@@ -55,6 +60,7 @@ class LikenessFilter:
             photos: of the object, at least one. A single one says nothing of how alike photos are: then 1 is equality.
             others: any other objects; without any, 0 is a cosine of 0, which rejects next to nothing.
         """
+        self._reference = self._masker.refer(*photos[0])
         own = self._embed([masked_crop(*one) for one in photos])
         among = own @ own.T
         np.fill_diagonal(among, -1.0)
@@ -66,7 +72,7 @@ class LikenessFilter:
 
     def judge(self, images: Sequence[NDArray[np.uint8]]) -> list[Verdict]:
         """A verdict for each of the pictures (H, W, 3) uint8."""
-        masks = [self._mask(image) for image in images]
+        masks = [self._mask(image, self._reference) for image in images]
         crops = [masked_crop(image, mask) for image, mask in zip(images, masks, strict=True) if mask is not None]
         scores = iter(self._likeness(self._embed(crops))) if crops else iter(())
         return [Verdict(None, None) if mask is None else Verdict(float(next(scores)), mask) for mask in masks]
@@ -82,12 +88,12 @@ class LikenessFilter:
 
     def masked(self, images: Sequence[NDArray[np.uint8]]) -> list[MaskedImage]:
         """The images that have a foreground, with it."""
-        masks = ((image, self._mask(image)) for image in images)
+        masks = ((image, self._mask(image, None)) for image in images)
         return [(image, mask) for image, mask in masks if mask is not None]
 
-    def _mask(self, image: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
+    def _mask(self, image: NDArray[np.uint8], reference: SamReference | None) -> NDArray[np.bool_] | None:
         try:
-            return self._masker.mask(image)
+            return self._masker.mask(image, reference)
         except MaskError:
             return None  # a picture without a foreground does not show the object
 

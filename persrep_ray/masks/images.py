@@ -14,7 +14,7 @@ from persrep_ray.masks.grabcut import mask_from_saliency
 
 if TYPE_CHECKING:
     from persrep_ray.backbones.embedded import EmbeddedSaliency
-    from persrep_ray.masks.sam import SamSegmenter
+    from persrep_ray.masks.sam import SamReference, SamSegmenter
 
 _INWARDS = 8.0  # standard deviation of the blur, pixels of 224
 
@@ -26,7 +26,7 @@ class ImageMasker:
         self._config = config.masks
 
     @cached_property
-    def sam(self) -> SamSegmenter:
+    def _sam(self) -> SamSegmenter:
         """Raises `SamError` where the checkpoint cannot be loaded."""
         from persrep_ray.masks.sam import SamSegmenter  # seconds to import, and masks may all be given
 
@@ -38,15 +38,24 @@ class ImageMasker:
 
         return EmbeddedSaliency()
 
-    def mask(self, image: NDArray[np.uint8], likeness: NDArray[np.float32] | None = None) -> NDArray[np.bool_]:
-        """(H, W) bool: the foreground of `image` (H, W, 3). Raises `MaskError` where there is none.
+    def refer(self, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> SamReference | None:
+        """What one image with its mask says of an object; None where the method has no use for it.
 
-        `likeness` (h, w) is a map over the image, at any resolution, of where the object is: it prompts SAM in place of
-        the saliency. Saliency and GrabCut have no use for it.
+        Raises `MaskError` for a mask that says nothing.
+        """
+        return None if self._config.method == "embedded" else self._sam.refer(self._sam.embed(image), mask)
+
+    def mask(self, image: NDArray[np.uint8], reference: SamReference | None = None) -> NDArray[np.bool_]:
+        """(H, W) bool: the foreground of `image` (H, W, 3), or what is like `reference`, if one is given.
+
+        Raises `MaskError` where there is none.
         """
         if self._config.method == "embedded":
             return mask_from_saliency(image, self._salient(image), self._config)
-        return self.sam.segment(self.sam.embed(image), self._prompt(image) if likeness is None else likeness)
+        embedded = self._sam.embed(image)
+        if reference is not None:
+            return self._sam.segment_like(embedded, reference)
+        return self._sam.segment(embedded, self._prompt(image))
 
     def _salient(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         (saliency,) = self._saliency([image])

@@ -55,10 +55,7 @@ class PhotoMasker:
     def _mask(self, photo: Photo, reference: SamReference | None) -> NDArray[np.bool_]:
         if photo.mask is not None:
             return read_mask(photo.mask, self._config.data)
-        image = read_rgb(photo.path, self._config.data)
-        if reference is None:
-            return self._masker.mask(image)
-        return self._masker.sam.segment_like(self._masker.sam.embed(image), reference)
+        return self._masker.mask(read_rgb(photo.path, self._config.data), reference)
 
     def _reference(self, photos: Sequence[Photo]) -> SamReference | None:
         """None where SAM has nothing to learn from or nothing to do."""
@@ -69,5 +66,5 @@ class PhotoMasker:
             assert photo.mask is not None
             with suppress(ImageError, MaskError):  # a broken mask is reported with its own photo
                 mask = read_mask(photo.mask, self._config.data)
-                return self._masker.sam.refer(self._masker.sam.embed(read_rgb(photo.path, self._config.data)), mask)
+                return self._masker.refer(read_rgb(photo.path, self._config.data), mask)
         return None

@@ -33,11 +33,11 @@ def masker(name: str, method: Any) -> ImageMasker:
 
 
 class TestEmbedded:
-    def test_is_saliency_and_grabcut_whatever_the_likeness(self) -> None:
+    def test_is_saliency_and_grabcut_and_needs_no_reference(self) -> None:
         expected = mask_from_saliency(IMAGE, SALIENCY, MaskConfig(working_size=96))
         under_test = masker("no-such-sam", "embedded")
+        assert under_test.refer(IMAGE, TRUTH) is None
         assert np.array_equal(under_test.mask(IMAGE), expected)
-        assert np.array_equal(under_test.mask(IMAGE, likeness=1 - SALIENCY), expected)
 
     def test_nothing_found(self) -> None:
         under_test: Any = masker("no-such-sam", "embedded")
@@ -54,18 +54,18 @@ class TestSam:
         def record(model: Any, args: Any, kwargs: dict[str, Any]) -> None:
             points.append((kwargs["input_points"][0, 0, 0].numpy() + 0.5) * 120 / 64)
 
-        under_test.sam._model.register_forward_pre_hook(record, with_kwargs=True)
+        under_test._sam._model.register_forward_pre_hook(record, with_kwargs=True)
         return points
 
-    def test_prompted_by_the_likeness(self, tmp_path: Path) -> None:
+    def test_looks_for_what_the_reference_shows(self, tmp_path: Path) -> None:
         under_test = masker(str(save_tiny_sam(tmp_path / "sam")), "sam")
-        points = self.prompts(under_test)
-        likeness = np.zeros((4, 6), np.float32)
-        likeness[3, 1] = 1
-        mask = under_test.mask(IMAGE, likeness)
-        assert points[0] == pytest.approx([30, 70], abs=1)
+        reference = under_test.refer(IMAGE, TRUTH)
+        assert reference is not None
         plain = SamSegmenter(SamConfig(name=str(tmp_path / "sam")))
-        assert np.array_equal(mask, plain.segment(plain.embed(IMAGE), likeness))
+        assert np.array_equal(
+            under_test.mask(IMAGE, reference),
+            plain.segment_like(plain.embed(IMAGE), plain.refer(plain.embed(IMAGE), TRUTH)),
+        )
 
     def test_else_prompted_well_inside_of_what_is_salient(self, tmp_path: Path) -> None:
         under_test = masker(str(save_tiny_sam(tmp_path / "sam")), "sam")
