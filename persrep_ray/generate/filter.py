@@ -73,14 +73,16 @@ class LikenessFilter:
     def judge(self, images: Sequence[NDArray[np.uint8]]) -> list[Verdict]:
         """A verdict for each of the pictures (H, W, 3) uint8."""
         masks = [self._mask(image, self._reference) for image in images]
-        crops = [masked_crop(image, mask) for image, mask in zip(images, masks, strict=True) if mask is not None]
-        scores = iter(self._likeness(self._embed(crops))) if crops else iter(())
-        return [Verdict(None, None) if mask is None else Verdict(float(next(scores)), mask) for mask in masks]
+        likeness = iter(self.likeness([(i, mask) for i, mask in zip(images, masks, strict=True) if mask is not None]))
+        return [Verdict(None, None) if mask is None else Verdict(next(likeness), mask) for mask in masks]
 
-    def _likeness(self, crops: NDArray[np.float32]) -> NDArray[np.float32]:
+    def likeness(self, images: Sequence[MaskedImage]) -> list[float]:
+        """Of each of the images to the most similar photo."""
+        if not images:
+            return []
         zero, one = self._scale
-        likeness: NDArray[np.float32] = ((crops @ self._photos.T).max(axis=1) - zero) / (one - zero)
-        return likeness
+        cosines = (self._embed([masked_crop(*image) for image in images]) @ self._photos.T).max(axis=1)
+        return [float(value) for value in (cosines - zero) / (one - zero)]
 
     def accepts(self, verdict: Verdict) -> bool:
         """Without a threshold everything passes, pictures without any foreground too."""

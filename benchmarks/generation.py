@@ -1,0 +1,269 @@
+"""Generation: swapping objects, memory with 200 objects queued, the filter on real photos, cost per image.
+
+    python benchmarks/generation.py [--base FOLDER] [--data DIR] [--only PART …]
+
+No weights of a text-to-image model come with Python packages, so a tiny one is made from its configuration, and one as
+large as Stable Diffusion 1.5 whose weights are random: what pictures cost does not depend on what the weights say.
+Ratios are within this one run. The last line is one JSON object.
+
+    swap     seconds to put another object's LoRA into a pipeline: ours, diffusers' own loading, the pipeline built anew
+    queue    200 objects fine-tuned and sampled by a tiny model: memory of driver, actors and object store on the way
+    filter   --data, real photos in the reference layout: which crops of objects pass as which, at the threshold
+    cost     seconds and memory of one image: cut-and-paste, and a model as large as Stable Diffusion 1.5 on this CPU
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))  # the tiny models are made there
+MINI_PODS = ROOT / "examples" / "mini_pods"
+OBJECTS = 200
+SWAPS = 20
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, metavar="FOLDER", help="a diffusers pipeline; default: a tiny one")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="real photos in the reference layout")
+    parser.add_argument("--only", nargs="+", choices=sorted(MEASURES), default=list(MEASURES), metavar="PART")
+    options = parser.parse_args()
+    document: dict[str, Any] = {
+        "benchmark": "generation",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "hardware": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        options.scratch = Path(scratch)
+        if options.base is None:
+            from tiny_diffusion import save_tiny_sd
+
+            options.base = save_tiny_sd(options.scratch / "tiny_sd")
+        for name in options.only:
+            if name == "filter" and options.data is None:
+                continue
+            document[name] = MEASURES[name](options)
+            print(f"\n{name}")
+            for key, value in document[name].items():
+                print(f"  {key:40} {value:.4g}" if isinstance(value, float) else f"  {key:40} {value}", flush=True)
+    print(json.dumps(document))
+    return 0
+
+
+def swap(options: argparse.Namespace) -> dict[str, Any]:
+    """Median seconds of a swap between two objects' LoRAs, and of the two ways that diffusers has."""
+    from diffusers import AutoPipelineForText2Image
+
+    from persrep_ray.config_generate import DreamBoothConfig
+    from persrep_ray.generate.diffusion.model import DiffusionModel
+
+    model = DiffusionModel(DreamBoothConfig(base=str(options.base), precision="float32"))
+    folders = []
+    for seed in range(2):
+        model.reset(seed)
+        folders.append(options.scratch / f"lora{seed}")
+        model.save(folders[-1])
+    plain = AutoPipelineForText2Image.from_pretrained(options.base, use_safetensors=True)
+
+    def load_lora_weights(folder: Path) -> None:
+        plain.unload_lora_weights()
+        plain.load_lora_weights(folder)
+
+    def rebuild(folder: Path) -> None:
+        AutoPipelineForText2Image.from_pretrained(options.base, use_safetensors=True).load_lora_weights(folder)
+
+    ways: dict[str, Callable[[Path], None]] = {
+        "ours": model.load,
+        "load_lora_weights": load_lora_weights,
+        "rebuilt": rebuild,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(SWAPS):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way(folders[turn % 2])
+            seconds[name].append(time.perf_counter() - started)
+    median = {name: statistics.median(values[2:]) for name, values in seconds.items()}
+    return {
+        "tensors": len(model.parameters),
+        **{f"{name} ms": 1000 * value for name, value in median.items()},
+        "load_lora_weights_over_ours": median["load_lora_weights"] / median["ours"],
+        "rebuilt_over_ours": median["rebuilt"] / median["ours"],
+    }
+
+
+def queue(options: argparse.Namespace) -> dict[str, Any]:
+    """Resident memory after a tenth of the objects and at the end."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import psutil
+    import ray
+
+    from persrep_ray.cluster import connected
+    from persrep_ray.config import load_config
+    from persrep_ray.data.objects import load_manifest
+    from persrep_ray.generate.pipeline import Generation
+    from persrep_ray.generate.prompts.book import build_book
+    from persrep_ray.masks.pipeline import MaskWorker
+    from persrep_ray.resources import plan
+    from persrep_ray.run_folder import RunFolder
+
+    sources = sorted((MINI_PODS / "train").iterdir())
+    objects = options.scratch / "objects"
+    ids = [f"object_{index:03d}" for index in range(OBJECTS)]
+    for index, object_id in enumerate(ids):
+        for part in ("train", "train_masks"):
+            shutil.copytree(MINI_PODS / part / sources[index % len(sources)].name, objects / part / object_id)
+    config = load_config(
+        "debug",
+        [
+            *(
+                "generate.generator=dreambooth",
+                f"generate.dreambooth.base={options.base}",
+                "generate.sampling.actors=2",
+            ),
+            *("generate.dreambooth.category=thing", "generate.dreambooth.steps=2", "backbone.name=embedded"),
+            *("backbone.image_size=224", "generate.heldout=0", "generate.negative_objects=2"),
+        ],
+    )
+    manifest, folder = load_manifest(objects, config.data), RunFolder(options.scratch / "run")
+    masker = MaskWorker(config, manifest, folder)
+    for object_id in ids:
+        masker({"object_id": object_id})
+    driver = psutil.Process()
+
+    def megabytes() -> dict[str, float]:
+        actors = [one for one in driver.children(recursive=True) if "_PoolActor" in " ".join(one.cmdline())]
+        store = ray.cluster_resources()["object_store_memory"] - ray.available_resources()["object_store_memory"]
+        return {
+            "driver": driver.memory_info().rss / 1e6,
+            "largest actor": max((one.memory_info().rss for one in actors), default=0) / 1e6,
+            "object store": store / 1e6,
+        }
+
+    seen: dict[int, dict[str, float]] = {}
+    failed, done, started = 0, 0, time.monotonic()
+    with connected():
+        generation = Generation(
+            [chunk for object_id in ids for chunk in folder.chunks(object_id, config)],
+            config,
+            folder,
+            [ray.put(value) for value in (config, manifest, folder)],
+            backgrounds=ray.put([]),
+            negatives=ray.put([]),
+            book=ray.put(build_book(config.generate)),
+            plan=plan(config, cpus=2, gpus=0, objects=OBJECTS),
+        )
+        while done < OBJECTS:
+            for outcome in generation.poll():
+                done += 1
+                failed += outcome.error is not None
+                if done in (OBJECTS // 10, OBJECTS // 2, OBJECTS - 1):
+                    seen[done] = megabytes()
+            time.sleep(0.1)
+    first, last = seen[OBJECTS // 10], seen[OBJECTS - 1]
+    return {
+        "objects": OBJECTS,
+        "failed": failed,
+        "seconds per object": (time.monotonic() - started) / OBJECTS,
+        **{f"{name} MB after {count} objects": seen[count][name] for name in first for count in seen},
+        **{f"{name} growth MB": last[name] - first[name] for name in first},
+    }
+
+
+def filter_rates(options: argparse.Namespace) -> dict[str, Any]:
+    """Which share of test crops passes as the object: its own, those of its category, those of others."""
+    from persrep_ray.config import RunConfig
+    from persrep_ray.data.images import read_rgb
+    from persrep_ray.data.objects import load_manifest
+    from persrep_ray.generate.filter import LikenessFilter, MaskedImage, Verdict
+
+    config = RunConfig()
+    manifest = load_manifest(options.data, config.data)
+    judge = LikenessFilter(config)
+    objects = {one.object_id: one for one in manifest.objects.values() if one.train and one.test}
+    photos: dict[str, list[MaskedImage]] = {}
+    tests: dict[str, list[MaskedImage]] = {}
+    for object_id, one in objects.items():
+        photos[object_id] = judge.masked([read_rgb(photo.path, config.data) for photo in one.train])
+        tests[object_id] = judge.masked([read_rgb(photo.path, config.data) for photo in one.test[:3]])
+    passed: dict[str, list[bool]] = {"own": [], "same category": [], "other categories": []}
+    for object_id, one in objects.items():
+        judge.set_object(photos[object_id], [photos[other][0] for other in objects if other != object_id])
+        for other, images in tests.items():
+            same = objects[other].category == one.category
+            kind = "own" if other == object_id else "same category" if same else "other categories"
+            passed[kind] += [judge.accepts(Verdict(score, None)) for score in judge.likeness(images)]
+    return {f"{kind} passes ({len(values)})": float(np.mean(values)) for kind, values in passed.items()}
+
+
+def cost(options: argparse.Namespace) -> dict[str, Any]:
+    """Cut-and-paste per image; a step and an image of a model as large as Stable Diffusion 1.5, and its memory."""
+    import psutil
+    import torch
+    from full_size import save_sd15_shaped
+
+    from persrep_ray.config import load_config
+    from persrep_ray.config_generate import DreamBoothConfig, SamplingConfig
+    from persrep_ray.data.objects import load_manifest
+    from persrep_ray.generate.chunks import ChunkGenerator
+    from persrep_ray.generate.diffusion.model import DiffusionModel
+    from persrep_ray.generate.diffusion.sampling import Sampler, Shot
+    from persrep_ray.masks.pipeline import MaskWorker
+    from persrep_ray.run_folder import RunFolder
+
+    config = load_config()
+    manifest, folder = load_manifest(MINI_PODS, config.data), RunFolder(options.scratch / "cost")
+    masker = MaskWorker(config, manifest, folder)
+    for object_id in manifest.objects:
+        masker({"object_id": object_id})
+    generator = ChunkGenerator(config, manifest, folder)
+    chunks = folder.chunks("mug_0", config)
+    generator.write(chunks[0])  # loads the cutouts
+    pasted = sum(generator.write(chunk) for chunk in chunks[1:]) / sum(chunk.count for chunk in chunks[1:])
+    base = save_sd15_shaped(options.scratch / "sd15")
+    before = psutil.Process().memory_info().rss
+    model = DiffusionModel(DreamBoothConfig(base=str(base)))
+
+    def seconds(steps: int) -> float:
+        started = time.perf_counter()
+        Sampler(model, SamplingConfig(steps=steps), lambda _: None).draw([Shot("a photo of <new1> mug", 1, 7.5)])
+        return time.perf_counter() - started
+
+    seconds(1)
+    one, four = seconds(1), seconds(4)
+    step = (four - one) / 3
+    modules = [part for part in model.pipe.components.values() if isinstance(part, torch.nn.Module)]
+    return {
+        "cut_paste seconds/image (one thread)": pasted,
+        "sd15 parameters": sum(p.numel() for part in modules for p in part.parameters()),
+        "sd15 seconds/step (512 px, CFG)": step,
+        "sd15 seconds/image (50 steps)": one + 49 * step,
+        "sd15 resident GB": (psutil.Process().memory_info().rss - before) / 1e9,
+        "torch threads": torch.get_num_threads(),
+    }
+
+
+MEASURES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "swap": swap,
+    "queue": queue,
+    "filter": filter_rates,
+    "cost": cost,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
