@@ -49,7 +49,7 @@ class DreamBoothConfig(Section):
     gradient_checkpointing: bool = Field(default=False, description="less memory, slower")
     adam_8bit: bool = Field(default=False, description="where bitsandbytes and a CUDA device are there")
     actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    cpus_per_actor: float = Field(default=0.5, gt=0)
+    cpus_per_actor: float = Field(default=0.25, gt=0)
     gpus_per_actor: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         default="auto", description="auto: half a GPU where the cluster has any"
     )
@@ -88,7 +88,7 @@ class SamplingConfig(Section):
         default="auto", description="auto: from the free memory; either is halved when memory runs out"
     )
     actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    cpus_per_actor: float = Field(default=0.5, gt=0)
+    cpus_per_actor: float = Field(default=0.25, gt=0)
     gpus_per_actor: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         default="auto", description="auto: half a GPU where the cluster has any"
     )

@@ -58,3 +58,49 @@ def test_numbers_in_the_configuration_are_taken_as_they_are() -> None:
 def test_cells_get_what_explicit_actors_leave() -> None:
     config = load_config(None, ["generate.actors=2", "evaluate.actors=2"])
     assert plan(config, cpus=8, gpus=0, objects=100).cells == 12
+
+
+def all_cpus(config: RunConfig, counts: Plan) -> float:
+    generate = config.generate
+    sampling = counts.tune_actors * generate.dreambooth.cpus_per_actor
+    return used(config, counts) + sampling + counts.sample_actors * generate.sampling.cpus_per_actor
+
+
+@pytest.mark.parametrize("cpus", [2, 3, 4, 7, 16, 63, 512])
+@pytest.mark.parametrize("generator", ["dreambooth", "combined"])
+def test_sampling_fits_beside_the_other_stages(cpus: float, generator: str) -> None:
+    config = load_config(None, [f"generate.generator={generator}"])
+    counts = plan(config, cpus=cpus, gpus=0, objects=10_000)
+    assert min(counts.tune_actors, counts.sample_actors, counts.cells, counts.evaluate_actors) >= 1
+    assert (counts.generate_actors >= 1) == (generator == "combined")
+    assert counts.tune_gpus == counts.sample_gpus == 0
+    assert all_cpus(config, counts) <= cpus
+    assert all_cpus(config, counts) > cpus - 1.75, "most of the cluster is used"
+
+
+def test_cut_and_paste_needs_no_actors_that_sample() -> None:
+    counts = plan(RunConfig(), cpus=64, gpus=8, objects=100)
+    assert (counts.tune_actors, counts.sample_actors, counts.tune_gpus, counts.sample_gpus) == (0, 0, 0, 0)
+
+
+def test_an_actor_that_tunes_and_one_that_samples_share_each_gpu_that_training_leaves() -> None:
+    config = load_config(None, ["generate.generator=combined"])
+    counts = plan(config, cpus=64, gpus=8, objects=100)
+    assert (counts.tune_actors, counts.tune_gpus) == (counts.sample_actors, counts.sample_gpus) == (8, 0.5)
+    trains = load_config(None, ["generate.generator=combined", "train.gpus_per_worker=1"])
+    counts = plan(trains, cpus=64, gpus=8, objects=100)
+    assert (counts.tune_actors, counts.sample_actors, counts.cells) == (7, 7, 1)
+
+
+def test_shares_of_gpus_come_from_the_configuration() -> None:
+    config = load_config(
+        None,
+        [
+            *("generate.generator=dreambooth", "generate.dreambooth.gpus_per_actor=1", "generate.dreambooth.actors=1"),
+            "generate.sampling.gpus_per_actor=0.25",
+        ],
+    )
+    counts = plan(config, cpus=64, gpus=5, objects=100)
+    assert (counts.tune_actors, counts.tune_gpus, counts.sample_actors, counts.sample_gpus) == (1, 1.0, 4, 0.25)
+    with pytest.raises(ConfigError, match=r"1\.25 GPUs, the cluster has 64 and 1;"):
+        plan(config, cpus=64, gpus=1, objects=100)

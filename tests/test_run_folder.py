@@ -151,3 +151,46 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text("{")
     with pytest.raises(ValueError, match=r"train\.json: .*delete it and run again"):
         read_json(tmp_path / "train.json")
+
+
+@pytest.mark.parametrize(
+    ("generator", "pasted", "sampled"), [("cut_paste", 12, 0), ("dreambooth", 0, 12), ("combined", 9, 3)]
+)
+def test_each_generator_has_its_share_of_the_images(tmp_path: Path, generator: str, pasted: int, sampled: int) -> None:
+    config = small(
+        *(f"generate.generator={generator}", "generate.dreambooth_share=0.25", "generate.positives=12"),
+        *("generate.chunk_size=4", "generate.heldout=4"),
+    )
+    chunks = RunFolder(tmp_path).chunks_by_role("mug", config)["positive"]
+    counts = {name: sum(one.count for one in chunks if one.generator == name) for name in ("cut_paste", "dreambooth")}
+    assert counts == {"cut_paste": pasted, "dreambooth": sampled}
+    heldout = RunFolder(tmp_path).heldout_by_role("mug", config)["positive"]
+    indices = [index for one in (*chunks, *heldout) for index in range(one.start, one.start + one.count)]
+    assert indices == list(range(16)), "no image twice, none left out"
+
+
+def test_class_images_of_any_prompt_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    prompts = ["a photo of a mug", "a photo of a Mug", "../../etc", "a photo of " + "x" * 300, "é", "日本", ""]
+    folders = [RunFolder(tmp_path).class_images(prompt) for prompt in prompts]
+    assert len(set(folders)) == len(prompts)
+    assert {folder.parent for folder in folders} == {tmp_path / "class_images"}
+    assert all(len(folder.name) < 60 and folder.name.isascii() for folder in folders)
+
+
+def test_a_folder_that_could_not_be_written_whole_is_nowhere(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RuntimeError), folder.whole_folder(folder.generator("mug")) as scratch:
+        (scratch / "weights").write_bytes(b"half of th")
+        raise RuntimeError
+    assert leftovers(tmp_path) == ["scratch"]
+
+
+def test_dropped_weights_are_gone_and_how_they_were_made_stays(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.whole_folder(folder.generator("mug")) as scratch:
+        (scratch / "unet").mkdir()
+        (scratch / "unet" / "weights").write_bytes(b"weights")
+    folder.write_json(folder.tuned("mug"), {"seed": 1})
+    for _ in range(2):
+        folder.drop_generator("mug")
+    assert leftovers(tmp_path) == ["generators", "generators/mug.json", "scratch"]
