@@ -113,8 +113,10 @@ class BatchSampler:
         self._own = own[~pool.is_held_out(own)]
         self._others = np.flatnonzero(~pool.is_held_out(pool.other_photo))
         self._other_weight = pool.other_weight[self._others]
-        # A held-out fold may own every positive (one photo with a mask): then they all stay.
-        positives = np.flatnonzero(~pool.is_held_out(pool.positive_photo))
+        # What a model drew that was fine-tuned to all photos shows the held-out one too. A trial goes without it, unless
+        # that leaves no positive at all (nor may the fold own every one of them): then they all stay.
+        knows_all = (pool.positive_photo < 0) & (pool.heldout is not None)
+        positives = np.flatnonzero(~pool.is_held_out(pool.positive_photo) & ~knows_all)
         self._positives = positives if len(positives) else np.arange(len(pool.positives))
         negatives = np.flatnonzero(~pool.is_held_out(pool.negative_photo))
         self._negatives = negatives if len(negatives) else np.arange(len(pool.negatives))

@@ -62,6 +62,22 @@ def test_a_trial_never_draws_what_is_held_out() -> None:
     assert {300, 302, 303, 304, 305} <= drawn and 301 not in drawn  # a negative cut from another's photo 1
 
 
+def test_a_trial_goes_without_positives_that_may_show_the_held_out_photo_if_it_can() -> None:
+    marked = torch.arange(6.0)[:, None, None].repeat(1, TOKENS, 4)
+
+    def drawn(positive_photo: list[int], heldout: int | None) -> set[int]:
+        fold = pool(positives=200 + marked, positive_photo=np.array(positive_photo))
+        if heldout is not None:
+            fold = fold.without(heldout)
+        sampler = BatchSampler(fold, CONFIG, special_tokens=1, seed=0)
+        return {group for _ in range(40) for group in groups(sampler.draw()) if group // 100 == 2}
+
+    some_sampled = [0, 1, 2, -1, -1, -1]
+    assert drawn(some_sampled, heldout=1) == {200, 202}
+    assert drawn(some_sampled, heldout=None) == {200, 201, 202, 203, 204, 205}
+    assert drawn([-1] * 6, heldout=1) == {200, 201, 202, 203, 204, 205}
+
+
 def test_without_other_photos_all_negatives_are_synthetic_and_the_other_way_round() -> None:
     no_others = pool(others=(), other_photo=np.array([], dtype=int), other_weight=np.array([]))
     assert {group // 10 for group in groups(BatchSampler(no_others, CONFIG, special_tokens=1, seed=0).draw())[7:]} == {
