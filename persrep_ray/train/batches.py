@@ -113,8 +113,8 @@ class BatchSampler:
         self._own = own[~pool.is_held_out(own)]
         self._others = np.flatnonzero(~pool.is_held_out(pool.other_photo))
         self._other_weight = pool.other_weight[self._others]
-        # What a model drew that was fine-tuned to all photos shows the held-out one too. A trial goes without it, unless
-        # that leaves no positive at all (nor may the fold own every one of them): then they all stay.
+        # A model that was fine-tuned to all photos may draw what the held-out one shows: a trial goes without. Where no
+        # positive is left, also because the fold owns every one, they all stay.
         knows_all = (pool.positive_photo < 0) & (pool.heldout is not None)
         positives = np.flatnonzero(~pool.is_held_out(pool.positive_photo) & ~knows_all)
         self._positives = positives if len(positives) else np.arange(len(pool.positives))
