@@ -84,6 +84,8 @@ def tune(model: DiffusionModel, task: Task, warn: Callable[[str], None]) -> Tune
     finally:
         model.train(False)
     tuned.probe = before, probe(model, task)
+    if not np.isfinite(tuned.probe).all():
+        raise DiffusionError(f"{task.name}: the loss is not finite after the last step")
     return tuned
 
 
