@@ -54,5 +54,5 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "Name another one: PYTHON=python3.12 make ..." >&2; exit 2; }
 	@echo "Installing into $(VENV): once, some minutes"
 	"$$PYTHON" -m venv $(VENV)
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev,dreambooth]'
 	@touch $@

@@ -100,7 +100,7 @@ class DreamBooth:
     """Draws images of one object after another; the model is loaded once, and each object's weights swapped in.
 
     A positive is the first of at most `generate.filter.max_tries` pictures that the filter lets pass; where none does,
-    it is left out.
+    it is left out. A negative's `source_id` is the category.
     """
 
     def __init__(

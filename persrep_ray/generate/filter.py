@@ -47,7 +47,7 @@ class LikenessFilter:
 
     def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None:
         self._threshold = config.generate.filter.threshold
-        self._masker = ImageMasker(config)
+        self._masker = ImageMasker(config, device)
         self._embed = _embedder(config, device)
         self._photos: NDArray[np.float32] = np.empty((0, 0), np.float32)
         self._scale = 0.0, 1.0  # the cosines that likenesses of 0 and 1 stand for
@@ -125,7 +125,9 @@ def _embedder(config: RunConfig, device: torch.device | str) -> Embed:
         return _dream_sim(device)
     backbone_config = config.backbone
     if settings.backbone is not None:
-        backbone_config = backbone_config.model_copy(update={"name": settings.backbone, "revision": None})
+        backbone_config = backbone_config.model_copy(
+            update={"name": settings.backbone, "revision": None, "adapted_blocks": "all"}
+        )
     backbone = load_backbone(backbone_config).to(device)
 
     @torch.no_grad()

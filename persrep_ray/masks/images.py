@@ -13,6 +13,8 @@ from persrep_ray.config import RunConfig
 from persrep_ray.masks.grabcut import mask_from_saliency
 
 if TYPE_CHECKING:
+    import torch
+
     from persrep_ray.backbones.embedded import EmbeddedSaliency
     from persrep_ray.masks.sam import SamReference, SamSegmenter
 
@@ -22,15 +24,17 @@ _INWARDS = 8.0  # standard deviation of the blur, pixels of 224
 class ImageMasker:
     """Masks images as `masks.method` says. The networks are loaded with the first image that needs them."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None:
+        """`device` is where SAM runs."""
         self._config = config.masks
+        self._device = device
 
     @cached_property
     def _sam(self) -> SamSegmenter:
         """Raises `SamError` where the checkpoint cannot be loaded."""
         from persrep_ray.masks.sam import SamSegmenter  # seconds to import, and masks may all be given
 
-        return SamSegmenter(self._config.sam)
+        return SamSegmenter(self._config.sam, self._device)
 
     @cached_property
     def _saliency(self) -> EmbeddedSaliency:

@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from tiny_diffusion import save_tiny_sd
 
 from persrep_ray.backbones.load import load_lora
 from persrep_ray.backbones.lora import ADAPTER_FILES
 from persrep_ray.config import RunConfig
 from persrep_ray.data.objects import load_manifest
 from persrep_ray.generate.chunks import ChunkGenerator
-from persrep_ray.generate.shards import read_shards
+from persrep_ray.generate.dreambooth import DreamBooth, ObjectTuner
+from persrep_ray.generate.prompts.book import build_book
+from persrep_ray.generate.shards import read_shards, write_shard
 from persrep_ray.registry.local import Registry
 from persrep_ray.run_folder import RunFolder
 from persrep_ray.train.objects import ObjectTrainer
@@ -41,17 +44,24 @@ def wait_for(pattern: str, root: Path, process: subprocess.Popen[bytes]) -> None
 
 def artifacts(root: Path) -> dict[Path, int]:
     """What may never be made twice, with the time it was made."""
-    patterns = ("synthetic/*/*.parquet", "trained/*/adapter_model.safetensors", "published/*.json", "masks/*/*.png")
+    patterns = (
+        *("masks/*/*.png", "class_images/*/*.png", "generators/*/*.safetensors", "synthetic/*/*.parquet"),
+        *("trained/*/adapter_model.safetensors", "published/*.json"),
+    )
     return {path: path.stat().st_mtime_ns for pattern in patterns for path in root.glob(pattern)}
 
 
 def test_a_run_killed_at_every_stage_is_finished_by_the_same_command(
     sample: Any, start: Start, kill_group: Callable[[Any], None], tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    arguments = sample.arguments(out, "train.cells=1")
+    out, base = tmp_path / "out", save_tiny_sd(tmp_path / "sd")
+    arguments = sample.arguments(
+        out,
+        *("train.cells=1", "generate.generator=combined", f"generate.dreambooth.base={base}"),
+        "generate.dreambooth.category=disc",
+    )
     made: dict[Path, int] = {}
-    for milestone in ("synthetic/*/*.parquet", "trained/*", "published/*.json"):
+    for milestone in ("generators/*/*", "synthetic/*/*.parquet", "trained/*", "published/*.json"):
         process = start(arguments)
         wait_for(milestone, out, process)
         kill_group(process)
@@ -83,9 +93,14 @@ def compare_with_an_uninterrupted_object(sample: Any, out: Path, plain: Path) ->
     config = RunConfig.model_validate(json.loads((out / "run.json").read_text())["config"])
     manifest, folder = load_manifest(sample.objects, config.data), RunFolder(plain)
     shutil.copytree(out / "masks", plain / "masks")
-    generator = ChunkGenerator(config, manifest, folder)
+    book = build_book(config.generate)
+    ObjectTuner(config, manifest, folder, book, print)("green")
+    cut_paste, sampler = ChunkGenerator(config, manifest, folder), DreamBooth(config, manifest, folder, book, print)
     for chunk in folder.chunks("green", config):
-        generator.write(chunk)
+        if chunk.generator == "cut_paste":
+            cut_paste.write(chunk)
+        else:
+            write_shard(folder.shard(chunk), sampler.generate(chunk), {})
         mine, theirs = (read_shards([one.shard(chunk)], config.data) for one in (folder, RunFolder(out)))
         assert all(np.array_equal(a.image, b.image) for a, b in zip(mine, theirs, strict=True))
     ObjectTrainer(load_lora(config), config, manifest, folder)("green", lambda done, total: None)
