@@ -52,7 +52,7 @@ class FilterReport:
         """For `summary.json`: counts, the share that was rejected, and the same per prompt, worst first."""
 
         def share(rejected: int, candidates: int) -> float:
-            return round(rejected / candidates, 4)
+            return round(rejected / max(1, candidates), 4)
 
         by_prompt = {
             prompt: {
