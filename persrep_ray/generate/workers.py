@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import ray
 
@@ -15,6 +15,7 @@ from persrep_ray.generate.chunks import ChunkGenerator
 from persrep_ray.generate.prompts.book import PromptBook
 from persrep_ray.generate.shards import write_shard
 from persrep_ray.generate.types import GenerateRequest, GeneratorName
+from persrep_ray.lazy import Lazy
 from persrep_ray.outcome import describe
 from persrep_ray.run_folder import RunFolder
 from persrep_ray.streaming import Item
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from persrep_ray.generate.dreambooth import DreamBooth, ObjectTuner
 
 _POLL_S = 1.0
-
-_T = TypeVar("_T")
 
 
 class ChunkWorker:
@@ -49,7 +48,7 @@ class TunerWorker:
     def __init__(self, config: RunConfig, manifest: Manifest, folder: RunFolder, book: PromptBook) -> None:
         self._folder = folder
         self._warnings: list[str] = []
-        self._tuner = _Lazy(lambda: _make_tuner(config, manifest, folder, book, self._warnings))
+        self._tuner = Lazy(lambda: _make_tuner(config, manifest, folder, book, self._warnings))
 
     def __call__(self, item: Item) -> list[Item]:
         object_id = item["object_id"]
@@ -71,7 +70,7 @@ class SamplerWorker:
     def __init__(self, config: RunConfig, manifest: Manifest, folder: RunFolder, book: PromptBook) -> None:
         self._folder = folder
         self._warnings: list[str] = []
-        self._generator = _Lazy(lambda: _make_dreambooth(config, manifest, folder, book, self._warnings))
+        self._generator = Lazy(lambda: _make_dreambooth(config, manifest, folder, book, self._warnings))
 
     def __call__(self, item: Item) -> Item:
         chunk = item.pop("chunk")
@@ -95,26 +94,6 @@ class SamplerWorker:
             error=error,
             warnings=[*warnings, *drained(self._warnings)],
         )
-
-
-class _Lazy(Generic[_T]):
-    """Makes its object when it is first asked for; why that failed is then told each time, and not tried again."""
-
-    def __init__(self, make: Callable[[], _T]) -> None:
-        self._make = make
-        self._made: _T | None = None
-        self._broken: Exception | None = None
-
-    def get(self) -> _T:
-        if self._broken is not None:
-            raise self._broken
-        if self._made is None:
-            try:
-                self._made = self._make()
-            except Exception as error:
-                self._broken = error
-                raise
-        return self._made
 
 
 def _make_tuner(
