@@ -93,7 +93,7 @@ class ObjectTuner:
         with self._folder.whole_folder(target) as scratch:
             self._model.save(scratch)
             self._folder.write_json(scratch / "dreambooth.json", report)
-        self._folder.write_json(self._folder.tuned(object_id), report)
+            self._folder.write_json(self._folder.tuned(object_id), report)  # weights that exist have been reported
 
 
 class DreamBooth:

@@ -77,12 +77,13 @@ def tune(model: DiffusionModel, task: Task, warn: Callable[[str], None]) -> Tune
             torch.nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
             scaler.step(optimizer)
             scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            _forget_gradients(model)
             tuned.loss.append(losses[0])
             if task.class_latents is not None:
                 tuned.prior_loss.append(losses[1])
     finally:
         model.train(False)
+        _forget_gradients(model)  # of a step that failed: the next object's first step would add to them
     tuned.probe = before, probe(model, task)
     if not np.isfinite(tuned.probe).all():
         raise DiffusionError(f"{task.name}: the loss is not finite after the last step")
@@ -176,8 +177,7 @@ def _backward(
                 ) from error
             tuned.micro_batch //= 2
             warn(f"{task.name}: fine-tuning: out of memory; going on with {tuned.micro_batch} images at a time")
-        for parameter in model.parameters.values():
-            parameter.grad = None
+        _forget_gradients(model)
         free_cached_memory(model.device)
 
 
@@ -192,6 +192,11 @@ def _errors(
     errors = masked_errors(model.predict(noised, conditions), noised.target, rows.masks)
     gamma = model.config.min_snr_gamma
     return errors if gamma is None else errors * min_snr_weights(noised, gamma)
+
+
+def _forget_gradients(model: DiffusionModel) -> None:
+    for parameter in model.parameters.values():
+        parameter.grad = None
 
 
 def _conditions(model: DiffusionModel, prompts: list[str]) -> tuple[dict[str, torch.Tensor], ...]:

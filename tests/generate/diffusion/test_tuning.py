@@ -246,6 +246,15 @@ def test_a_step_that_ran_out_of_memory_is_done_again_in_parts(base: Base, backwa
         torch.testing.assert_close(value, wanted[1][name], rtol=0, atol=5e-5, msg=name)
 
 
+def test_a_step_that_failed_leaves_nothing_for_the_next_object(base: Base) -> None:
+    one = trainee(base("sd"), batch_size=2)
+    wanted = tuned(one), slot(one)
+    Exhausted(one, 0, 2)  # both images, then the second of them: the gradients of the first are there
+    with pytest.raises(DiffusionError):
+        tune(one, task(one), lambda _: None)
+    assert tuned(one) == wanted[0] and equal(slot(one), wanted[1])
+
+
 def test_no_memory_for_a_single_image_names_the_object(base: Base) -> None:
     one = trainee(base("sd"))
     Exhausted(one, 1)
