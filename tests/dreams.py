@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from text_to_image import SIDE, settings
 from tiny import COLOURS, shape
@@ -12,6 +16,11 @@ from tiny import COLOURS, shape
 from persrep_ray.config import RunConfig
 from persrep_ray.config_generate import FilterConfig, GenerateConfig, SamplingConfig
 from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo
+from persrep_ray.generate import dreambooth
+from persrep_ray.generate.diffusion.sampling import Sampler, Shot
+from persrep_ray.generate.dreambooth import DreamBooth
+from persrep_ray.generate.filter import MaskedImage, Verdict
+from persrep_ray.generate.prompts.book import build_book
 from persrep_ray.run_folder import RunFolder
 
 CATEGORIES = {"red": "mug", "green": "mug", "blue": None}
@@ -26,7 +35,8 @@ def config(base: Path, **changes: Any) -> RunConfig:
         "sampling": SamplingConfig(**{"steps": 1, "guidance": (4.0, 7.5), **changes.pop("sampling", {})}),
         "filter": FilterConfig(**{"threshold": None, **changes.pop("filter", {})}),
     }
-    return RunConfig(seed=7, generate=GenerateConfig(generator="dreambooth", image_size=SIDE, **parts, **changes))
+    generate = GenerateConfig(**{"generator": "dreambooth", "image_size": SIDE, **parts, **changes})
+    return RunConfig(seed=7, generate=generate)
 
 
 def manifest(root: Path, folder: RunFolder, *names: str) -> Manifest:
@@ -42,3 +52,66 @@ def manifest(root: Path, folder: RunFolder, *names: str) -> Manifest:
         photos = tuple(Photo(name, path, None, None) for path in paths)
         objects[name] = ObjectPhotos(name, CATEGORIES[name], photos, ())
     return Manifest(root, objects, ())
+
+
+class Judge:
+    """In place of the filter: scores by a rule on the picture; what counts is its left half."""
+
+    def __init__(self, score: Callable[[NDArray[np.uint8]], float | None]) -> None:
+        self._score = score
+        self.objects: list[tuple[Sequence[MaskedImage], Sequence[MaskedImage]]] = []
+
+    def set_object(self, photos: Sequence[MaskedImage], others: Sequence[MaskedImage]) -> None:
+        self.objects.append((photos, others))
+
+    def masked(self, images: Sequence[NDArray[np.uint8]]) -> list[MaskedImage]:
+        return [(image, np.ones(image.shape[:2], np.bool_)) for image in images]
+
+    def judge(self, images: Sequence[NDArray[np.uint8]]) -> list[Verdict]:
+        scores = [self._score(image) for image in images]
+        return [
+            Verdict(None, None) if score is None else Verdict(score, left_half(image))
+            for image, score in zip(images, scores, strict=True)
+        ]
+
+    def accepts(self, verdict: Verdict) -> bool:
+        return verdict.score is not None and verdict.score >= 0.5
+
+
+def left_half(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    mask = np.zeros(image.shape[:2], np.bool_)
+    mask[:, : image.shape[1] // 2] = True
+    return mask
+
+
+class Recorded:
+    """A sampler that keeps what it is asked for, request by request, and draws it, or something else."""
+
+    def __init__(self, sampler: Sampler, instead: NDArray[np.uint8] | None = None) -> None:
+        self.asked: list[list[Shot]] = []
+        self._sampler, self._instead = sampler, instead
+
+    def draw(self, shots: Sequence[Shot]) -> list[NDArray[np.uint8]]:
+        self.asked.append(list(shots))
+        return self._sampler.draw(shots) if self._instead is None else [self._instead for _ in shots]
+
+
+class Run:
+    """A run whose objects are learnt, and what draws for it."""
+
+    def __init__(
+        self, root: Path, base: Callable[[str], Path], learnt: Callable[[str], Path], *names: str, **changes: Any
+    ) -> None:
+        self.folder = RunFolder(root / "run")
+        self.config = config(base("sd"), **changes)
+        self.manifest = manifest(root / "photos", self.folder, *names)
+        self.book = build_book(self.config.generate)
+        for name in self.manifest.objects:
+            self.folder.generator(name).parent.mkdir(parents=True, exist_ok=True)
+            self.folder.generator(name).symlink_to(learnt(name))
+
+    def dreams(self, score: Callable[[NDArray[np.uint8]], float | None] = lambda _: 1.0) -> DreamBooth:
+        """A new actor, with a judge for its filter."""
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(dreambooth, "LikenessFilter", lambda *_: Judge(score))
+            return DreamBooth(self.config, self.manifest, self.folder, self.book, print)
