@@ -36,7 +36,9 @@ def save_sd15_shaped(folder: Path) -> Path:
         vae=vae,
         text_encoder=CLIPTextModel(text),
         tokenizer=words,
-        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

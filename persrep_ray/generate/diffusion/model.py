@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
+from diffusers.utils.logging import disable_progress_bar
 from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors import SafetensorError
@@ -276,6 +277,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _load_pipeline(config: DreamBoothConfig, dtype: torch.dtype) -> Any:
+    disable_progress_bar()  # of diffusers, for loading: our own tells how far a run is
     try:
         declared = DiffusionPipeline.load_config(config.base, revision=config.revision)
         # Images are training data that no person is shown unasked; a false alarm would be a black picture.
