@@ -27,6 +27,7 @@ from persrep_ray.evaluate.pipeline import ObjectPool, make_publisher
 from persrep_ray.generate.pipeline import Generation
 from persrep_ray.generate.prompts.book import PromptBook
 from persrep_ray.generate.prompts.of_run import book_of_run
+from persrep_ray.generate.shards import is_whole
 from persrep_ray.inputs import check_generator, input_digests, photos_in, select_objects
 from persrep_ray.masks.pipeline import make_masks
 from persrep_ray.outcome import Outcome
@@ -127,9 +128,9 @@ class _Run:
         self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
         chunks = [
             chunk
-            for object_id in self._to_train
+            for object_id in self._by_category(self._to_train)
             for chunk in self._folder.chunks(object_id, config)
-            if not self._folder.shard(chunk).exists()
+            if not is_whole(self._folder.shard(chunk))
         ]
         generation = Generation(
             chunks,
@@ -148,6 +149,10 @@ class _Run:
             cpus=config.evaluate.cpus_per_actor,
         )
         self._stream(generation, cells, evaluation)
+
+    def _by_category(self, object_ids: Iterable[str]) -> list[str]:
+        """In the order in which they are generated: what a category needs is made once, and is at hand then."""
+        return sorted(object_ids, key=lambda object_id: (self._categories[object_id] or "", object_id))
 
     def _prompts(self) -> PromptBook | None:
         """Of the objects to train; none where nothing is drawn from prompts."""
@@ -180,6 +185,7 @@ class _Run:
         for object_id in sorted(set(self._to_train) - generating):  # all its images are there from an earlier call
             if cause := generation.why_unusable(object_id):
                 self._fail("generate", object_id, cause)
+            generation.drop_weights(object_id)
         self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
         training = set(self._to_train) - generating
         self._stages["tune"].total = generation.to_tune

@@ -4,9 +4,10 @@ run.json                                    the configuration and digests of the
 masks/<object>/00.png … masks.json          foreground masks of the train photos, in their order
 class_images/<class prompt>/00000.png …     what DreamBooth keeps a category with, shared by its objects
 generators/<object>/                        the object's weights for the text-to-image model
-generators/<object>.json                    how they were made
+tuned/<object>.json                         how they were made
 prompts.json                                what a language model wrote, by category
 synthetic/<object>/<role>-<start>.parquet   one shard per chunk
+filtered/<object>.json                      what the filter of sampled images let pass, per prompt
 trained/<object>/                           PEFT adapter and train.json
 published/<object>.json                     what was published
 <object>.jpg                                its contact sheet
@@ -80,7 +81,11 @@ class RunFolder:
 
     def tuned(self, object_id: str) -> Path:
         """How the object's weights were made; it outlives them."""
-        return self.root / "generators" / f"{object_id}.json"
+        return self.root / "tuned" / f"{object_id}.json"
+
+    def filtered(self, object_id: str) -> Path:
+        """What the filter let pass, per prompt."""
+        return self.root / "filtered" / f"{object_id}.json"
 
     def drop_generator(self, object_id: str) -> None:
         """It is gone at once, and then deleted."""

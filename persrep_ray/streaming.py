@@ -67,4 +67,7 @@ def stream(items: Sequence[Mapping[str, Any]], *pools: Pool) -> Iterator[Item]:
             num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,
         )
-    yield from dataset.iter_rows()
+    # Not iter_rows(), which holds a row back until it has the next.
+    tables: Any = dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="pyarrow")
+    for table in tables:
+        yield from table.to_pylist()

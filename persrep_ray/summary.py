@@ -7,8 +7,7 @@ from typing import Any
 
 from persrep_ray.config import RunConfig
 from persrep_ray.evaluate.summary import mean_metrics
-from persrep_ray.generate.filter_report import FilterReport
-from persrep_ray.generate.shards import shard_report
+from persrep_ray.generate.shards import is_whole, shard_report
 from persrep_ray.run_folder import RunFolder, read_json
 from persrep_ray.versions import versions
 
@@ -29,7 +28,7 @@ def summarize(
             "version": result.get("version"),
             "error": error,
             "seconds": _seconds(folder, config, object_id),
-            "filter": _filter(folder, config, object_id),
+            "filter": _filter(folder, object_id),
             "metrics": result.get("metrics"),
         }
     return {
@@ -40,11 +39,11 @@ def summarize(
     }
 
 
-def _filter(folder: RunFolder, config: RunConfig, object_id: str) -> dict[str, Any] | None:
-    """How many sampled positives were rejected, per prompt too; None where none was sampled."""
-    shards = (folder.shard(chunk) for chunk in folder.chunks(object_id, config) if chunk.generator == "dreambooth")
-    report = FilterReport.of_shards(shard for shard in shards if shard.exists())
-    return report.summary() if report.candidates else None
+def _filter(folder: RunFolder, object_id: str) -> dict[str, Any] | None:
+    """How many sampled positives were rejected; None where none was sampled. `filtered/` has it per prompt."""
+    if not folder.filtered(object_id).exists():
+        return None
+    return {name: value for name, value in read_json(folder.filtered(object_id)).items() if name != "by_prompt"}
 
 
 def mean_sides(metrics: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
@@ -60,7 +59,7 @@ def _seconds(folder: RunFolder, config: RunConfig, object_id: str) -> dict[str, 
         return round(read_json(path)["seconds"], 3) if path.exists() else None
 
     shards = [folder.shard(chunk) for chunk in folder.chunks(object_id, config)]
-    done = all(shard.exists() for shard in shards)
+    done = all(is_whole(shard) for shard in shards)
     seconds = {
         "mask": of(folder.masks(object_id) / "masks.json"),
         "generate": round(sum(shard_report(shard)["seconds"] for shard in shards), 3) if done else None,

@@ -101,6 +101,30 @@ def test_shares_of_gpus_come_from_the_configuration() -> None:
         ],
     )
     counts = plan(config, cpus=64, gpus=5, objects=100)
-    assert (counts.tune_actors, counts.tune_gpus, counts.sample_actors, counts.sample_gpus) == (1, 1.0, 4, 0.25)
+    assert (counts.tune_actors, counts.tune_gpus, counts.sample_actors, counts.sample_gpus) == (1, 1.0, 16, 0.25)
     with pytest.raises(ConfigError, match=r"1\.25 GPUs, the cluster has 64 and 1;"):
         plan(config, cpus=64, gpus=1, objects=100)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "settings"),
+    [
+        (32, 8, ["generate.dreambooth.cpus_per_actor=2", "generate.sampling.cpus_per_actor=2"]),
+        (48, 8, ["generate.dreambooth.cpus_per_actor=4", "generate.sampling.cpus_per_actor=2"]),
+        (8, 16, []),
+        (64, 8, ["generate.sampling.actors=8"]),
+        (64, 3, ["generate.dreambooth.gpus_per_actor=0.6", "generate.sampling.gpus_per_actor=0.4"]),
+        (64, 3, ["generate.dreambooth.gpus_per_actor=0.6", "generate.sampling.gpus_per_actor=0.6"]),
+        (64, 8, ["train.gpus_per_worker=2", "generate.generator=combined"]),
+    ],
+)
+def test_sampling_on_gpus_never_wants_more_than_there_is(cpus: float, gpus: float, settings: list[str]) -> None:
+    config = load_config(None, ["generate.generator=dreambooth", *settings])
+    counts = plan(config, cpus=cpus, gpus=gpus, objects=10_000)
+    assert min(counts.tune_actors, counts.sample_actors, counts.cells, counts.evaluate_actors) >= 1
+    assert all_cpus(config, counts) <= cpus
+    each = counts.tune_gpus, counts.sample_gpus
+    used_gpus = counts.tune_actors * each[0] + counts.sample_actors * each[1]
+    assert used_gpus + counts.cells * config.train.gpus_per_worker <= gpus
+    if sum(each) > 1:  # never two on one GPU
+        assert counts.tune_actors + counts.sample_actors <= gpus

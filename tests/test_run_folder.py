@@ -193,4 +193,4 @@ def test_dropped_weights_are_gone_and_how_they_were_made_stays(tmp_path: Path) -
     folder.write_json(folder.tuned("mug"), {"seed": 1})
     for _ in range(2):
         folder.drop_generator("mug")
-    assert leftovers(tmp_path) == ["generators", "generators/mug.json", "scratch"]
+    assert leftovers(tmp_path) == ["generators", "scratch", "tuned", "tuned/mug.json"]

@@ -71,18 +71,19 @@ class FilterReport:
         }
 
 
-def why_no_positive(folder: RunFolder, config: RunConfig, object_id: str) -> str | None:
-    """In words, if the filter has rejected all sampled positives that an object was to be trained on; else None."""
-    shards = [
-        folder.shard(chunk)
-        for chunk in folder.chunks_by_role(object_id, config)["positive"]
-        if chunk.generator == "dreambooth"
-    ]
-    if not shards or any(shard_report(shard)["images"] for shard in shards):
+def sampled_shards(folder: RunFolder, config: RunConfig, object_id: str) -> list[Path]:
+    """Those of the positives that an object is to be trained on which come from the text-to-image model."""
+    chunks = folder.chunks_by_role(object_id, config)["positive"]
+    return [folder.shard(chunk) for chunk in chunks if chunk.generator == "dreambooth"]
+
+
+def why_no_positive(report: FilterReport, config: RunConfig) -> str | None:
+    """In words, if everything was rejected; else None."""
+    candidates = report.candidates.total()
+    if candidates > report.rejected.total():
         return None
-    report = FilterReport.of_shards(shards)
     most = "none shows a foreground" if report.best is None else f"the largest likeness is {report.best:.2f}"
     return (
-        f"all {report.candidates.total()} sampled images were rejected: {most}, "
+        f"all {candidates} sampled images were rejected: {most}, "
         f"generate.filter.threshold is {config.generate.filter.threshold}"
     )

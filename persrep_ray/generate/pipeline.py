@@ -17,7 +17,8 @@ from dataclasses import asdict
 from typing import Any
 
 from persrep_ray.config import RunConfig
-from persrep_ray.generate.filter_report import why_no_positive
+from persrep_ray.generate.filter_report import FilterReport, sampled_shards, why_no_positive
+from persrep_ray.generate.shards import ShardError
 from persrep_ray.generate.types import GenerateRequest
 from persrep_ray.generate.workers import ChunkWorker, SamplerWorker, TunerWorker, drained
 from persrep_ray.outcome import Outcome, describe
@@ -118,19 +119,32 @@ class Generation:
             if row["generator"] == "dreambooth" and object_id in self._untuned:
                 self._untuned.remove(object_id)
                 self.tuned += 1
-            if object_id not in self._missing:
+            if object_id not in self._missing:  # it has failed elsewhere, and was fine-tuned nevertheless
+                self.drop_weights(object_id)
                 continue
             self._missing[object_id] -= 1
             if row["error"] or not self._missing[object_id]:
                 del self._missing[object_id]
                 outcomes.append(Outcome(object_id, row["error"] or self.why_unusable(object_id)))
-                if self._config.generate.dreambooth.method == "full":
-                    self._folder.drop_generator(object_id)
+                self.drop_weights(object_id)
         return outcomes
 
+    def drop_weights(self, object_id: str) -> None:
+        """Full fine-tunes are gigabytes each; LoRAs stay for who wants them."""
+        if self._config.generate.dreambooth.method == "full":
+            self._folder.drop_generator(object_id)
+
     def why_unusable(self, object_id: str) -> str | None:
-        """The cause if an object cannot be trained on what has been generated for it."""
-        cause = why_no_positive(self._folder, self._config, object_id)
+        """The cause if an object cannot be trained on what has been generated for it. Writes what was filtered."""
+        shards = sampled_shards(self._folder, self._config, object_id)
+        if not shards:
+            return None
+        try:
+            report = FilterReport.of_shards(shards)
+        except ShardError as error:
+            return str(error)
+        self._folder.write_json(self._folder.filtered(object_id), report.summary())
+        cause = why_no_positive(report, self._config)
         if cause and self._config.generate.generator == "combined":
             self._warnings.append(f"object {object_id}: generate: {cause}; it is trained on cut-and-paste alone")
             return None

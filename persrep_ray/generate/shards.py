@@ -89,6 +89,15 @@ def shard_report(path: Path) -> dict[str, Any]:
     return report
 
 
+def is_whole(path: Path) -> bool:
+    """Whether there is a shard that can be read; one that a disk has damaged is as good as none."""
+    try:
+        shard_report(path)
+    except ShardError:
+        return False
+    return True
+
+
 class ShardRows(Sequence[SyntheticImage]):
     """Rows of shards in order; a picture is decoded when its row is asked for, and each time anew."""
 

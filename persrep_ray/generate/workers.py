@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import ray
@@ -15,7 +17,6 @@ from persrep_ray.generate.chunks import ChunkGenerator
 from persrep_ray.generate.prompts.book import PromptBook
 from persrep_ray.generate.shards import write_shard
 from persrep_ray.generate.types import GenerateRequest, GeneratorName
-from persrep_ray.lazy import Lazy
 from persrep_ray.outcome import describe
 from persrep_ray.run_folder import RunFolder
 from persrep_ray.streaming import Item
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from persrep_ray.generate.dreambooth import DreamBooth, ObjectTuner
 
 _POLL_S = 1.0
+_LONGEST_WAIT_S = 3600.0  # for an earlier object to be used up; more than the disk's room is not worth
 
 
 class ChunkWorker:
@@ -46,17 +48,27 @@ class TunerWorker:
     """Fine-tunes to one object per call and passes its chunks on; one that fails passes on its error alone."""
 
     def __init__(self, config: RunConfig, manifest: Manifest, folder: RunFolder, book: PromptBook) -> None:
+        self._arguments = config, manifest, folder, book
         self._folder = folder
         self._warnings: list[str] = []
-        self._tuner = Lazy(lambda: _make_tuner(config, manifest, folder, book, self._warnings))
+        self._device_lost = False
+
+    @cached_property
+    def _tuner(self) -> ObjectTuner:
+        from persrep_ray.generate.dreambooth import ObjectTuner  # the driver has no use for diffusers
+
+        return ObjectTuner(*self._arguments, self._warnings.append, _device())
 
     def __call__(self, item: Item) -> list[Item]:
+        _leave_if(self._device_lost)
         object_id = item["object_id"]
-        while item["after"] and self._folder.generator(item["after"]).is_dir():
+        give_up = time.monotonic() + _LONGEST_WAIT_S
+        while item["after"] and self._folder.generator(item["after"]).is_dir() and time.monotonic() < give_up:
             time.sleep(_POLL_S)
         try:
-            self._tuner.get()(object_id)
+            self._tuner(object_id)
         except Exception as cause:
+            self._device_lost = _is_device_lost(cause)
             return [
                 {**_row(object_id, "dreambooth", error=describe(cause), warnings=drained(self._warnings)), "chunk": ""}
             ]
@@ -68,11 +80,19 @@ class SamplerWorker:
     """Draws one chunk per call into its shard; what failed before passes through."""
 
     def __init__(self, config: RunConfig, manifest: Manifest, folder: RunFolder, book: PromptBook) -> None:
+        self._arguments = config, manifest, folder, book
         self._folder = folder
         self._warnings: list[str] = []
-        self._generator = Lazy(lambda: _make_dreambooth(config, manifest, folder, book, self._warnings))
+        self._device_lost = False
+
+    @cached_property
+    def _generator(self) -> DreamBooth:
+        from persrep_ray.generate.dreambooth import DreamBooth
+
+        return DreamBooth(*self._arguments, self._warnings.append, _device())
 
     def __call__(self, item: Item) -> Item:
+        _leave_if(self._device_lost)
         chunk = item.pop("chunk")
         if item["error"]:
             return item
@@ -80,12 +100,12 @@ class SamplerWorker:
         warnings, error = list(item["warnings"]), ""
         try:
             started = time.monotonic()
-            generator = self._generator.get()
-            images = generator.generate(request)
+            images = self._generator.generate(request)
             seconds = time.monotonic() - started
-            report = {"seconds": seconds, "filter": generator.report.to_dict()}
+            report = {"seconds": seconds, "filter": self._generator.report.to_dict()}
             write_shard(self._folder.shard(request), images, report)
         except Exception as cause:
+            self._device_lost = _is_device_lost(cause)
             error = describe(cause)
         return _row(
             request.object_id,
@@ -96,20 +116,15 @@ class SamplerWorker:
         )
 
 
-def _make_tuner(
-    config: RunConfig, manifest: Manifest, folder: RunFolder, book: PromptBook, warnings: list[str]
-) -> ObjectTuner:
-    from persrep_ray.generate.dreambooth import ObjectTuner  # the driver has no use for diffusers
-
-    return ObjectTuner(config, manifest, folder, book, warnings.append, _device())
+def _is_device_lost(error: BaseException) -> bool:
+    """Whether CUDA says that this process can use its GPU no more (memory that ran out is another matter)."""
+    return "CUDA error" in str(error) and "out of memory" not in str(error)
 
 
-def _make_dreambooth(
-    config: RunConfig, manifest: Manifest, folder: RunFolder, book: PromptBook, warnings: list[str]
-) -> DreamBooth:
-    from persrep_ray.generate.dreambooth import DreamBooth
-
-    return DreamBooth(config, manifest, folder, book, warnings.append, _device())
+def _leave_if(device_lost: bool) -> None:
+    """Ends the process, so that Ray gives the item to a fresh one: here it would fail, and so would all others."""
+    if device_lost:
+        os._exit(1)
 
 
 def _device() -> str:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persrep_ray.config import RunConfig
-from persrep_ray.lazy import Lazy
 from persrep_ray.masks.grabcut import mask_from_saliency
 
 if TYPE_CHECKING:
@@ -28,7 +27,14 @@ class ImageMasker:
     def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None:
         """`device` is where SAM runs."""
         self._config = config.masks
-        self._sam: Lazy[SamSegmenter] = Lazy(lambda: _load_sam(config, device))
+        self._device = device
+
+    @cached_property
+    def _sam(self) -> SamSegmenter:
+        """Raises `SamError` where the checkpoint cannot be loaded."""
+        from persrep_ray.masks.sam import SamSegmenter  # seconds to import, and masks may all be given
+
+        return SamSegmenter(self._config.sam, self._device)
 
     @cached_property
     def _saliency(self) -> EmbeddedSaliency:
@@ -41,7 +47,7 @@ class ImageMasker:
 
         Raises `MaskError` for a mask that says nothing.
         """
-        return None if self._config.method == "embedded" else self._sam.get().refer(self._sam.get().embed(image), mask)
+        return None if self._config.method == "embedded" else self._sam.refer(self._sam.embed(image), mask)
 
     def mask(self, image: NDArray[np.uint8], reference: SamReference | None = None) -> NDArray[np.bool_]:
         """(H, W) bool: the foreground of `image` (H, W, 3), or what is like `reference`, if one is given.
@@ -50,11 +56,10 @@ class ImageMasker:
         """
         if self._config.method == "embedded":
             return mask_from_saliency(image, self._salient(image), self._config)
-        sam = self._sam.get()
-        embedded = sam.embed(image)
+        embedded = self._sam.embed(image)
         if reference is not None:
-            return sam.segment_like(embedded, reference)
-        return sam.segment(embedded, self._prompt(image))
+            return self._sam.segment_like(embedded, reference)
+        return self._sam.segment(embedded, self._prompt(image))
 
     def _salient(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         (saliency,) = self._saliency([image])
@@ -63,10 +68,3 @@ class ImageMasker:
     def _prompt(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The saliency, blurred: its many nearly equal values would else put the point anywhere, at the edge too."""
         return cv2.GaussianBlur(self._salient(image), (0, 0), _INWARDS).astype(np.float32, copy=False)
-
-
-def _load_sam(config: RunConfig, device: torch.device | str) -> SamSegmenter:
-    """Raises `SamError` where the checkpoint cannot be loaded."""
-    from persrep_ray.masks.sam import SamSegmenter  # seconds to import, and masks may all be given
-
-    return SamSegmenter(config.masks.sam, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -114,10 +114,9 @@ class BatchSampler:
         self._others = np.flatnonzero(~pool.is_held_out(pool.other_photo))
         self._other_weight = pool.other_weight[self._others]
         # A model that was fine-tuned to all photos may draw what the held-out one shows: a trial goes without. Where no
-        # positive is left, also because the fold owns every one, they all stay.
+        # positive is left, also because the fold owns every one, views of the other photos take their place.
         knows_all = (pool.positive_photo < 0) & (pool.heldout is not None)
-        positives = np.flatnonzero(~pool.is_held_out(pool.positive_photo) & ~knows_all)
-        self._positives = positives if len(positives) else np.arange(len(pool.positives))
+        self._positives = np.flatnonzero(~pool.is_held_out(pool.positive_photo) & ~knows_all)
         negatives = np.flatnonzero(~pool.is_held_out(pool.negative_photo))
         self._negatives = negatives if len(negatives) else np.arange(len(pool.negatives))
 
@@ -131,12 +130,17 @@ class BatchSampler:
             synthetic = 0
         drawn = [
             *self._views_of(pool.photos, self._own, config.anchors),
-            *pool.positives[self._choice(self._positives, config.positives)],
+            *self._positives_of(config.positives),
             *pool.negatives[self._choice(self._negatives, synthetic)],
             *self._views_of(pool.others, self._others, config.negatives - synthetic, self._other_weight),
         ]
         hidden, kept = self._some_patches(torch.stack(drawn))
         return Batch(hidden, kept, (config.anchors, config.positives, config.negatives))
+
+    def _positives_of(self, count: int) -> Iterable[torch.Tensor]:
+        if len(self._positives):
+            return self._pool.positives[self._choice(self._positives, count)]
+        return self._views_of(self._pool.photos, self._own, count)
 
     def _choice(self, among: np.ndarray, count: int, weight: np.ndarray | None = None) -> np.ndarray:
         """Without repeats while there are enough."""

@@ -52,11 +52,8 @@ def test_an_object_that_was_not_fine_tuned_passes_through(arguments: tuple[objec
 def test_all_chunks_of_a_tuned_object_go_on_and_its_warnings_once(
     arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def make(config: object, manifest: object, folder: object, book: object, warnings: list[str]) -> object:
-        return lambda object_id: warnings.append(f"{object_id}: half the batch")
-
-    monkeypatch.setattr("persrep_ray.generate.workers._make_tuner", make)
     tune = TunerWorker(*arguments)  # type: ignore[arg-type]
+    monkeypatch.setattr(tune, "_tuner", lambda object_id: tune._warnings.append(f"{object_id}: half the batch"))
     for object_id in ("mug", "cup"):
         rows = tune({"object_id": object_id, "chunks": ["a", "b", "c"], "after": ""})
         assert [row["chunk"] for row in rows] == ["a", "b", "c"]

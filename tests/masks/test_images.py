@@ -54,7 +54,7 @@ class TestSam:
         def record(model: Any, args: Any, kwargs: dict[str, Any]) -> None:
             points.append((kwargs["input_points"][0, 0, 0].numpy() + 0.5) * 120 / 64)
 
-        under_test._sam.get()._model.register_forward_pre_hook(record, with_kwargs=True)
+        under_test._sam._model.register_forward_pre_hook(record, with_kwargs=True)
         return points
 
     def test_looks_for_what_the_reference_shows(self, tmp_path: Path) -> None:

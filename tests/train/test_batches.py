@@ -70,12 +70,14 @@ def test_a_trial_goes_without_positives_that_may_show_the_held_out_photo_if_it_c
         if heldout is not None:
             fold = fold.without(heldout)
         sampler = BatchSampler(fold, CONFIG, special_tokens=1, seed=0)
-        return {group for _ in range(40) for group in groups(sampler.draw()) if group // 100 == 2}
+        batches = [groups(sampler.draw()) for _ in range(40)]
+        return {group for batch in batches for group in batch[CONFIG.anchors : CONFIG.anchors + CONFIG.positives]}
 
     some_sampled = [0, 1, 2, -1, -1, -1]
     assert drawn(some_sampled, heldout=1) == {200, 202}
     assert drawn(some_sampled, heldout=None) == {200, 201, 202, 203, 204, 205}
-    assert drawn([-1] * 6, heldout=1) == {200, 201, 202, 203, 204, 205}
+    assert drawn([-1] * 6, heldout=1) == {0, 2}, "views of the other photos"
+    assert drawn([1] * 6, heldout=1) == {0, 2}, "the fold owns every positive"
 
 
 def test_without_other_photos_all_negatives_are_synthetic_and_the_other_way_round() -> None:
