@@ -14,7 +14,7 @@ from persrep_ray.run_folder import RunFolder, read_json
 def book_of_run(
     config: RunConfig, folder: RunFolder, categories: Iterable[str | None], warn: Callable[[str], None]
 ) -> PromptBook:
-    """Asks the language model, if it is the source of prompts, for the categories that the run has none of yet.
+    """Asks the language model, if it is the source of prompts, for the categories that it has not written for yet.
 
     Raises:
         ConfigError: an unusable prompt file, or no endpoint in the environment.
@@ -27,6 +27,7 @@ def book_of_run(
     missing = {one: kind_for(one, generate.prompts) for one in sorted(filter(None, named)) if one not in written}
     if missing:
         writer = OpenAiWriter.from_environment(generate.prompts)
-        written |= write_prompts(missing, generate.prompts, writer, warn)
-        folder.write_json(folder.prompts, written)
+        for category, templates in write_prompts(missing, generate.prompts, writer, warn):
+            written[category] = templates
+            folder.write_json(folder.prompts, written)  # at once: answers are paid for
     return build_book(generate, written)

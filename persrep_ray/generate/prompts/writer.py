@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -96,10 +96,11 @@ class OpenAiWriter:
 
 def write_prompts(
     categories: Mapping[str, Kind], config: PromptConfig, writer: PromptWriter, warn: Callable[[str], None]
-) -> dict[str, list[str]]:
-    """Category -> templates: `config.count` of the writer's, topped up from the bank if there are fewer.
+) -> Iterator[tuple[str, list[str]]]:
+    """Category after category with its templates: `config.count` of the writer's, topped up from the bank.
 
-    A category that the writer fails at gets the bank and stops no other. After five in a row the rest is not tried.
+    A category that the writer fails at is left out, so that the bank stands in for it, and stops no other. After five
+    in a row the rest is not tried.
 
     Args:
         categories: what to write for, and what kind of thing each is.
@@ -107,7 +108,6 @@ def write_prompts(
         writer: is called from several threads.
         warn: gets one line for every time that the bank stands in.
     """
-    templates = {category: list(load_bank(kind)) for category, kind in categories.items()}
     failures = 0
     pool = ThreadPoolExecutor(_PARALLEL)
     try:
@@ -128,14 +128,14 @@ def write_prompts(
                         warn(f"prompts: using the bank for the {untried} categories that were not asked for yet")
             else:
                 failures = 0
-                templates[category] = _topped_up(category, written, templates[category], config.count, warn)
+                bank = load_bank(categories[category])
+                yield category, _topped_up(category, written, bank, config.count, warn)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # ended by an error or by the user: ask no more
-    return templates
 
 
 def _topped_up(
-    category: str, written: list[str], bank: list[str], count: int, warn: Callable[[str], None]
+    category: str, written: list[str], bank: Sequence[str], count: int, warn: Callable[[str], None]
 ) -> list[str]:
     if len(written) >= count:
         return written

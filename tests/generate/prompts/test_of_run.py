@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def write(
         categories: Mapping[str, Any], config: Any, writer: Any, warn: Callable[[str], None]
-    ) -> dict[str, list[str]]:
+    ) -> Iterator[tuple[str, list[str]]]:
         calls.append(dict(categories))
         warn("hm")
-        return {
-            category: [f"a photo of {{token}} {{category}} near {category} number {len(calls)}"]
-            for category in categories
-        }
+        for category in categories:
+            if category == "unspeakable":
+                raise KeyboardInterrupt
+            if category != "down":
+                yield category, [f"a photo of {{token}} {{category}} near {category} number {len(calls)}"]
 
     monkeypatch.setattr(of_run, "write_prompts", write)
     monkeypatch.setenv("PERSREP_LLM_URL", "http://127.0.0.1:1/v1")
@@ -50,6 +51,18 @@ def test_each_category_is_asked_for_once_in_a_run(asked: list[dict[str, Any]], t
     assert again.positives("a", "mug") == book.positives("a", "mug") == ["a photo of <new1> mug near mug number 1"]
     assert book.positives("b", None) == ["a photo of <new1> thing near thing number 1"]
     assert json.loads(folder.prompts.read_text()).keys() == {"boot", "dog", "mug", "thing"}
+
+
+def test_what_was_written_outlives_the_process_and_what_was_not_is_asked_for_again(
+    asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        book_of_run(llm(), folder, ["down", "mug", "unspeakable"], print)
+    book = book_of_run(llm(), folder, ["down", "mug"], print)
+    assert asked[1:] == [{"down": "rigid"}]
+    assert book.positives("a", "mug") == ["a photo of <new1> mug near mug number 1"]
+    assert len(book.positives("b", "down")) >= 60, "the bank's"
 
 
 def test_nobody_is_asked_where_the_bank_is_the_source(asked: list[dict[str, Any]], tmp_path: Path) -> None:
