@@ -1,16 +1,21 @@
-"""What the tests of DreamBooth share: a slot with something in it, and the picture of a pipeline."""
+"""What the tests of DreamBooth share: a slot with something in it, the picture of a pipeline, an object to learn."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tiny import COLOURS, shape
 
 from persrep_ray.config_generate import DreamBoothConfig
+from persrep_ray.generate.diffusion.examples import Examples, make_examples
+from persrep_ray.generate.diffusion.families import Conditions, Noised
 from persrep_ray.generate.diffusion.model import DiffusionModel
+from persrep_ray.generate.diffusion.tuning import Task, Tuned, tune
 
 SIDE = 32  # pixels: four latents
 PROMPT = "a photo of <new1> mug"
@@ -58,3 +63,47 @@ def picture(pipe: Any, prompt: str = PROMPT, seed: int = 0) -> NDArray[np.float3
         output_type="np",
     ).images[0]
     return drawn
+
+
+def trainee(base: Path, **changes: Any) -> DiffusionModel:
+    return model(base, trains=True, **{"steps": 3, "learning_rate": 1e-2, **changes})
+
+
+def examples(one: DiffusionModel, *, crops: int = 1) -> Examples:
+    return make_examples(one, [shape(COLOURS["red"], index) for index in range(3)], crops=crops, seed=0)
+
+
+def task(one: DiffusionModel, *, prior: int = 0, seed: int = 0, **changes: Any) -> Task:
+    generator = torch.Generator().manual_seed(9)
+    photos = examples(one)
+    others = torch.randn((prior, *photos.latents.shape[1:]), generator=generator) if prior else None
+    return Task(
+        **{
+            "name": "object mug",
+            "photos": photos,
+            "prompt": PROMPT,
+            "class_latents": others,
+            "class_prompt": "a mug",
+            "seed": seed,
+            **changes,
+        }
+    )
+
+
+def unexpected(text: str) -> None:
+    raise AssertionError(text)
+
+
+def tuned(one: DiffusionModel, **changes: Any) -> Tuned:
+    return tune(one, task(one, **changes), unexpected)
+
+
+def wrap(one: DiffusionModel, change: Callable[[Noised, torch.Tensor], torch.Tensor]) -> None:
+    """The denoiser's answer becomes `change` of it while the model is trained; the probe sees the true one."""
+    predict = one.predict
+
+    def changed(noised: Noised, conditions: Conditions) -> torch.Tensor:
+        answer = predict(noised, conditions)
+        return change(noised, answer) if torch.is_grad_enabled() else answer
+
+    one.predict = changed  # type: ignore[method-assign]

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from persrep_ray.config import RunConfig
 from persrep_ray.config_generate import FilterConfig, GenerateConfig
-from persrep_ray.generate.filter_report import FilterReport, why_no_positive
+from persrep_ray.generate.filter_report import FilterReport, sampled_shards, why_no_positive
 from persrep_ray.generate.shards import ShardError, write_shard
 from persrep_ray.generate.types import SyntheticImage
 from persrep_ray.run_folder import RunFolder
@@ -85,44 +84,38 @@ def test_shards_carry_their_reports(tmp_path: Path) -> None:
 # -- no positive at all ------------------------------------------------------------------------------------------------
 
 
-def config(generator: str = "dreambooth", **settings: Any) -> RunConfig:
+def config(generator: str) -> RunConfig:
     generate = GenerateConfig(
         generator=generator,  # type: ignore[arg-type]
         positives=4,
         negatives=2,
         heldout=2,
         chunk_size=2,
-        filter=FilterConfig(**{"threshold": 0.25, **settings}),
+        filter=FilterConfig(threshold=0.25),
     )
     return RunConfig(generate=generate)
 
 
-def why(root: Path, reports: list[FilterReport], images: list[int], heldout: int = 0, **changes: Any) -> str | None:
-    """Of an object whose chunks of positives have these reports, and as many images."""
-    folder, settings = RunFolder(root), config(**changes)
-    chunks = folder.chunks_by_role("mug", settings)
-    for chunk, one, count in zip(chunks["positive"], reports, images, strict=True):
-        write_shard(folder.shard(chunk), [image()] * count, {"seconds": 1.0, "filter": one.to_dict()})
-    for chunk in (*chunks["negative"], *folder.heldout_by_role("mug", settings)["positive"]):
-        write_shard(folder.shard(chunk), [image()] * heldout, {"seconds": 1.0, "filter": FilterReport().to_dict()})
-    return why_no_positive(folder, settings, "mug")
-
-
-def test_all_rejected_is_told_with_the_best_and_the_threshold(tmp_path: Path) -> None:
-    rejected = [report(("a", 0.1, False), ("a", None, False)), report(("b", 0.204, False))]
-    assert why(tmp_path, rejected, [0, 0], heldout=2) == (
+def test_all_rejected_is_told_with_the_best_and_the_threshold() -> None:
+    rejected = report(("a", 0.1, False), ("a", None, False), ("b", 0.204, False))
+    assert why_no_positive(rejected, config("dreambooth")) == (
         "all 3 sampled images were rejected: the largest likeness is 0.20, generate.filter.threshold is 0.25"
     )
 
 
-def test_all_without_foreground_is_told(tmp_path: Path) -> None:
-    text = why(tmp_path, [report(("a", None, False))] * 2, [0, 0])
-    assert text is not None and "all 2 sampled images were rejected: none shows a foreground, " in text
+def test_all_without_foreground_is_told() -> None:
+    text = why_no_positive(report(("a", None, False), ("b", None, False)), config("dreambooth"))
+    assert text is not None and text.startswith("all 2 sampled images were rejected: none shows a foreground, ")
 
 
-def test_with_a_single_positive_there_is_nothing_to_tell(tmp_path: Path) -> None:
-    assert why(tmp_path, [report(("a", 0.1, False)), SECOND], [0, 1]) is None
+def test_with_a_single_positive_there_is_nothing_to_tell() -> None:
+    assert why_no_positive(SECOND, config("dreambooth")) is None
 
 
-def test_what_is_cut_and_pasted_is_no_samples_fault(tmp_path: Path) -> None:
-    assert why(tmp_path, [FilterReport(), FilterReport()], [0, 0], generator="cut_paste") is None
+@pytest.mark.parametrize(("generator", "starts"), [("dreambooth", [0, 2]), ("combined", [2]), ("cut_paste", [])])
+def test_only_sampled_positives_of_the_training_are_looked_at(
+    tmp_path: Path, generator: str, starts: list[int]
+) -> None:
+    folder = RunFolder(tmp_path)
+    wanted = [tmp_path / "synthetic" / "mug" / f"positive-{start:05d}.parquet" for start in starts]
+    assert sampled_shards(folder, config(generator), "mug") == wanted

@@ -30,7 +30,7 @@ def visible(root: Path) -> set[str]:
     """What a run has of the objects' weights, without the masks and the class images that come before."""
     return {
         str(path.relative_to(root / "run"))
-        for part in ("generators", "scratch")
+        for part in ("generators", "tuned", "scratch")
         for path in (root / "run" / part).rglob("*")
     }
 
@@ -43,7 +43,7 @@ def test_weights_and_how_they_were_made_are_written(base: Base, tmp_path: Path) 
         "generators/red",
         f"generators/red/{LORA_FILE}",
         "generators/red/dreambooth.json",
-        "generators/red.json",
+        "tuned/red.json",
     }
     report = json.loads(folder.tuned("red").read_text())
     assert report == json.loads((folder.generator("red") / "dreambooth.json").read_text())
@@ -171,7 +171,7 @@ def test_a_save_that_fails_leaves_nothing_and_is_done_again(
             tune("red")
     assert visible(tmp_path) == set()  # weights are never there without the report of how they were made
     tune("red")
-    assert {"generators/red", "generators/red.json"} < visible(tmp_path)
+    assert {"generators/red", "tuned/red.json"} < visible(tmp_path)
 
 
 def test_full_fine_tuning_is_written_by_component(base: Base, tmp_path: Path) -> None:

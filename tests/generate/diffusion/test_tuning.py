@@ -2,54 +2,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from text_to_image import PROMPT, equal, model, slot
-from tiny import COLOURS, shape
+from text_to_image import PROMPT, equal, examples, slot, task, trainee, tuned, unexpected, wrap
 from tiny_diffusion import SAVERS
 
-from persrep_ray.generate.diffusion.examples import Examples, make_examples
+from persrep_ray.config_generate import SamplingConfig
+from persrep_ray.generate.diffusion.examples import Examples
 from persrep_ray.generate.diffusion.families import Conditions, Noised
-from persrep_ray.generate.diffusion.model import DiffusionError, DiffusionModel
-from persrep_ray.generate.diffusion.tuning import Task, Tuned, probe, tune
+from persrep_ray.generate.diffusion.sampling import Sampler, Shot
+from persrep_ray.generate.diffusion.tuning import probe
 
 Base = Callable[[str], Path]
-
-
-def trainee(base: Path, **changes: Any) -> DiffusionModel:
-    return model(base, trains=True, **{"steps": 3, "learning_rate": 1e-2, **changes})
-
-
-def examples(one: DiffusionModel, *, crops: int = 1) -> Examples:
-    return make_examples(one, [shape(COLOURS["red"], index) for index in range(3)], crops=crops, seed=0)
-
-
-def task(one: DiffusionModel, *, prior: int = 0, seed: int = 0, **changes: Any) -> Task:
-    generator = torch.Generator().manual_seed(9)
-    photos = examples(one)
-    others = torch.randn((prior, *photos.latents.shape[1:]), generator=generator) if prior else None
-    return Task(
-        **{
-            "name": "object mug",
-            "photos": photos,
-            "prompt": PROMPT,
-            "class_latents": others,
-            "class_prompt": "a mug",
-            "seed": seed,
-            **changes,
-        }
-    )
-
-
-def unexpected(text: str) -> None:
-    raise AssertionError(text)
-
-
-def tuned(one: DiffusionModel, **changes: Any) -> Tuned:
-    return tune(one, task(one, **changes), unexpected)
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------
@@ -67,6 +33,21 @@ def test_the_object_is_learnt(base: Base, family: str, method: str) -> None:
     assert before == fresh and after == probe(one, task(one))
     assert after < (0.99 if method == "lora" else 0.9) * before
     assert result.optimizer == "AdamW" and result.micro_batch == 2
+
+
+@pytest.mark.parametrize("family", SAVERS)
+def test_half_precision_does_nearly_the_same(base: Base, family: str) -> None:
+    """bfloat16 is the default."""
+    losses, pictures = [], []
+    for precision in ("float32", "bfloat16"):
+        one = trainee(base(family), precision=precision, steps=2)
+        losses.append(tuned(one, prior=1))
+        assert all(value.dtype == torch.float32 for value in one.parameters.values())
+        sampler = Sampler(one, SamplingConfig(steps=2), unexpected)
+        pictures.append(sampler.draw([Shot(PROMPT, 1, 4.0)])[0].astype(int))
+    assert losses[1].loss == pytest.approx(losses[0].loss, rel=0.05) and losses[1].loss != losses[0].loss
+    assert losses[1].prior_loss == pytest.approx(losses[0].prior_loss, rel=0.05)
+    assert 0 < np.abs(pictures[0] - pictures[1]).mean() < 8
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -119,17 +100,6 @@ def test_text_encoders_that_are_not_trained_are_asked_once(base: Base) -> None:
 
 
 # -- the loss ----------------------------------------------------------------------------------------------------------
-
-
-def wrap(one: DiffusionModel, change: Callable[[Noised, torch.Tensor], torch.Tensor]) -> None:
-    """The denoiser's answer becomes `change` of it while the model is trained; the probe sees the true one."""
-    predict = one.predict
-
-    def changed(noised: Noised, conditions: Conditions) -> torch.Tensor:
-        answer = predict(noised, conditions)
-        return change(noised, answer) if torch.is_grad_enabled() else answer
-
-    one.predict = changed  # type: ignore[method-assign]
 
 
 def test_photos_count_within_their_masks_and_class_images_as_a_whole(base: Base) -> None:
@@ -200,118 +170,3 @@ def test_the_probe_looks_at_the_first_crop_of_each_photo(base: Base) -> None:
     assert probe(one, task(one, photos=often)) == probe(one, task(one, photos=first))
     other = Examples(often.latents[1::3] * 2, often.masks[1::3], once.photo)
     assert probe(one, task(one, photos=other)) != probe(one, task(one, photos=first))
-
-
-# -- what goes wrong ---------------------------------------------------------------------------------------------------
-
-
-class Exhausted:
-    """Memory runs out at the calls of these numbers: in the forward pass, or in the backward pass of them."""
-
-    def __init__(self, one: DiffusionModel, *calls: int, backward: bool = False) -> None:
-        self.rows: list[int] = []
-        self._calls, self._backward = calls, backward
-        wrap(one, self._change)
-
-    def _change(self, noised: Noised, answer: torch.Tensor) -> torch.Tensor:
-        self.rows.append(len(answer))
-        if len(self.rows) - 1 in self._calls:
-            if not self._backward:
-                self._raise()
-            answer.register_hook(self._raise)
-        return answer
-
-    def _raise(self, *_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-@pytest.mark.parametrize("backward", [False, True])
-def test_a_step_that_ran_out_of_memory_is_done_again_in_parts(base: Base, backward: bool) -> None:
-    one = trainee(base("sd"), batch_size=2, learning_rate=1e-3)
-    wanted = tuned(one, prior=2), slot(one)
-    # The second step: all four, of two times two the second, then one by one.
-    exhausted = Exhausted(one, 1, 3, backward=backward)
-    said: list[str] = []
-    result = tune(one, task(one, prior=2), said.append)
-    assert exhausted.rows == [4, 4, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1]
-    assert [text.partition("memory; ")[2] for text in said] == [
-        "going on with 2 images at a time",
-        "going on with 1 images at a time",
-    ]
-    assert all(text.startswith("object mug: ") for text in said)
-    assert result.micro_batch == 1
-    assert result.loss == pytest.approx(wanted[0].loss, rel=1e-4)
-    assert result.prior_loss == pytest.approx(wanted[0].prior_loss, rel=1e-4)
-    for name, value in slot(one).items():
-        torch.testing.assert_close(value, wanted[1][name], rtol=0, atol=5e-5, msg=name)
-
-
-def test_a_step_that_failed_leaves_nothing_for_the_next_object(base: Base) -> None:
-    one = trainee(base("sd"), batch_size=2)
-    wanted = tuned(one), slot(one)
-    Exhausted(one, 0, 2)  # both images, then the second of them: the gradients of the first are there
-    with pytest.raises(DiffusionError):
-        tune(one, task(one), lambda _: None)
-    assert tuned(one) == wanted[0] and equal(slot(one), wanted[1])
-
-
-def test_no_memory_for_a_single_image_names_the_object(base: Base) -> None:
-    one = trainee(base("sd"))
-    Exhausted(one, 1)
-    with pytest.raises(DiffusionError, match="object mug: out of memory at a single image of 32 px"):
-        tuned(one)
-    assert not one.pipe.unet.training
-
-
-def test_other_errors_are_passed_on(base: Base) -> None:
-    one = trainee(base("sd"), batch_size=2)
-
-    def broken(noised: Noised, answer: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("shapes cannot be multiplied")
-
-    wrap(one, broken)
-    with pytest.raises(RuntimeError, match="shapes"):
-        tuned(one)
-
-
-@pytest.mark.parametrize("prior", [0, 2])
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_a_loss_that_is_not_finite_ends_it_before_the_weights_change(base: Base, bad: float, prior: int) -> None:
-    one = trainee(base("sd"), steps=2)
-    tuned(one, prior=prior)
-    wanted = slot(one)
-    one = trainee(base("sd"), steps=4)
-    calls: list[None] = []
-
-    def spoilt(noised: Noised, answer: torch.Tensor) -> torch.Tensor:
-        calls.append(None)
-        if len(calls) == 3:
-            answer = answer.clone()
-            answer[-1, 0, 1, 1] = bad  # of the class image, where there is one
-        return answer
-
-    wrap(one, spoilt)
-    with pytest.raises(DiffusionError, match="object mug: the loss is not finite at step 2 of 4"):
-        tuned(one, prior=prior)
-    assert equal(slot(one), wanted)
-
-
-def test_a_gradient_that_is_not_finite_at_the_last_step_is_no_success(base: Base) -> None:
-    one = trainee(base("sd"), steps=1)
-
-    def spoilt(noised: Noised, answer: torch.Tensor) -> torch.Tensor:
-        answer.register_hook(lambda gradient: gradient * torch.inf)
-        return answer
-
-    wrap(one, spoilt)
-    with pytest.raises(DiffusionError, match="object mug: the loss is not finite after the last step"):
-        tuned(one)
-
-
-def test_the_8_bit_optimizer_needs_a_gpu(base: Base) -> None:
-    one, plain = trainee(base("sd"), adam_8bit=True), trainee(base("sd"))
-    said: list[str] = []
-    result = tune(one, task(one), said.append)
-    tuned(plain)
-    assert result.optimizer == "AdamW" and equal(slot(one), slot(plain))
-    assert len(said) == 1 and said[0].startswith("generate.dreambooth.adam_8bit: ")
