@@ -57,8 +57,3 @@ def test_min_snr_weights_are_the_papers() -> None:
     snr = [0.0, 0.5, 5.0, 20.0]  # zero: a schedule that ends in noise alone
     assert min_snr_weights(noised(snr), 5.0).tolist() == pytest.approx([1, 1, 1, 0.25])
     assert min_snr_weights(noised(snr, velocity=True), 5.0).tolist() == pytest.approx([0, 0.5 / 1.5, 5 / 6, 5 / 21])
-
-
-def test_flow_matching_has_no_min_snr() -> None:
-    with pytest.raises(ValueError, match=r"generate\.dreambooth\.min_snr_gamma"):
-        min_snr_weights(noised(None), 5.0)

@@ -143,8 +143,7 @@ def test_gradients_reach_all_of_the_slot_and_nothing_else(base: Base, family: st
                 assert value.requires_grad is (id(value) in trained), f"{name}.{key}"
 
 
-@both_methods
-@every_family
+@pytest.mark.parametrize(("family", "method"), [*((family, "lora") for family in SAVERS), ("sd", "full")])
 def test_gradient_checkpointing_changes_no_gradient(base: Base, family: str, method: str) -> None:
     found = []
     for checkpointing in (False, True):
