@@ -36,11 +36,9 @@ def personalize(one: DiffusionModel, seed: int) -> None:
     """Something in the slot that changes pictures: random weights of a LoRA, or the base's with noise."""
     generator = torch.Generator().manual_seed(seed)
     one.reset(seed)
-    one.train(True)  # what changes weights says so
     for name in sorted(one.parameters):
         value = one.parameters[name]
         value += torch.randn(value.shape, generator=generator) * (0.3 if one.config.method == "lora" else 0.03)
-    one.train(False)
 
 
 def slot(one: DiffusionModel) -> dict[str, torch.Tensor]:

@@ -45,12 +45,14 @@ class ClassImages:
         return self._latest[1]
 
     def _draw_missing(self, prompt: str, files: list[Path], begin: int) -> None:
+        if all(file.exists() for file in files):
+            return
         order = [*range(begin, len(files)), *range(begin)]
-        while missing := [index for index in order if not files[index].exists()][:_AT_A_TIME]:
-            with self._model.pretrained():
+        with self._model.pretrained():
+            while missing := [index for index in order if not files[index].exists()][:_AT_A_TIME]:
                 pictures = self._sampler.draw([self._shot(prompt, index) for index in missing])
-            for index, picture in zip(missing, pictures, strict=True):
-                self._folder.write_file(files[index], encode_png_rgb(picture))
+                for index, picture in zip(missing, pictures, strict=True):
+                    self._folder.write_file(files[index], encode_png_rgb(picture))
 
     def _shot(self, prompt: str, index: int) -> Shot:
         seed = seed_of(self._config.seed, "class image", prompt, index)

@@ -8,7 +8,8 @@ the object's category.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
 import cv2
@@ -22,10 +23,11 @@ from persrep_ray.data.objects import Manifest, ObjectPhotos
 from persrep_ray.data.others import choose_others
 from persrep_ray.generate.class_images import ClassImages
 from persrep_ray.generate.diffusion.examples import make_examples
-from persrep_ray.generate.diffusion.model import DiffusionError, DiffusionModel
+from persrep_ray.generate.diffusion.loading import DiffusionError
+from persrep_ray.generate.diffusion.model import DiffusionModel
 from persrep_ray.generate.diffusion.sampling import Sampler, Shot
 from persrep_ray.generate.diffusion.tuning import Task, tune
-from persrep_ray.generate.filter import LikenessFilter, MaskedImage, Verdict
+from persrep_ray.generate.filter import LikenessFilter, MaskedImage, Verdict, cut_out
 from persrep_ray.generate.filter_report import FilterReport
 from persrep_ray.generate.prompts.book import PromptBook
 from persrep_ray.generate.types import GenerateRequest, SyntheticImage, image_seed, seed_of
@@ -34,6 +36,7 @@ from persrep_ray.versions import versions
 
 _CROPS = 4  # of each photo
 _CLASS_IMAGES_COMPARED = 16
+_CUTOUTS_KEPT = 512  # 0.2 MB each at most
 
 Warn = Callable[[str], None]
 
@@ -56,6 +59,7 @@ class ObjectTuner:
         self._book = book
         self._warn = warn
         self._model = DiffusionModel(config.generate.dreambooth, device, trains=True)
+        self._model.latent_side(config.generate.sampling.size or config.generate.dreambooth.resolution)  # or it is late
         sampling = config.generate.sampling.model_copy(update={"size": config.generate.dreambooth.resolution})
         self._class_images = ClassImages(config, folder, self._model, Sampler(self._model, sampling, warn))
 
@@ -72,7 +76,7 @@ class ObjectTuner:
         self._book.positives(object_id, one.category)  # what could not be drawn afterwards is not worth the hours
         prompt, class_prompt = self._book.instance(one.category), self._book.class_prompt(one.category)
         masked = self._config.generate.dreambooth.masked_loss
-        photos = [(image, mask if masked else None) for image, mask in masked_photos(self._folder, one, self._config)]
+        photos = [(image, mask if masked else None) for image, mask in _masked(self._folder, one, self._config)]
         if not photos:
             raise DiffusionError(f"object {object_id}: generate: no photo has a mask")
         class_latents = self._class_images.latents(class_prompt, begin_at=seed)
@@ -81,7 +85,8 @@ class ObjectTuner:
         tuned = tune(self._model, task, self._warn)
         report = {
             "object_id": object_id,
-            "photos": [photo.path.name for photo in one.train],
+            "photos": [photo.path.name for photo in self._folder.masked_photos(one) if photo.mask is not None],
+            "commit": self._model.commit,
             "prompt": prompt,
             "class_prompt": class_prompt,
             "seed": seed,
@@ -120,6 +125,7 @@ class DreamBooth:
         self._sampler = Sampler(self._model, config.generate.sampling, warn)
         self._categories = {one.object_id: one.category for one in manifest.objects.values() if one.train}
         self._filter = LikenessFilter(config, device)
+        self._cutouts: OrderedDict[str, MaskedImage | None] = OrderedDict()
         self._object = ""  # whose weights and photos are in
         self.report = FilterReport()  # of the latest request
 
@@ -172,18 +178,28 @@ class DreamBooth:
             return
         self._object = ""  # neither the old nor the new one, should what follows fail
         self._model.load(self._folder.generator(one.object_id))
-        self._filter.set_object(masked_photos(self._folder, one, self._config), self._others(one))
+        self._filter.set_object(list(_masked(self._folder, one, self._config)), self._others(one))
         self._object = one.object_id
 
     def _others(self, one: ObjectPhotos) -> list[MaskedImage]:
         """Other objects: a photo of each of some of the run's, else what the untouched model drew for the category."""
         config = self._config
         ids = choose_others(one.object_id, self._categories, config.generate.negative_objects, config.seed)
-        found = [photos[0] for other in ids if (photos := masked_photos(self._folder, self._objects[other], config))]
+        found = [cutout for other in ids if (cutout := self._cutout(other)) is not None]
         if found:
             return found
         files = sorted(self._folder.class_images(self._book.class_prompt(one.category)).glob("*.png"))
         return self._filter.masked([read_rgb(file, config.data) for file in files[:_CLASS_IMAGES_COMPARED]])
+
+    def _cutout(self, object_id: str) -> MaskedImage | None:
+        """Of an object's first photo that has a mask; many objects are compared with the same others."""
+        if object_id not in self._cutouts:
+            found = next(_masked(self._folder, self._objects[object_id], self._config), None)
+            self._cutouts[object_id] = None if found is None else cut_out(*found)
+            while len(self._cutouts) > _CUTOUTS_KEPT:
+                self._cutouts.popitem(last=False)
+        self._cutouts.move_to_end(object_id)
+        return self._cutouts[object_id]
 
     def _image(
         self, request: GenerateRequest, source: str, shot: Shot, picture: NDArray[np.uint8], verdict: Verdict
@@ -208,13 +224,11 @@ class DreamBooth:
         )
 
 
-def masked_photos(folder: RunFolder, one: ObjectPhotos, config: RunConfig) -> list[MaskedImage]:
+def _masked(folder: RunFolder, one: ObjectPhotos, config: RunConfig) -> Iterator[MaskedImage]:
     """An object's train photos (H, W, 3) uint8 with the masks (H, W) bool of the run; those without are left out."""
-    return [
-        (read_rgb(photo.path, config.data), read_mask(photo.mask, config.data))
-        for photo in folder.masked_photos(one)
-        if photo.mask is not None
-    ]
+    for photo in folder.masked_photos(one):
+        if photo.mask is not None:
+            yield read_rgb(photo.path, config.data), read_mask(photo.mask, config.data)
 
 
 def _indices(request: GenerateRequest) -> range:

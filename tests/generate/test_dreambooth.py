@@ -18,7 +18,8 @@ from tiny import COLOURS, shape
 from persrep_ray.config import BackboneConfig
 from persrep_ray.config_generate import SamplingConfig
 from persrep_ray.data.images import encode_png_rgb
-from persrep_ray.generate.diffusion.model import DiffusionError, DiffusionModel
+from persrep_ray.generate.diffusion.loading import DiffusionError
+from persrep_ray.generate.diffusion.model import DiffusionModel
 from persrep_ray.generate.diffusion.sampling import Sampler, Shot
 from persrep_ray.generate.dreambooth import DreamBooth
 from persrep_ray.generate.types import GenerateRequest, Role, SyntheticImage

@@ -50,12 +50,63 @@ def test_an_object_that_was_not_fine_tuned_passes_through(arguments: tuple[objec
 
 
 def test_all_chunks_of_a_tuned_object_go_on_and_its_warnings_once(
-    arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[object, ...],
 ) -> None:
     tune = TunerWorker(*arguments)  # type: ignore[arg-type]
-    monkeypatch.setattr(tune, "_tuner", lambda object_id: tune._warnings.append(f"{object_id}: half the batch"))
+    tune.__dict__["_tuner"] = lambda object_id: tune._warnings.append(f"{object_id}: half the batch")
     for object_id in ("mug", "cup"):
         rows = tune({"object_id": object_id, "chunks": ["a", "b", "c"], "after": ""})
         assert [row["chunk"] for row in rows] == ["a", "b", "c"]
         assert [row["warnings"] for row in rows] == [[f"{object_id}: half the batch"], [], []]
         assert not any(row["error"] for row in rows)
+
+
+def test_a_process_that_has_lost_its_gpu_fails_one_chunk_and_leaves_before_the_next(
+    arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[int] = []
+
+    class LeftError(Exception):
+        pass
+
+    def leave(code: int) -> None:
+        left.append(code)
+        raise LeftError
+
+    monkeypatch.setattr("os._exit", leave)
+    for text, is_lost in (("CUDA error: an illegal memory access", True), ("CUDA error: out of memory", False)):
+        tune = TunerWorker(*arguments)  # type: ignore[arg-type]
+
+        def fail(object_id: str, text: str = text) -> None:
+            raise RuntimeError(text)
+
+        tune.__dict__["_tuner"] = fail
+        item = {"object_id": "mug", "chunks": [chunk()], "after": ""}
+        (row,) = tune(item)
+        assert text in row["error"]
+        if is_lost:
+            with pytest.raises(LeftError):
+                tune(item)
+            assert left == [1]
+        else:
+            assert text in tune(item)[0]["error"]
+
+
+def test_a_tuner_waits_while_an_earlier_objects_weights_are_in_use(
+    arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune = TunerWorker(*arguments)  # type: ignore[arg-type]
+    folder, tuned, slept = tune._folder, list[str](), list[float]()
+    with folder.whole_folder(folder.generator("cup")) as scratch:
+        (scratch / "weights").write_bytes(b"")
+
+    def sleep(seconds: float) -> None:
+        assert not tuned
+        slept.append(seconds)
+        if len(slept) == 3:
+            folder.drop_generator("cup")
+
+    monkeypatch.setattr("persrep_ray.generate.workers.time.sleep", sleep)
+    tune.__dict__["_tuner"] = tuned.append
+    tune({"object_id": "mug", "chunks": [chunk()], "after": "cup"})
+    assert tuned == ["mug"] and len(slept) == 3

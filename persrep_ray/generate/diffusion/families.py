@@ -41,6 +41,10 @@ class Family(ABC):
     lora_targets: ClassVar[tuple[str, ...]] = _ATTENTION
 
     @abstractmethod
+    def unsupported(self, pipe: Any) -> str | None:
+        """In words, why a pipeline of this class cannot be fine-tuned; None where it can."""
+
+    @abstractmethod
     def encode(self, pipe: Any, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Conditions of B prompts; gradients flow into the text encoders where their parameters ask for them."""
 
@@ -57,6 +61,14 @@ class _Diffusion(Family):
     """Trained on a schedule of noise levels; predicts the noise, or the velocity."""
 
     denoiser = "unet"
+
+    def unsupported(self, pipe: Any) -> str | None:
+        config = pipe.scheduler.config
+        if config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
+            return f"it predicts {config['prediction_type']!r}, epsilon or v_prediction is known"
+        if "sigma_data" in config:
+            return f"its noise is that of EDM ({config['_class_name']})"
+        return None
 
     def noised(self, pipe: Any, latents: torch.Tensor, noise: torch.Tensor, moments: torch.Tensor) -> Noised:
         scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
@@ -112,6 +124,10 @@ class _FlowMatching(Family):
 
     denoiser = "transformer"
     lora_targets = (*_ATTENTION, "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
+
+    def unsupported(self, pipe: Any) -> str | None:
+        name = type(pipe.scheduler).__name__
+        return None if name.startswith("FlowMatch") else f"its scheduler is no flow matching ({name})"
 
     def noised(self, pipe: Any, latents: torch.Tensor, noise: torch.Tensor, moments: torch.Tensor) -> Noised:
         config = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config).config

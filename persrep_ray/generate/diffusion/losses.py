@@ -21,9 +21,8 @@ def masked_errors(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Te
 
 
 def min_snr_weights(noised: Noised, gamma: float) -> torch.Tensor:
-    """(B,): weights by signal-to-noise ratio (Hang et al., arXiv 2303.09556). Raises ValueError for flow matching."""
-    if noised.snr is None:
-        raise ValueError("generate.dreambooth.min_snr_gamma: a model trained by flow matching has no such weighting")
+    """(B,): weights by signal-to-noise ratio (Hang et al., arXiv 2303.09556), which flow matching does not have."""
+    assert noised.snr is not None, "settings are checked when the model is loaded"
     if noised.predicts_velocity:
         return noised.snr.clamp(max=gamma) / (noised.snr + 1)
     return (gamma / noised.snr).clamp(max=1.0)

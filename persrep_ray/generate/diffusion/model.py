@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,45 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoPipelineForText2Image, DiffusionPipeline
-from diffusers.utils.logging import disable_progress_bar
 from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from persrep_ray.config_generate import DreamBoothConfig
-from persrep_ray.generate.diffusion.families import FAMILIES, Conditions, Family, Noised
+from persrep_ray.generate.diffusion.families import Conditions, Noised
+from persrep_ray.generate.diffusion.loading import DiffusionError, load_pipeline, one_line
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # what `pipe.load_lora_weights(folder)` looks for
 _SLOT = "object"  # PEFT's name of our LoRA
 _TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
-class DiffusionError(ValueError):
-    """The text-to-image model or an object's weights for it cannot be used; the message names it and the cause."""
-
-
 class DiffusionModel:
     """A pipeline with a slot for personal weights: a LoRA, or the whole denoiser and its text encoders.
 
     `reset`, `load` and `save` are about what the slot holds; `pretrained` switches it off. The pipeline is never built
-    again. `parameters` are what training changes, by the name of their component and their own.
+    again. `parameters` are what training changes, by the name of their component and their own. `commit` is the
+    version of a hub's model, None for a folder.
     """
 
     def __init__(self, config: DreamBoothConfig, device: torch.device | str = "cpu", *, trains: bool = False) -> None:
         """`trains`: weights are kept as training needs them, in full precision where they change."""
         self.config = config
         self.device = torch.device(device)
-        self.pipe: Any = _load_pipeline(config, torch.float32 if trains and config.method == "full" else self._dtype)
-        name = type(self.pipe).__name__
-        if name not in FAMILIES:
-            raise DiffusionError(
-                f"generator {config.base}: a {name} cannot be fine-tuned, one of {', '.join(FAMILIES)} can"
-            )
-        self.family: Family = FAMILIES[name]
-        self._check_parts()
+        self.pipe, self.family, self.commit = load_pipeline(config, self._dtype)
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.to(self.device)
         for component in self.pipe.components.values():
@@ -56,6 +45,9 @@ class DiffusionModel:
                 component.requires_grad_(False).eval()
         names = [self.family.denoiser, *(self.family.text_encoders if config.train_text_encoder else ())]
         self.components: dict[str, Any] = {name: getattr(self.pipe, name) for name in names}
+        if trains and config.method == "full":
+            for component in self.components.values():
+                component.to(torch.float32)
         self._slot = self._add_lora() if config.method == "lora" else self._all_weights()
         self.parameters: dict[str, nn.Parameter] = {
             name: value for name, value in self._slot.items() if isinstance(value, nn.Parameter)
@@ -142,17 +134,19 @@ class DiffusionModel:
         """Put the weights that `save` wrote into the slot, strictly; what it held stays where they do not fit.
 
         Raises:
-            DiffusionError: unreadable files, or tensors missing, unknown, of another shape or not finite.
+            DiffusionError: unreadable files, a LoRA of another rank, alpha or targets, or tensors that are missing,
+                unknown, of another shape or not finite.
         """
         try:
             if self.config.method == "lora":
+                self._check_lora(folder / LORA_FILE)
                 state = load_file(folder / LORA_FILE)
             else:
                 state = {f"{name}.{key}": value for name in self.components for key, value in self._saved(folder, name)}
         except DiffusionError:
             raise
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise DiffusionError(f"{folder}: weights of a generator cannot be read: {_one_line(error)}") from error
+            raise DiffusionError(f"{folder}: weights of a generator cannot be read: {one_line(error)}") from error
         mine = self._slot.keys()
         for what, names in (("lacks", mine - state.keys()), ("has unknown", state.keys() - mine)):
             if names:
@@ -184,20 +178,21 @@ class DiffusionModel:
     @contextmanager
     def pretrained(self) -> Iterator[None]:
         """Within, the pipeline is exactly the base model."""
-        if self._base:
-            kept = self._copy()
-            self._put(self._base)
-        else:
+        if not self._base:
             for component in self.components.values():
                 component.disable_adapters()
-        try:
-            yield
-        finally:
-            if self._base:
-                self._put(kept)
-            else:
+            try:
+                yield
+            finally:
                 for component in self.components.values():
                     component.enable_adapters()
+        else:
+            kept = self._copy()
+            self._put(self._base)
+            try:
+                yield
+            finally:
+                self._put(kept)
 
     def _copy(self) -> dict[str, torch.Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self._slot.items()}
@@ -206,6 +201,17 @@ class DiffusionModel:
     def _put(self, state: Mapping[str, torch.Tensor]) -> None:
         for name, value in state.items():
             self._slot[name].copy_(value)
+
+    def _check_lora(self, file: Path) -> None:
+        """Tensors may fit and still act otherwise than they were trained to. Raises `DiffusionError`."""
+        with safe_open(file, "pt") as opened:
+            declared = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
+        for name, component in self.components.items():
+            mine = component.peft_config[_SLOT].to_dict()
+            for key in ("r", "lora_alpha", "target_modules"):
+                wanted, found = (_comparable(value) for value in (mine[key], declared.get(f"{name}.{key}")))
+                if wanted != found:
+                    raise DiffusionError(f"{file}: the LoRA of {name} has {key} {found}, {wanted} is needed")
 
     def _saved(self, folder: Path, name: str) -> Iterator[tuple[str, torch.Tensor]]:
         """A component's saved tensors under the names that it has in memory, which the files' may differ from."""
@@ -246,19 +252,6 @@ class DiffusionModel:
             raise DiffusionError(f"generator {self.config.base}: no attention layer was found to put a LoRA on")
         return slot
 
-    def _check_parts(self) -> None:
-        """Raises `DiffusionError` where the pipeline is of a class that we know, but for another task."""
-        parts = (self.family.denoiser, *self.family.text_encoders)
-        if missing := [part for part in parts if getattr(self.pipe, part, None) is None]:
-            raise DiffusionError(f"generator {self.config.base}: it has no {', '.join(missing)}")
-        config = getattr(self.pipe, self.family.denoiser).config
-        takes, gives = config["in_channels"], config.get("out_channels")
-        if gives not in (None, takes):
-            raise DiffusionError(
-                f"generator {self.config.base}: its {self.family.denoiser} takes {takes} channels and gives {gives}: "
-                "it edits pictures, one that draws them from text alone is needed"
-            )
-
     def _checkpoint_gradients(self) -> None:
         for name, component in self.components.items():
             if name == self.family.denoiser:
@@ -272,19 +265,6 @@ def _is_down(name: str) -> bool:
     return "lora_A" in name or "lora.down" in name or "lora_linear_layer.down" in name
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def _load_pipeline(config: DreamBoothConfig, dtype: torch.dtype) -> Any:
-    disable_progress_bar()  # of diffusers, for loading: our own tells how far a run is
-    try:
-        declared = DiffusionPipeline.load_config(config.base, revision=config.revision)
-        # Images are training data that no person is shown unasked; a false alarm would be a black picture.
-        unchecked = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in declared else {}
-        return AutoPipelineForText2Image.from_pretrained(
-            config.base, revision=config.revision, dtype=dtype, use_safetensors=True, **unchecked
-        )
-    except (OSError, ValueError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
-        logging.getLogger(__name__).debug("loading failed", exc_info=error)
-        raise DiffusionError(f"generator {config.base}: cannot be loaded: {_one_line(error)}") from error
+def _comparable(value: Any) -> Any:
+    """Targets are a set in memory and a list in the file."""
+    return sorted(value) if isinstance(value, set | list | tuple) else value

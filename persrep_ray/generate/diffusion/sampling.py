@@ -12,7 +12,8 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from numpy.typing import NDArray
 
 from persrep_ray.config_generate import SamplingConfig
-from persrep_ray.generate.diffusion.model import DiffusionError, DiffusionModel
+from persrep_ray.generate.diffusion.loading import DiffusionError
+from persrep_ray.generate.diffusion.model import DiffusionModel
 
 _SCHEDULERS: dict[str, Any] = {
     "ddim": DDIMScheduler,
@@ -22,6 +23,7 @@ _SCHEDULERS: dict[str, Any] = {
 _BYTES_PER_PIXEL = 8 * 1024  # of one picture while it is made, both halves of its guidance; generous
 _MOST = 32  # pictures at a time: beyond, nothing is gained
 _MEMORY_SHARE = 0.5  # of what is free: others may want some too
+_OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 _T = TypeVar("_T")
 
 
@@ -122,8 +124,8 @@ def batch_for(free_bytes: int, size: int) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch says so, for a GPU or for a CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Whether PyTorch says so, for a GPU, its libraries, or a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def free_cached_memory(device: torch.device) -> None:

@@ -15,8 +15,9 @@ import torch
 
 from persrep_ray.config_generate import DreamBoothConfig
 from persrep_ray.generate.diffusion.examples import Examples
+from persrep_ray.generate.diffusion.loading import DiffusionError
 from persrep_ray.generate.diffusion.losses import masked_errors, min_snr_weights
-from persrep_ray.generate.diffusion.model import DiffusionError, DiffusionModel
+from persrep_ray.generate.diffusion.model import DiffusionModel
 from persrep_ray.generate.diffusion.sampling import free_cached_memory, is_out_of_memory
 
 _CLIP_NORM = 1.0
@@ -75,7 +76,12 @@ def tune(model: DiffusionModel, task: Task, warn: Callable[[str], None]) -> Tune
                 raise DiffusionError(f"{task.name}: the loss is not finite at step {step} of {config.steps}")
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(parameters, _CLIP_NORM)
-            scaler.step(optimizer)
+            try:
+                scaler.step(optimizer)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise _no_memory(model, task, "the optimizer's first step") from error
             scaler.update()
             _forget_gradients(model)
             tuned.loss.append(losses[0])
@@ -171,10 +177,7 @@ def _backward(
             if not is_out_of_memory(error):
                 raise
             if tuned.micro_batch == 1:
-                raise DiffusionError(
-                    f"{task.name}: out of memory at a single image of {model.config.resolution} px; "
-                    "generate.dreambooth.gradient_checkpointing=true, a smaller resolution or a smaller model may help"
-                ) from error
+                raise _no_memory(model, task, f"a single image of {model.config.resolution} px") from error
             tuned.micro_batch //= 2
             warn(f"{task.name}: fine-tuning: out of memory; going on with {tuned.micro_batch} images at a time")
         _forget_gradients(model)
@@ -192,6 +195,14 @@ def _errors(
     errors = masked_errors(model.predict(noised, conditions), noised.target, rows.masks)
     gamma = model.config.min_snr_gamma
     return errors if gamma is None else errors * min_snr_weights(noised, gamma)
+
+
+def _no_memory(model: DiffusionModel, task: Task, at: str) -> DiffusionError:
+    help_of = {"lora": "a smaller resolution or a smaller model", "full": "method=lora, or adam_8bit=true"}
+    return DiffusionError(
+        f"{task.name}: out of memory at {at}; generate.dreambooth.gradient_checkpointing=true, "
+        f"{help_of[model.config.method]} may help"
+    )
 
 
 def _forget_gradients(model: DiffusionModel) -> None:
@@ -217,6 +228,6 @@ def _optimizer(
             import bitsandbytes
 
             return bitsandbytes.optim.AdamW8bit(parameters, lr=rate, weight_decay=_WEIGHT_DECAY), "AdamW8bit"
-        except ImportError as error:
-            warn(f"generate.dreambooth.adam_8bit: {error}; AdamW takes its place")
+        except (ImportError, OSError, RuntimeError) as error:
+            warn(f"generate.dreambooth.adam_8bit: {' '.join(str(error).split())}; AdamW takes its place")
     return torch.optim.AdamW(parameters, lr=rate, weight_decay=_WEIGHT_DECAY), "AdamW"

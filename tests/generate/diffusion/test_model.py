@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from text_to_image import PROMPT, model, personalize
 from tiny_diffusion import SAVERS
 
-from persrep_ray.generate.diffusion.model import DiffusionError, DiffusionModel
+from persrep_ray.generate.diffusion.loading import DiffusionError
+from persrep_ray.generate.diffusion.model import DiffusionModel
 
 Base = Callable[[str], Path]
 every_family = pytest.mark.parametrize("family", SAVERS)

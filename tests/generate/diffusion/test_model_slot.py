@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from text_to_image import equal, model, personalize, picture, slot
 from tiny_diffusion import SAVERS
 
-from persrep_ray.generate.diffusion.model import LORA_FILE, DiffusionError
+from persrep_ray.generate.diffusion.loading import DiffusionError
+from persrep_ray.generate.diffusion.model import LORA_FILE
 
 Base = Callable[[str], Path]
 every_family = pytest.mark.parametrize("family", SAVERS)

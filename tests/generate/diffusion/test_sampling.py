@@ -13,7 +13,8 @@ from text_to_image import SIDE, model, personalize
 from tiny_diffusion import SAVERS
 
 from persrep_ray.config_generate import SamplingConfig
-from persrep_ray.generate.diffusion.model import DiffusionError, DiffusionModel
+from persrep_ray.generate.diffusion.loading import DiffusionError
+from persrep_ray.generate.diffusion.model import DiffusionModel
 from persrep_ray.generate.diffusion.sampling import Sampler, Shot, batch_for, is_out_of_memory
 
 Base = Callable[[str], Path]

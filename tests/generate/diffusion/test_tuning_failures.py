@@ -11,7 +11,8 @@ import torch
 from text_to_image import equal, slot, task, trainee, tuned, wrap
 
 from persrep_ray.generate.diffusion.families import Noised
-from persrep_ray.generate.diffusion.model import DiffusionError, DiffusionModel
+from persrep_ray.generate.diffusion.loading import DiffusionError
+from persrep_ray.generate.diffusion.model import DiffusionModel
 from persrep_ray.generate.diffusion.tuning import tune
 
 Base = Callable[[str], Path]
