@@ -37,15 +37,18 @@ def photos_in(folder: Path | None, option: str) -> list[Path]:
 
 
 def check_generator(config: RunConfig) -> None:
-    """Raises ConfigError where the generator needs a package that is not installed."""
-    if config.generate.generator == "cut_paste":
+    """Raises ConfigError where the generator or its filter needs a package that is not installed."""
+    generate = config.generate
+    if generate.generator == "cut_paste":
         return
     for package in ("diffusers", "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
-                f"generate.generator: {config.generate.generator} needs the package {package}: "
+                f"generate.generator: {generate.generator} needs the package {package}: "
                 "pip install 'persrep-ray[dreambooth]'"
             )
+    if generate.filter.metric == "dreamsim" and importlib.util.find_spec("dreamsim") is None:
+        raise ConfigError("generate.filter.metric: dreamsim needs the package dreamsim: pip install dreamsim")
 
 
 def input_digests(

@@ -33,7 +33,7 @@ from persrep_ray.masks.pipeline import make_masks
 from persrep_ray.outcome import Outcome
 from persrep_ray.progress import StageProgress, StatusLine
 from persrep_ray.registry.local import Registry
-from persrep_ray.resources import plan
+from persrep_ray.resources import Plan, plan
 from persrep_ray.run_folder import RunFolder, open_run, read_json
 from persrep_ray.summary import summarize
 from persrep_ray.train.cells import Cells
@@ -121,6 +121,7 @@ class _Run:
             gpus=available.get("GPU", 0),
             objects=len(self._to_train) + len(self._trained),
         )
+        self._status.warn(_what_to_expect(config, counts, ignored=bool(backgrounds or negatives)))
         shared = [ray.put(value) for value in (config, self._manifest, self._folder)]
         # Started first: cells take long to start, and masks are made meanwhile.
         cells = Cells(config, self._folder, shared, min(counts.cells, len(self._to_train)))
@@ -245,3 +246,17 @@ class _Run:
 
     def _show(self, *, final: bool = False) -> None:
         self._status.show([stage for stage in self._stages.values() if stage.total], final=final)
+
+
+def _what_to_expect(config: RunConfig, counts: Plan, *, ignored: bool) -> list[str]:
+    """What a user may not have meant; `ignored`: there are photos of backgrounds or negatives."""
+    warnings = []
+    if ignored and config.generate.generator == "dreambooth":
+        warnings.append("--backgrounds and --negatives are for cut-and-paste; generate.generator=dreambooth takes none")
+    if counts.sample_actors and not counts.sample_gpus:
+        warnings.append(
+            "images are sampled on CPUs, which takes minutes each with a model of the usual size: the cluster has no "
+            "GPU now; where it will have some, set generate.dreambooth.gpus_per_actor and "
+            "generate.sampling.gpus_per_actor"
+        )
+    return warnings

@@ -29,7 +29,12 @@ def test_a_missing_package_is_named_before_anything_is_done(monkeypatch: pytest.
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "diffusers" else found(name))
     check_generator(load_config())
+    combined = "generate.generator=combined"
     with pytest.raises(
         ConfigError, match=r"combined needs the package diffusers: pip install 'persrep-ray\[dreambooth\]'"
     ):
-        check_generator(load_config(None, ["generate.generator=combined"]))
+        check_generator(load_config(None, [combined]))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "dreamsim" else found(name))
+    check_generator(load_config(None, [combined]))
+    with pytest.raises(ConfigError, match=r"generate\.filter\.metric: dreamsim needs the package dreamsim"):
+        check_generator(load_config(None, [combined, "generate.filter.metric=dreamsim"]))

@@ -16,7 +16,7 @@ from tiny import COLOURS, shape
 
 from persrep_ray.config import BackboneConfig, ConfigError, RunConfig
 from persrep_ray.config_generate import FilterConfig, GenerateConfig
-from persrep_ray.generate.filter import LikenessFilter, Verdict, masked_crop
+from persrep_ray.generate.filter import LikenessFilter, Verdict, cut_out, masked_crop
 from persrep_ray.masks.grabcut import MaskError
 
 GREY = (124, 116, 104)
@@ -227,3 +227,16 @@ def test_dreamsim_is_used_where_it_is_installed(vit: Path, monkeypatch: pytest.M
     red, green = (masked_crop(*shape(colour, seed)).mean(axis=(0, 1)) for seed, colour in enumerate((RED, GREEN)))
     cosine = red @ green / np.linalg.norm(red) / np.linalg.norm(green)
     assert found == pytest.approx(cosine, abs=1e-3)
+
+
+def test_a_cutout_is_small_and_says_the_same_as_its_photo(vit: Path) -> None:
+    image = np.full((900, 1200, 3), 128, np.uint8)
+    mask = np.zeros((900, 1200), np.bool_)
+    mask[100:700, 500:800] = True
+    image[mask] = RED
+    part, covered = cut_out(image, mask)
+    assert part.shape == (224, 112, 3) and covered.all() and (part == RED).all()
+    assert np.abs(masked_crop(part, covered).astype(int) - masked_crop(image, mask)).mean() < 1
+    speck = np.zeros((900, 1200), np.bool_)
+    speck[5, 7] = True
+    assert cut_out(image, speck)[1].tolist() == [[True]]

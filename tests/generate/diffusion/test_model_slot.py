@@ -212,3 +212,19 @@ def test_the_lora_of_another_rank_or_family_does_not_fit(base: Base, tmp_path: P
     for name in ("rank", "family", "part"):
         with pytest.raises(DiffusionError, match=f"{tmp_path / name}"):
             one.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(("setting", "key"), [({"alpha": 64.0}, "lora_alpha 2.0, 64.0"), ({"rank": 4}, "r 2, 4")])
+def test_a_lora_that_would_act_otherwise_than_it_was_trained_to_is_refused(
+    base: Base, tmp_path: Path, setting: dict[str, Any], key: str
+) -> None:
+    one = model(base("sd"))
+    personalize(one, 1)
+    one.save(tmp_path)
+    other = model(base("sd"), **setting)
+    with pytest.raises(DiffusionError, match=rf"the LoRA of unet has {key} is needed"):
+        other.load(tmp_path)
+    file = tmp_path / LORA_FILE
+    save_file(load_file(file), file)  # what others write says nothing of alpha
+    with pytest.raises(DiffusionError, match="the LoRA of unet has r None, 2 is needed"):
+        one.load(tmp_path)
