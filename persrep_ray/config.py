@@ -60,7 +60,9 @@ class BackboneConfig(Section):
         default=4, description="K: LoRA sits on the last K blocks; what is before them is frozen and computed once"
     )
     image_size: int = Field(default=224, ge=14, le=2048, description="side of the square input, pixels")
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: Literal["bfloat16", "float32"] = Field(
+        default="bfloat16", description="CPUs without instructions for bfloat16 compute in float32 either way"
+    )
 
 
 class SamConfig(Section):

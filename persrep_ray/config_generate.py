@@ -45,7 +45,9 @@ class DreamBoothConfig(Section):
     min_snr_gamma: float | None = Field(
         default=None, gt=0, description="weights time steps by their signal-to-noise ratio (arXiv 2303.09556), say 5"
     )
-    precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    precision: Literal["bfloat16", "float16", "float32"] = Field(
+        default="bfloat16", description="of GPUs; CPUs compute in bfloat16 where they can, else in float32"
+    )
     gradient_checkpointing: bool = Field(default=False, description="less memory, slower")
     adam_8bit: bool = Field(default=False, description="where bitsandbytes and a CUDA device are there")
     actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

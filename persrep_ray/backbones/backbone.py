@@ -51,13 +51,18 @@ class KeptPatches(NamedTuple):
     of: int  # N, how many the grid has
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for it: a CPU without takes ten times as long as in float32 (docs/LOG.md)."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class Backbone:
     """A ViT whose first blocks are `prefix` (frozen) and whose last `adapted_blocks` are `suffix` (LoRA may sit there).
 
     Args:
         model: the `transformers` model, one of `families.FAMILIES`; it is put in eval mode and frozen.
         adapted_blocks: K, how many blocks belong to the suffix; "all" for the whole ViT.
-        precision: autocast type of both halves; "float32" switches autocast off.
+        precision: autocast type of both halves, where the device computes in it; "float32" switches autocast off.
         normalization: None for that of the family.
 
     Raises:
@@ -174,7 +179,8 @@ class Backbone:
             self._autocast = before
 
     def _casting(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast)
+        enabled = self._autocast and computes_bfloat16(self.device)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def _run(self, blocks: nn.ModuleList, hidden: torch.Tensor, kept: KeptPatches | None) -> torch.Tensor:
         extra: dict[str, Any] = {}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from persrep_ray.backbones.backbone import Backbone, Features
+from persrep_ray.backbones.backbone import Backbone, Features, computes_bfloat16
 from persrep_ray.config import BackboneConfig
 from persrep_ray.serving.adapters import Adapter, Layout
 
@@ -57,7 +57,8 @@ class MultiAdapterEncoder:
 
     def __init__(self, backbone: Backbone, config: BackboneConfig) -> None:
         self.backbone = backbone
-        self.dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        casts = config.precision == "bfloat16" and computes_bfloat16(backbone.device)
+        self.dtype = torch.bfloat16 if casts else torch.float32
         sites = backbone.lora_sites()
         self._projections: list[_RowLinear] = []
         for site in sites:

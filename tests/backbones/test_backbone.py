@@ -185,7 +185,9 @@ def test_everything_is_frozen_and_in_eval_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "dinov3_vit", "siglip_vision_model"])
-def test_bfloat16_is_close_and_can_be_switched_off(kind: str) -> None:
+def test_bfloat16_is_close_and_can_be_switched_off(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    can = [True]
+    monkeypatch.setattr("persrep_ray.backbones.backbone.computes_bfloat16", lambda device: can[0])
     model, batch = make(kind), random_pixels()
     exact, fast = Backbone(model, adapted_blocks=1), Backbone(model, adapted_blocks=1, precision="bfloat16")
     expected = exact.suffix(exact.prefix(batch)).cls
@@ -198,6 +200,9 @@ def test_bfloat16_is_close_and_can_be_switched_off(kind: str) -> None:
     with fast.full_precision():
         assert torch.equal(fast.suffix(fast.prefix(batch)).cls, expected)
     assert torch.equal(fast.suffix(fast.prefix(batch)).cls, rough)
+    can[0] = False  # a CPU without instructions for it: caches hold it nevertheless
+    assert fast.prefix(batch).dtype == torch.bfloat16
+    assert torch.equal(fast.suffix(hidden).cls, exact.suffix(hidden).cls)
 
 
 class TestErrors:

@@ -159,7 +159,11 @@ def test_a_mixed_batch_equals_each_adapter_alone_by_peft(kind: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_in_bfloat16_it_is_as_near_to_the_truth_as_evaluation_is(kind: str, tmp_path: Path) -> None:
+def test_in_bfloat16_it_is_as_near_to_the_truth_as_evaluation_is(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("backbones.backbone", "serving.encoder"):  # also on a CPU that emulates it
+        monkeypatch.setattr(f"persrep_ray.{module}.computes_bfloat16", lambda device: True)
     # Evaluation runs the same adapters by `peft` under autocast. Both round, each in an order of its own, so neither
     # equals the other; but where thresholds are applied, features must be no worse than where they were chosen.
     one = served(kind, tmp_path, precision="bfloat16")

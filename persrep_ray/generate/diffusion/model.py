@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from persrep_ray.backbones.backbone import computes_bfloat16
 from persrep_ray.config_generate import DreamBoothConfig
 from persrep_ray.generate.diffusion.families import Conditions, Noised
 from persrep_ray.generate.diffusion.loading import DiffusionError, load_pipeline, one_line
@@ -62,12 +63,14 @@ class DiffusionModel:
 
     @property
     def _dtype(self) -> torch.dtype:
-        """Of the weights: CPUs compute in full precision, or in bfloat16 by autocast."""
+        """Of the weights; on CPUs autocast alone changes what is computed in."""
         return torch.float32 if self.device.type == "cpu" else getattr(torch, self.config.precision)
 
     def casting(self) -> torch.autocast:
-        """The precision that the denoiser and the text encoders compute in."""
+        """The precision that the denoiser and the text encoders compute in: CPUs have none but bfloat16, if that."""
         dtype = getattr(torch, self.config.precision)
+        if self.device.type == "cpu" and not (dtype == torch.bfloat16 and computes_bfloat16(self.device)):
+            dtype = torch.float32
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32)
 
     # -- what training calls -----------------------------------------------------------------------------------------
