@@ -36,8 +36,9 @@ def test_the_object_is_learnt(base: Base, family: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["sd", "flux"])
-def test_half_precision_does_nearly_the_same(base: Base, family: str) -> None:
-    """bfloat16 is the default."""
+def test_half_precision_does_nearly_the_same(base: Base, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 is the default; here also on a CPU that emulates it, which would compute in float32."""
+    monkeypatch.setattr("persrep_ray.generate.diffusion.model.computes_bfloat16", lambda device: True)
     losses, pictures = [], []
     for precision in ("float32", "bfloat16"):
         one = trainee(base(family), precision=precision, steps=2)
@@ -48,6 +49,15 @@ def test_half_precision_does_nearly_the_same(base: Base, family: str) -> None:
     assert losses[1].loss == pytest.approx(losses[0].loss, rel=0.05) and losses[1].loss != losses[0].loss
     assert losses[1].prior_loss == pytest.approx(losses[0].prior_loss, rel=0.05)
     assert 0 < np.abs(pictures[0] - pictures[1]).mean() < 8
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_cpu_without_instructions_for_half_precision_computes_in_full(
+    base: Base, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("persrep_ray.generate.diffusion.model.computes_bfloat16", lambda device: False)
+    full, half = (tuned(trainee(base("sd"), precision=one, steps=2)) for one in ("float32", precision))
+    assert half == full
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
