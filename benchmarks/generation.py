@@ -174,6 +174,7 @@ def queue(options: argparse.Namespace) -> dict[str, Any]:
                 failed += outcome.error is not None
                 if done in (OBJECTS // 10, OBJECTS // 2, OBJECTS - 1):
                     seen[done] = megabytes()
+                    print(f"  {done} of {OBJECTS}", file=sys.stderr, flush=True)
             time.sleep(0.1)
     first, last = seen[OBJECTS // 10], seen[OBJECTS - 1]
     return {
