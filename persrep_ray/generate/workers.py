@@ -44,14 +44,18 @@ class ChunkWorker:
         return _row(request.object_id, request.generator, images=request.count, error=error)
 
 
-class TunerWorker:
-    """Fine-tunes to one object per call and passes its chunks on; one that fails passes on its error alone."""
+class _ModelWorker:
+    """What workers with a text-to-image model have in common. The model is loaded with the first item."""
 
     def __init__(self, config: RunConfig, manifest: Manifest, folder: RunFolder, book: PromptBook) -> None:
         self._arguments = config, manifest, folder, book
         self._folder = folder
         self._warnings: list[str] = []
         self._device_lost = False
+
+
+class TunerWorker(_ModelWorker):
+    """Fine-tunes to one object per call and passes its chunks on; one that fails passes on its error alone."""
 
     @cached_property
     def _tuner(self) -> ObjectTuner:
@@ -76,14 +80,8 @@ class TunerWorker:
         return [{**first, "warnings": drained(self._warnings)}, *others]
 
 
-class SamplerWorker:
+class SamplerWorker(_ModelWorker):
     """Draws one chunk per call into its shard; what failed before passes through."""
-
-    def __init__(self, config: RunConfig, manifest: Manifest, folder: RunFolder, book: PromptBook) -> None:
-        self._arguments = config, manifest, folder, book
-        self._folder = folder
-        self._warnings: list[str] = []
-        self._device_lost = False
 
     @cached_property
     def _generator(self) -> DreamBooth:
