@@ -7,7 +7,7 @@ from typing import Any
 
 from persrep_ray.config import RunConfig
 from persrep_ray.evaluate.summary import mean_metrics
-from persrep_ray.generate.shards import is_whole, shard_report
+from persrep_ray.generate.shards import ShardError, shard_report
 from persrep_ray.run_folder import RunFolder, read_json
 from persrep_ray.versions import versions
 
@@ -59,10 +59,13 @@ def _seconds(folder: RunFolder, config: RunConfig, object_id: str) -> dict[str, 
         return round(read_json(path)["seconds"], 3) if path.exists() else None
 
     shards = [folder.shard(chunk) for chunk in folder.chunks(object_id, config)]
-    done = all(is_whole(shard) for shard in shards)
+    try:
+        generate = round(sum(shard_report(shard)["seconds"] for shard in shards), 3)
+    except ShardError:  # some are missing, or damaged
+        generate = None
     seconds = {
         "mask": of(folder.masks(object_id) / "masks.json"),
-        "generate": round(sum(shard_report(shard)["seconds"] for shard in shards), 3) if done else None,
+        "generate": generate,
         "train": of(folder.trained(object_id) / "train.json"),
         "evaluate": of(folder.published(object_id)),
     }

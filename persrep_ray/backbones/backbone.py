@@ -214,13 +214,25 @@ def local_checkpoint(name: str, revision: str | None = None) -> Path:
         folder = embedded_checkpoint() if name == "embedded" else Path(name)
     except RuntimeError as error:
         raise BackboneError(str(error)) from error
+    try:
+        return folder_or_snapshot(str(folder), revision)
+    except FileNotFoundError as error:
+        raise BackboneError(f"backbone {name}: {error}") from error
+
+
+def folder_or_snapshot(name: str, revision: str | None) -> Path:
+    """`name` itself if it is a folder, else what the hub has under it: configs and safetensors.
+
+    Raises FileNotFoundError, one line without the name.
+    """
+    folder = Path(name)
     if folder.is_dir():
         return folder.absolute()
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
     except Exception as error:  # those of its HTTP client have no base in common with the hub's own
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BackboneError(f"backbone {name}: neither a local folder nor to be had from the hub: {cause}") from error
+        raise FileNotFoundError(f"neither a local folder nor to be had from the hub: {cause}") from error
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:

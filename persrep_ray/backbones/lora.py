@@ -70,9 +70,7 @@ class LoraBackbone:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 if "lora_A" in name:
-                    bound = math.sqrt(1 / parameter.shape[1])  # kaiming_uniform_ with a = sqrt(5)
-                    fresh = torch.rand(parameter.shape, generator=generator) * (2 * bound) - bound
-                    parameter.copy_(fresh.to(parameter.device))
+                    start_down(parameter, generator)
                 else:
                     parameter.zero_()
 
@@ -119,7 +117,7 @@ class LoraBackbone:
         if not isinstance(declared, dict):
             raise AdapterError("adapter_config.json does not hold an object")
         for key in ("peft_type", "r", "lora_alpha", "target_modules", "layers_to_transform", "use_rslora", "use_dora"):
-            mine, theirs = (_comparable(value) for value in (getattr(self.config, key), declared.get(key)))
+            mine, theirs = (comparable(value) for value in (getattr(self.config, key), declared.get(key)))
             if mine != theirs:
                 raise AdapterError(f"adapter was made with {key} {theirs}, this backbone is set up for {mine}")
         self.load(state)
@@ -152,7 +150,13 @@ class LoraBackbone:
                 module.train(mode)
 
 
-def _comparable(value: Any) -> Any:
+def start_down(matrix: torch.Tensor, generator: torch.Generator) -> None:
+    """Draw a LoRA's A (r, D) anew, in place and on the CPU: kaiming_uniform_ with a = sqrt(5), as `peft` does it."""
+    bound = math.sqrt(1 / matrix.shape[1])
+    matrix.copy_(torch.rand(matrix.shape, generator=generator) * (2 * bound) - bound)
+
+
+def comparable(value: Any) -> Any:
     """Targets are a set in memory and a list in the file."""
     return sorted(value) if isinstance(value, set | list | tuple) else value
 

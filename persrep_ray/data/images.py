@@ -154,19 +154,14 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int = 92) -> bytes:
     return _encode(image, "JPEG", quality=quality)
 
 
-def encode_png_rgb(image: NDArray[np.uint8]) -> bytes:
-    """(H, W, 3) uint8 to PNG bytes."""
-    return _encode(image, "PNG")
-
-
 def encode_png_mask(mask: NDArray[np.bool_]) -> bytes:
     """(H, W) bool to the bytes of a one-bit PNG, which `decode_mask` gives back unchanged."""
     return _encode(mask, "PNG")
 
 
-def encode_png_grey(grey: NDArray[np.uint8]) -> bytes:
-    """(H, W) uint8 to PNG bytes."""
-    return _encode(grey, "PNG")
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) or grey (H, W) uint8 to PNG bytes."""
+    return _encode(image, "PNG")
 
 
 def _encode(array: NDArray[Any], image_format: str, **options: Any) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from faster_coco_eval.core import mask as coco
 
-from persrep_ray.data.images import capped_size, encode_png_grey, encode_png_mask
+from persrep_ray.data.images import capped_size, encode_png, encode_png_mask
 from persrep_ray.endpoint.schemas import PngMask, RleMask, SimilarityMap
 from persrep_ray.serving.answers import Located
 
@@ -49,4 +49,4 @@ def as_png(mask: np.ndarray) -> PngMask:
 def as_map(similarity: np.ndarray) -> SimilarityMap:
     """`similarity` (h, w), -1 to 1."""
     grey = np.rint((similarity + 1) / 2 * 255).clip(0, 255).astype(np.uint8)
-    return SimilarityMap(png=base64.b64encode(encode_png_grey(grey)).decode("ascii"), size=list(grey.shape))
+    return SimilarityMap(png=base64.b64encode(encode_png(grey)).decode("ascii"), size=list(grey.shape))

@@ -106,12 +106,12 @@ def _config_of(registry: Registry, published: Sequence[str]) -> RunConfig:
     """The configuration in the cards. One evaluation has one backbone, or its figures could not be compared."""
     if not published:
         raise ConfigError(f"{registry.root} holds no published object")
-    first, *others = (
-        validated(RunConfig, registry.card(one)["config"], where=f"the card of {one}: ") for one in published
-    )
-    for object_id, config in zip(published[1:], others, strict=True):
+    configs = (validated(RunConfig, registry.card(one)["config"], where=f"the card of {one}: ") for one in published)
+    first = next(configs)
+    wanted = _decisive(first)
+    for object_id, config in zip(published[1:], configs, strict=True):
         for section, settings in _decisive(config).items():
-            if settings != _decisive(first)[section]:
+            if settings != wanted[section]:
                 raise ConfigError(
                     f"objects {published[0]} and {object_id} were made with different {section} settings; "
                     "choose objects with --only, or settings with --config"

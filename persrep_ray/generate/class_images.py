@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from persrep_ray.config import RunConfig
-from persrep_ray.data.images import encode_png_rgb, read_rgb
+from persrep_ray.data.images import encode_png, read_rgb
 from persrep_ray.generate.diffusion.examples import to_tensor
 from persrep_ray.generate.diffusion.model import DiffusionModel
 from persrep_ray.generate.diffusion.sampling import Sampler, Shot
@@ -52,7 +52,7 @@ class ClassImages:
             while missing := [index for index in order if not files[index].exists()][:_AT_A_TIME]:
                 pictures = self._sampler.draw([self._shot(prompt, index) for index in missing])
                 for index, picture in zip(missing, pictures, strict=True):
-                    self._folder.write_file(files[index], encode_png_rgb(picture))
+                    self._folder.write_file(files[index], encode_png(picture))
 
     def _shot(self, prompt: str, index: int) -> Shot:
         seed = seed_of(self._config.seed, "class image", prompt, index)

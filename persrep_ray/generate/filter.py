@@ -103,9 +103,9 @@ class LikenessFilter:
 
 def cut_out(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> MaskedImage:
     """The part of `image` (H, W, 3) that `mask` (H, W) spans, at most as large as a crop: cheap to keep."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    size = capped_size((len(mask[box]), len(mask[box][0])), _CROP)[::-1]
+    box = _span(mask)
+    height, width = mask[box].shape
+    size = capped_size((height, width), _CROP)[::-1]
     small = cv2.resize(mask[box].astype(np.float32), size, interpolation=cv2.INTER_AREA)
     part = cv2.resize(image[box], size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     return part, np.asarray(small >= min(0.5, float(small.max())), np.bool_)
@@ -113,14 +113,11 @@ def cut_out(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> MaskedImage:
 
 def masked_crop(image: NDArray[np.uint8], mask: NDArray[np.bool_], side: int = _CROP) -> NDArray[np.uint8]:
     """(side, side, 3) uint8: what `mask` covers of `image`, on grey, in the middle of a square that it fills."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, left = int(rows[0]), int(columns[0])
-    height, width = int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left
-    longer = max(height, width)
-    scale = side * (1 - 2 * _MARGIN) / longer
+    box = _span(mask)
+    height, width = mask[box].shape
+    scale = side * (1 - 2 * _MARGIN) / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    box = slice(top, top + height), slice(left, left + width)
     covered = mask[box].astype(np.float32)[..., None]
     alone = image[box] * covered + np.array(_GREY, np.float32) * (1 - covered)
     scaled = cv2.resize(alone, size, interpolation=method)
@@ -128,6 +125,12 @@ def masked_crop(image: NDArray[np.uint8], mask: NDArray[np.bool_], side: int = _
     y, x = (side - size[1]) // 2, (side - size[0]) // 2
     crop[y : y + size[1], x : x + size[0]] = scaled.round().astype(np.uint8)
     return crop
+
+
+def _span(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Rows and columns that the mask, which is not empty, reaches over."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _embedder(config: RunConfig, device: torch.device | str) -> Embed:

@@ -49,7 +49,7 @@ class FilterReport:
         return total
 
     def summary(self) -> dict[str, Any]:
-        """For `summary.json`: counts, the share that was rejected, and the same per prompt, worst first."""
+        """For `filtered/<object>.json`: counts, the share that was rejected, and the same per prompt, worst first."""
 
         def share(rejected: int, candidates: int) -> float:
             return round(rejected / max(1, candidates), 4)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
+from persrep_ray.backbones.backbone import folder_or_snapshot
 from persrep_ray.backbones.families import IMAGENET
 from persrep_ray.backbones.preprocessing import Normalization, read_normalization
 from persrep_ray.config import SamConfig
-
-_FILES = ["*config.json", "*.safetensors", "*.safetensors.index.json"]
 
 
 class SamError(ValueError):
@@ -28,7 +25,10 @@ def load_sam(config: SamConfig) -> tuple[Any, Normalization]:
     Raises:
         SamError: no such checkpoint, not a SAM, a damaged file, or tensors missing from it.
     """
-    folder = _folder(config)
+    try:
+        folder = folder_or_snapshot(config.name, config.revision)
+    except FileNotFoundError as error:
+        raise SamError(f"SAM {config.name}: {error}") from error
     try:
         declared, _ = transformers.PretrainedConfig.get_config_dict(folder)
         kind = dict(declared).get("model_type")
@@ -46,18 +46,6 @@ def load_sam(config: SamConfig) -> tuple[Any, Normalization]:
     if info["missing_keys"]:
         raise SamError(f"SAM {config.name}: tensors missing: {', '.join(sorted(info['missing_keys'])[:5])}")
     return model.eval().requires_grad_(False), normalization
-
-
-def _folder(config: SamConfig) -> Path:
-    folder = Path(config.name)
-    if folder.is_dir():
-        return folder
-    try:
-        return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=_FILES))
-    except Exception as error:  # those of its HTTP client have no base in common with the hub's own
-        raise SamError(
-            f"SAM {config.name}: neither a local folder nor to be had from the hub: {_first_line(error)}"
-        ) from error
 
 
 def _first_line(error: Exception) -> str:

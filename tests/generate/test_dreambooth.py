@@ -17,7 +17,7 @@ from tiny import COLOURS, shape
 
 from persrep_ray.config import BackboneConfig
 from persrep_ray.config_generate import SamplingConfig
-from persrep_ray.data.images import encode_png_rgb
+from persrep_ray.data.images import encode_png
 from persrep_ray.generate.diffusion.loading import DiffusionError
 from persrep_ray.generate.diffusion.model import DiffusionModel
 from persrep_ray.generate.diffusion.sampling import Sampler, Shot
@@ -221,7 +221,7 @@ def test_a_lone_object_is_compared_with_its_class_images(run: Callable[..., Run]
     drawn_before = [np.full((SIDE, SIDE, 3), value, np.uint8) for value in (10, 200)]
     for index, image in enumerate(drawn_before):
         file = world.folder.class_images("a photo of a mug") / f"{index:05d}.png"
-        world.folder.write_file(file, encode_png_rgb(image))
+        world.folder.write_file(file, encode_png(image))
     dreams = world.dreams()
     dreams.generate(request(count=1))
     ((_, others),) = dreams._filter.objects  # type: ignore[attr-defined]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from persrep_ray.backbones.backbone import computes_bfloat16
+from persrep_ray.backbones.lora import comparable, start_down
 from persrep_ray.config_generate import DreamBoothConfig
 from persrep_ray.generate.diffusion.families import Conditions, Noised
 from persrep_ray.generate.diffusion.loading import DiffusionError, load_pipeline, one_line
@@ -127,8 +127,7 @@ class DiffusionModel:
         for name in sorted(self._slot):
             tensor = self._slot[name]
             if _is_down(name):
-                bound = math.sqrt(1 / tensor[0].numel())  # kaiming_uniform_ with a = sqrt(5), as peft does
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) * (2 * bound) - bound)
+                start_down(tensor, generator)
             else:
                 tensor.zero_()
 
@@ -212,7 +211,7 @@ class DiffusionModel:
         for name, component in self.components.items():
             mine = component.peft_config[_SLOT].to_dict()
             for key in ("r", "lora_alpha", "target_modules"):
-                wanted, found = (_comparable(value) for value in (mine[key], declared.get(f"{name}.{key}")))
+                wanted, found = (comparable(value) for value in (mine[key], declared.get(f"{name}.{key}")))
                 if wanted != found:
                     raise DiffusionError(f"{file}: the LoRA of {name} has {key} {found}, {wanted} is needed")
 
@@ -266,8 +265,3 @@ class DiffusionModel:
 def _is_down(name: str) -> bool:
     """Whether a LoRA tensor is A, in either of the names that diffusers uses."""
     return "lora_A" in name or "lora.down" in name or "lora_linear_layer.down" in name
-
-
-def _comparable(value: Any) -> Any:
-    """Targets are a set in memory and a list in the file."""
-    return sorted(value) if isinstance(value, set | list | tuple) else value
