@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tiny_diffusion import tokenizer
+from helpers.tiny_diffusion import tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
 
 

@@ -51,7 +51,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         options.scratch = Path(scratch)
         if options.base is None:
-            from tiny_diffusion import save_tiny_sd
+            from helpers.tiny_diffusion import save_tiny_sd
 
             options.base = save_tiny_sd(options.scratch / "tiny_sd")
         for name in options.only:
@@ -69,8 +69,8 @@ def swap(options: argparse.Namespace) -> dict[str, Any]:
     """Median seconds of a swap between two objects' LoRAs, and of the two ways that diffusers has."""
     from diffusers import AutoPipelineForText2Image
 
-    from persrep_ray.config_generate import DreamBoothConfig
-    from persrep_ray.generate.diffusion.model import DiffusionModel
+    from persrep_ray.config import DreamBoothConfig
+    from persrep_ray.generate.dreambooth.diffusion.model import DiffusionModel
 
     model = DiffusionModel(DreamBoothConfig(base=str(options.base), precision="float32"))
     folders = []
@@ -113,14 +113,14 @@ def queue(options: argparse.Namespace) -> dict[str, Any]:
     import psutil
     import ray
 
-    from persrep_ray.cluster import connected
     from persrep_ray.config import load_config
     from persrep_ray.data.objects import load_manifest
+    from persrep_ray.data.run_folder import RunFolder
+    from persrep_ray.distributed.connect import connected
+    from persrep_ray.distributed.resources import plan
+    from persrep_ray.generate.dreambooth.prompts.book import build_prompts
     from persrep_ray.generate.pipeline import Generation
-    from persrep_ray.generate.prompts.book import build_book
     from persrep_ray.masks.pipeline import MaskWorker
-    from persrep_ray.resources import plan
-    from persrep_ray.run_folder import RunFolder
 
     sources = sorted((MINI_PODS / "train").iterdir())
     objects = options.scratch / "objects"
@@ -137,7 +137,7 @@ def queue(options: argparse.Namespace) -> dict[str, Any]:
                 "generate.sampling.actors=2",
             ),
             *("generate.dreambooth.category=thing", "generate.dreambooth.steps=2", "backbone.name=embedded"),
-            *("backbone.image_size=224", "generate.heldout=0", "generate.negative_objects=2"),
+            *("backbone.image_size=224", "generate.calibration_images=0", "generate.negative_objects=2"),
         ],
     )
     manifest, folder = load_manifest(objects, config.data), RunFolder(options.scratch / "run")
@@ -165,7 +165,7 @@ def queue(options: argparse.Namespace) -> dict[str, Any]:
             [ray.put(value) for value in (config, manifest, folder)],
             backgrounds=ray.put([]),
             negatives=ray.put([]),
-            book=ray.put(build_book(config.generate)),
+            book=ray.put(build_prompts(config.generate)),
             plan=plan(config, cpus=2, gpus=0, objects=OBJECTS),
         )
         while done < OBJECTS:
@@ -191,7 +191,7 @@ def filter_rates(options: argparse.Namespace) -> dict[str, Any]:
     from persrep_ray.config import RunConfig
     from persrep_ray.data.images import read_rgb
     from persrep_ray.data.objects import load_manifest
-    from persrep_ray.generate.filter import LikenessFilter, MaskedImage, Verdict
+    from persrep_ray.generate.dreambooth.filter import LikenessFilter, MaskedImage, Verdict
 
     config = RunConfig()
     manifest = load_manifest(options.data, config.data)
@@ -219,14 +219,13 @@ def cost(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from full_size import save_sd15_shaped
 
-    from persrep_ray.config import load_config
-    from persrep_ray.config_generate import DreamBoothConfig, SamplingConfig
+    from persrep_ray.config import DreamBoothConfig, SamplingConfig, load_config
     from persrep_ray.data.objects import load_manifest
-    from persrep_ray.generate.chunks import ChunkGenerator
-    from persrep_ray.generate.diffusion.model import DiffusionModel
-    from persrep_ray.generate.diffusion.sampling import Sampler, Shot
+    from persrep_ray.data.run_folder import RunFolder
+    from persrep_ray.generate.cut_paste.chunks import ChunkGenerator
+    from persrep_ray.generate.dreambooth.diffusion.model import DiffusionModel
+    from persrep_ray.generate.dreambooth.diffusion.sampling import Sampler, Shot
     from persrep_ray.masks.pipeline import MaskWorker
-    from persrep_ray.run_folder import RunFolder
 
     config = load_config()
     manifest, folder = load_manifest(MINI_PODS, config.data), RunFolder(options.scratch / "cost")

@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from persrep_ray.evaluate.summary import format_table
+from persrep_ray.report.table import format_table
 
 DATA_SETS = ("dreambooth30", "masked5")
 

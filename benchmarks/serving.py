@@ -127,7 +127,7 @@ def identify(options: argparse.Namespace) -> dict[str, Any]:
 def top1(options: argparse.Namespace) -> dict[str, Any]:
     from serving_parts import engine
 
-    from persrep_ray.registry.local import Registry
+    from persrep_ray.registry.registry import Registry
 
     if options.trained is None or options.data is None:
         return {"skipped": "needs --trained and --data"}

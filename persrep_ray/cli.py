@@ -12,7 +12,7 @@ from typing import Any
 
 import persrep_ray
 from persrep_ray.config import PRESETS, RunConfig, load_config
-from persrep_ray.registry.local import NotPublishedError, Registry
+from persrep_ray.registry.registry import NotPublishedError, Registry
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _personalize(options: argparse.Namespace) -> int:
-    from persrep_ray.personalize import Request, personalize  # torch and Ray take seconds to import
-    from persrep_ray.progress import StatusLine
+    from persrep_ray.runs.personalize import Request, personalize  # torch and Ray take seconds to import
+    from persrep_ray.runs.progress import StatusLine
 
     out = options.out or Path("runs") / options.objects.absolute().name
     registry = options.registry or out / "registry"
@@ -53,8 +53,8 @@ def _personalize(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from persrep_ray.evaluate.registered import evaluate_registry
-    from persrep_ray.progress import StatusLine
+    from persrep_ray.runs.evaluate import evaluate_registry
+    from persrep_ray.runs.progress import StatusLine
 
     result = evaluate_registry(
         options.objects,
@@ -73,7 +73,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _print_result(result: Mapping[str, Any]) -> int:
     """Prints the objects' metrics and what failed; returns the exit code."""
-    from persrep_ray.evaluate.summary import format_table
+    from persrep_ray.report.table import format_table
 
     done = {name: one["metrics"] for name, one in result["objects"].items() if one["metrics"] is not None}
     if result["mean"]["personalized"]:
@@ -113,13 +113,13 @@ def _rollback_object(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from persrep_ray.endpoint import haproxy
+    from persrep_ray.serving import haproxy
 
     if options.print_environment:
         print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in haproxy.environment().items()))
         return 0
-    from persrep_ray.endpoint.launch import serve_until_interrupted
-    from persrep_ray.serving.settings import load_serve_config
+    from persrep_ray.config import load_serve_config
+    from persrep_ray.serving.launch import serve_until_interrupted
 
     registry = None if options.registry is None else str(options.registry.absolute())
     config = load_serve_config(options.config, options.set, registry=registry)
@@ -135,7 +135,7 @@ def _backbone_path(options: argparse.Namespace) -> int:
 
 
 def _new_key(options: argparse.Namespace) -> int:
-    from persrep_ray.endpoint.auth import add_entry, new_key
+    from persrep_ray.serving.http.auth import add_entry, new_key
 
     key, entry = new_key(options.name, options.prefix or [""], options.delete)
     if options.file is None:

@@ -11,7 +11,7 @@ import transformers
 from safetensors.numpy import save
 
 from persrep_ray.cli import main
-from persrep_ray.registry.local import Registry
+from persrep_ray.registry.registry import Registry
 
 
 def publish(root: Path, object_id: str, *versions: str) -> None:
@@ -96,7 +96,7 @@ def test_evaluating_without_test_photos_says_so_and_names_what_failed(
     nothing: dict[str, dict[str, float]] = {"pretrained": {}, "personalized": {}}
     objects = {"mug": {"metrics": nothing, "error": None}, "cup": {"metrics": None, "error": "object cup: evaluate: x"}}
     monkeypatch.setattr(
-        "persrep_ray.evaluate.registered.evaluate_registry",
+        "persrep_ray.runs.evaluate.evaluate_registry",
         lambda *arguments, **options: {"objects": objects, "mean": nothing},
     )
     out = tmp_path / "out.json"

@@ -9,15 +9,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from persrep_ray.config import PRESETS, RunConfig
-from persrep_ray.serving.settings import ServeConfig
+from persrep_ray.config import PRESETS, RunConfig, ServeConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "CONFIG.md"
 HEAD = f"""# Settings
 
 `--config` takes a preset ({", ".join(f"`{name}`" for name in PRESETS)}) or a YAML file of sections, which may name the
 preset it starts from (`preset: paper`); `--set` takes `section.key=value`. Unknown keys and values out of range are
-errors. This page is made from `persrep_ray/config.py` and `persrep_ray/serving/settings.py` by `tools/config_docs.py`.
+errors. This page is made from `persrep_ray/config/run.py` and `persrep_ray/config/serve.py` by `tools/config_docs.py`.
 """
 SERVE_INTRODUCTION = """\
 What the YAML file of `persrep serve --config` and the `args` of `serve/config.yaml` hold; `--set` as above."""

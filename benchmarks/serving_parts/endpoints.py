@@ -7,10 +7,10 @@ import signal
 import sys
 import threading
 
-from persrep_ray.cluster import connected
-from persrep_ray.endpoint import haproxy
-from persrep_ray.serving.profile import read_profile
-from persrep_ray.serving.settings import load_serve_config
+from persrep_ray.config import load_serve_config
+from persrep_ray.distributed.connect import connected
+from persrep_ray.serving import haproxy
+from persrep_ray.serving.engine.profile import read_profile
 
 
 def main(registry: str, port: int, threads: int) -> None:
@@ -19,7 +19,7 @@ def main(registry: str, port: int, threads: int) -> None:
     os.environ.update(haproxy.environment())
     from ray import serve
 
-    from persrep_ray.endpoint.deployments import Encoder, application
+    from persrep_ray.serving.deployments import Encoder, application
     from serving_parts.peft_app import PeftEncoder
 
     ended = threading.Event()

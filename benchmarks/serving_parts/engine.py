@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from persrep_ray.config import DataConfig
+from persrep_ray.config import DataConfig, EncoderConfig, IdentifyConfig, ServeConfig
 from persrep_ray.data.images import read_rgb, standard_view
 from persrep_ray.data.objects import load_manifest
-from persrep_ray.registry.local import FILES, Registry
-from persrep_ray.serving.adapters import Adapter
-from persrep_ray.serving.answers import Target
-from persrep_ray.serving.encoder import MultiAdapterEncoder, Picture, Row
-from persrep_ray.serving.engine import LocalEngine
-from persrep_ray.serving.profile import read_profile
-from persrep_ray.serving.settings import EncoderConfig, IdentifyConfig, ServeConfig
+from persrep_ray.registry.registry import FILES, Registry
+from persrep_ray.serving.engine.adapters import Adapter
+from persrep_ray.serving.engine.answers import AdapterRef
+from persrep_ray.serving.engine.encoder import MultiAdapterEncoder, Picture, Row
+from persrep_ray.serving.engine.engine import LocalEngine
+from persrep_ray.serving.engine.profile import read_profile
 
 
 def make_engine(registry: Registry, *, threads: int, shortlist: int = 16) -> LocalEngine:
@@ -34,11 +33,11 @@ def make_engine(registry: Registry, *, threads: int, shortlist: int = 16) -> Loc
     return LocalEngine(config, read_profile(config))
 
 
-def targets_of(registry: Registry) -> list[Target]:
-    return [Target(object_id, str(registry.current(object_id))) for object_id in registry.objects()]
+def targets_of(registry: Registry) -> list[AdapterRef]:
+    return [AdapterRef(object_id, str(registry.current(object_id))) for object_id in registry.objects()]
 
 
-async def bank_overhead(engine: LocalEngine, target: Target) -> float:
+async def bank_overhead(engine: LocalEngine, target: AdapterRef) -> float:
     """Median milliseconds that the bank adds to a query whose adapter is in memory."""
     async with engine.bank.lease(target):
         pass

@@ -17,11 +17,11 @@ from peft import PeftModel
 from safetensors.numpy import load_file
 
 from persrep_ray.backbones.backbone import load_backbone
-from persrep_ray.evaluate.features import normalize
-from persrep_ray.registry.local import Registry
-from persrep_ray.serving.answers import Target, Verdict
-from persrep_ray.serving.profile import Profile
-from persrep_ray.serving.settings import ServeConfig
+from persrep_ray.config import ServeConfig
+from persrep_ray.registry.registry import Registry
+from persrep_ray.serving.engine.answers import AdapterRef, Verdict
+from persrep_ray.serving.engine.profile import Profile
+from persrep_ray.tasks.features import normalize
 
 
 class PeftEncoder:
@@ -50,7 +50,7 @@ class PeftEncoder:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._classify, *arguments)
 
     @torch.inference_mode()
-    def _classify(self, target: Target, standard: np.ndarray) -> Verdict:
+    def _classify(self, target: AdapterRef, standard: np.ndarray) -> Verdict:
         self._peft.set_adapter(target.object_id)
         pixels = self._backbone.pixels([standard], self._side)
         cls = self._backbone.suffix(self._backbone.prefix(pixels)).cls[0].numpy()

@@ -11,12 +11,12 @@ import numpy as np
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from persrep_ray.registry.local import FILES, Registry
+from persrep_ray.registry.registry import FILES, Registry
 
 SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "mini_pods"
 TRAINED = ("mug_0", "tin_0")
 _SPREAD = 0.1  # of a weight's own standard deviation
-_QUICK = ["train.steps=8", "train.heldout.folds=0", "generate.positives=16", "generate.negatives=16"]
+_QUICK = ["train.steps=8", "train.cross_validation.folds=0", "generate.positives=16", "generate.negatives=16"]
 
 
 def train_two(out: Path) -> Registry:

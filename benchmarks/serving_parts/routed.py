@@ -11,11 +11,11 @@ import sys
 import threading
 from pathlib import Path
 
-from persrep_ray.cluster import connected
-from persrep_ray.endpoint import deployments, haproxy
-from persrep_ray.serving.metrics import Metrics
-from persrep_ray.serving.profile import Profile, read_profile
-from persrep_ray.serving.settings import ServeConfig, load_serve_config
+from persrep_ray.config import ServeConfig, load_serve_config
+from persrep_ray.distributed.connect import connected
+from persrep_ray.serving import deployments, haproxy
+from persrep_ray.serving.engine.metrics import Metrics
+from persrep_ray.serving.engine.profile import Profile, read_profile
 
 ROUTERS = {
     "consistent_hashing": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",

@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import nn
 
-from persrep_ray.backbones.backbone import Backbone, BackboneError
+from persrep_ray.backbones.backbone import Backbone, BackboneError, load_backbone
 from persrep_ray.backbones.families import PROJECTIONS
-from persrep_ray.config import LoraSection
+from persrep_ray.config import LoraSection, RunConfig
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 State = dict[str, torch.Tensor]
@@ -148,6 +148,12 @@ class LoraBackbone:
         for module in self.peft.modules():
             if isinstance(module, LoraLayer):
                 module.train(mode)
+
+
+def load_lora(config: RunConfig, device: torch.device | str = "cpu") -> LoraBackbone:
+    """Loads the backbone that `config` names and puts a fresh LoRA on it. Raises `BackboneError`."""
+    backbone = load_backbone(config.backbone).to(device)
+    return LoraBackbone(backbone, config.train.lora, base_name=config.backbone.name)
 
 
 def start_down(matrix: torch.Tensor, generator: torch.Generator) -> None:

@@ -1,1 +1,1 @@
-"""The four tasks: classification, retrieval, detection, segmentation; plain functions on features, no model, no Ray."""
+"""The four tasks on many photos under many adapters."""

@@ -15,16 +15,16 @@ import torch
 
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
+from persrep_ray.data.distractors import choose_distractors
 from persrep_ray.data.images import read_rgb
 from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo, Problem
-from persrep_ray.data.others import choose_others
-from persrep_ray.evaluate.calibration import Calibration, calibrate
-from persrep_ray.evaluate.dense import DensePrediction, DenseReference, make_reference, outcome, predict, threshold
 from persrep_ray.evaluate.persam import PersamPhotos
 from persrep_ray.evaluate.photo_cache import PhotoCache
 from persrep_ray.evaluate.rows import choose_rows
 from persrep_ray.evaluate.scan import Scan, Seen, metrics
 from persrep_ray.report.contact_sheet import TestRow
+from persrep_ray.tasks.calibration import Calibration, calibrate
+from persrep_ray.tasks.dense import DensePrediction, DenseReference, make_reference, outcome, predict, threshold
 
 Side = Literal["pretrained", "personalized"]
 SIDES: tuple[Side, Side] = ("pretrained", "personalized")
@@ -111,7 +111,7 @@ class Evaluator:
     ) -> Evaluation:
         """The four tasks with the adapter `state`, on the object's test photos and those of other objects.
 
-        At most `most_photos` test photos of other objects (`choose_others`: same category first) are distractors, and
+        At most `most_photos` test photos of other objects (`choose_distractors`: same category first) are distractors, and
         at most as many of their train photos share the gallery. An object whose test photos have masks joins the dense
         tasks with these alone; one that has none joins with all of them, as a distractor.
 
@@ -126,7 +126,7 @@ class Evaluator:
             most, seed = self._config.evaluate.most_photos, self._config.seed
             others = [
                 self._objects[other]
-                for other in choose_others(object_id, self._categories, len(self._categories), seed)
+                for other in choose_distractors(object_id, self._categories, len(self._categories), seed)
             ]
             gallery_photos = [*own.train, *islice(chain.from_iterable(other.train for other in others), most)]
             gallery = self._scan(own, gallery_photos)

@@ -14,11 +14,11 @@ import numpy as np
 
 from persrep_ray.config import RunConfig
 from persrep_ray.data.images import read_rgb
+from persrep_ray.data.lru import ByteLru
 from persrep_ray.data.objects import Photo
-from persrep_ray.evaluate.byte_lru import ByteLru
-from persrep_ray.evaluate.dense import Find
 from persrep_ray.masks.grabcut import MaskError
 from persrep_ray.masks.sam import SamImage, SamSegmenter
+from persrep_ray.tasks.dense import Find
 
 
 class PersamPhotos:

@@ -18,8 +18,8 @@ from persrep_ray.backbones.backbone import Features
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
 from persrep_ray.data.images import ImageError, capped_size, read_mask, read_rgb, resize_square, standard_view
+from persrep_ray.data.lru import ByteLru
 from persrep_ray.data.objects import Photo, Problem
-from persrep_ray.evaluate.byte_lru import ByteLru
 
 View = Literal["standard", "dense"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from persrep_ray.data.objects import Photo
-from persrep_ray.evaluate import classification
 from persrep_ray.evaluate.scan import Scan
+from persrep_ray.tasks import classification
 
 OWN_ROWS = 6
 

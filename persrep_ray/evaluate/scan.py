@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from persrep_ray.data.objects import Photo
-from persrep_ray.evaluate import classification, retrieval
-from persrep_ray.evaluate.dense import DenseOutcome, coco_of_outcomes
-from persrep_ray.evaluate.summary import flatten
+from persrep_ray.tasks import classification, retrieval
+from persrep_ray.tasks.dense import DenseOutcome, coco_of_outcomes
+from persrep_ray.tasks.metrics import flatten
 
 
 @dataclass(frozen=True)

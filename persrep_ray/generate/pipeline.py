@@ -1,7 +1,7 @@
 """Generation on Ray: chunks stream through pools of actors, and an object is handed on with its last chunk.
 
     chunks of cut_paste   → ChunkWorker                        → shards
-    objects of dreambooth → TunerWorker → chunks → SamplerWorker → shards
+    objects of dreambooth → FineTuneWorker → chunks → SampleWorker → shards
 
 The actors of a pool share the chunks of one object, and one actor serves many objects.
 """
@@ -17,14 +17,14 @@ from dataclasses import asdict
 from typing import Any
 
 from persrep_ray.config import RunConfig
-from persrep_ray.generate.filter_report import FilterReport, sampled_shards, why_no_positive
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.distributed.outcome import Outcome, describe
+from persrep_ray.distributed.resources import Plan
+from persrep_ray.distributed.streaming import Item, Pool, stream
+from persrep_ray.generate.dreambooth.filter_report import FilterReport, sampled_shards, why_no_positive
 from persrep_ray.generate.shards import ShardError
-from persrep_ray.generate.types import GenerateRequest
-from persrep_ray.generate.workers import ChunkWorker, SamplerWorker, TunerWorker, drained
-from persrep_ray.outcome import Outcome, describe
-from persrep_ray.resources import Plan
-from persrep_ray.run_folder import RunFolder
-from persrep_ray.streaming import Item, Pool, stream
+from persrep_ray.generate.types import Chunk
+from persrep_ray.generate.workers import ChunkWorker, FineTuneWorker, SampleWorker, drained
 
 # Objects whose fully fine-tuned weights wait on the disk to be used up: gigabytes each.
 _MOST_AHEAD = 4
@@ -41,7 +41,7 @@ class Generation:
 
     def __init__(
         self,
-        requests: Sequence[GenerateRequest],
+        requests: Sequence[Chunk],
         config: RunConfig,
         folder: RunFolder,
         shared: Sequence[Any],
@@ -57,7 +57,7 @@ class Generation:
         self.requests = requests
         self._config, self._folder = config, folder
         self._missing = Counter(request.object_id for request in requests)
-        self._untuned = {request.object_id for request in requests if request.generator == "dreambooth"}
+        self._not_fine_tuned = {request.object_id for request in requests if request.generator == "dreambooth"}
         self._rows: queue.SimpleQueue[Item | Exception] = queue.SimpleQueue()
         generate = config.generate
         cut_paste = [asdict(request) for request in requests if request.generator == "cut_paste"]
@@ -66,25 +66,29 @@ class Generation:
         )
         arguments = [*shared, book]
         tuning = Pool(
-            TunerWorker, arguments, plan.tune_actors, cpus=generate.dreambooth.cpus_per_actor, gpus=plan.tune_gpus
+            FineTuneWorker,
+            arguments,
+            plan.fine_tune_actors,
+            cpus=generate.dreambooth.cpus_per_actor,
+            gpus=plan.fine_tune_gpus,
         )
         sampling = Pool(
-            SamplerWorker, arguments, plan.sample_actors, cpus=generate.sampling.cpus_per_actor, gpus=plan.sample_gpus
+            SampleWorker, arguments, plan.sample_actors, cpus=generate.sampling.cpus_per_actor, gpus=plan.sample_gpus
         )
-        for items, pools in ((cut_paste, (pasting,)), (list(self._objects_to_tune()), (tuning, sampling))):
+        for items, pools in ((cut_paste, (pasting,)), (list(self._objects_to_fine_tune()), (tuning, sampling))):
             # A daemon: iterating the stream blocks, and must not keep an interrupted run alive.
             threading.Thread(target=self._run, args=(items, pools), name="generation", daemon=True).start()
 
     @property
-    def to_tune(self) -> int:
+    def to_fine_tune(self) -> int:
         """How many objects the text-to-image model is fine-tuned to; `tuned` of them have been."""
-        return self.tuned + len(self._untuned)
+        return self.tuned + len(self._not_fine_tuned)
 
     def new_warnings(self) -> list[str]:
         """What the user should know, since the last call."""
         return drained(self._warnings)
 
-    def _objects_to_tune(self) -> Iterator[Mapping[str, Any]]:
+    def _objects_to_fine_tune(self) -> Iterator[Mapping[str, Any]]:
         """Objects in their order, each with its chunks; fully fine-tuned ones wait for an earlier one to be used up."""
         chunks: dict[str, list[str]] = {}
         for request in self.requests:
@@ -116,8 +120,8 @@ class Generation:
             object_id = row["object_id"]
             self.images += row["images"]
             self._warnings.extend(row["warnings"])
-            if row["generator"] == "dreambooth" and object_id in self._untuned:
-                self._untuned.remove(object_id)
+            if row["generator"] == "dreambooth" and object_id in self._not_fine_tuned:
+                self._not_fine_tuned.remove(object_id)
                 self.tuned += 1
             if object_id not in self._missing:  # it has failed elsewhere, and was fine-tuned nevertheless
                 self.drop_weights(object_id)

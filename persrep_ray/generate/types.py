@@ -27,7 +27,7 @@ def image_seed(seed: int, object_id: str, role: Role, index: int) -> int:
 
 
 @dataclass(frozen=True)
-class GenerateRequest:
+class Chunk:
     """Images `start … start + count - 1` of one object and one role, by one generator.
 
     Image `i` depends on (`seed`, `object_id`, `role`, `i`) alone, so a request may be cut into chunks anywhere.
@@ -75,4 +75,4 @@ class SyntheticImage:
 class Generator(Protocol):
     """Loads what it needs in `__init__`; `generate` is deterministic in the request."""
 
-    def generate(self, request: GenerateRequest) -> list[SyntheticImage]: ...
+    def generate(self, request: Chunk) -> list[SyntheticImage]: ...

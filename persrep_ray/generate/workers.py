@@ -13,16 +13,16 @@ import ray
 
 from persrep_ray.config import RunConfig
 from persrep_ray.data.objects import Manifest
-from persrep_ray.generate.chunks import ChunkGenerator
-from persrep_ray.generate.prompts.book import PromptBook
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.distributed.outcome import describe
+from persrep_ray.distributed.streaming import Item
+from persrep_ray.generate.cut_paste.chunks import ChunkGenerator
+from persrep_ray.generate.dreambooth.prompts.book import PromptSet
 from persrep_ray.generate.shards import write_shard
-from persrep_ray.generate.types import GenerateRequest, GeneratorName
-from persrep_ray.outcome import describe
-from persrep_ray.run_folder import RunFolder
-from persrep_ray.streaming import Item
+from persrep_ray.generate.types import Chunk, GeneratorName
 
 if TYPE_CHECKING:
-    from persrep_ray.generate.dreambooth import DreamBooth, ObjectTuner
+    from persrep_ray.generate.dreambooth.generator import DreamBooth, ObjectFineTuner
 
 _POLL_S = 1.0
 _LONGEST_WAIT_S = 3600.0  # for an earlier object to be used up; more than the disk's room is not worth
@@ -35,7 +35,7 @@ class ChunkWorker:
         self._generator = ChunkGenerator(*arguments)  # type: ignore[arg-type]
 
     def __call__(self, item: Item) -> Item:
-        request = GenerateRequest(**item)
+        request = Chunk(**item)
         error = ""
         try:
             self._generator.write(request)
@@ -47,21 +47,21 @@ class ChunkWorker:
 class _ModelWorker:
     """What workers with a text-to-image model have in common. The model is loaded with the first item."""
 
-    def __init__(self, config: RunConfig, manifest: Manifest, folder: RunFolder, book: PromptBook) -> None:
+    def __init__(self, config: RunConfig, manifest: Manifest, folder: RunFolder, book: PromptSet) -> None:
         self._arguments = config, manifest, folder, book
         self._folder = folder
         self._warnings: list[str] = []
         self._device_lost = False
 
 
-class TunerWorker(_ModelWorker):
+class FineTuneWorker(_ModelWorker):
     """Fine-tunes to one object per call and passes its chunks on; one that fails passes on its error alone."""
 
     @cached_property
-    def _tuner(self) -> ObjectTuner:
-        from persrep_ray.generate.dreambooth import ObjectTuner  # the driver has no use for diffusers
+    def _tuner(self) -> ObjectFineTuner:
+        from persrep_ray.generate.dreambooth.generator import ObjectFineTuner  # the driver has no use for diffusers
 
-        return ObjectTuner(*self._arguments, self._warnings.append, _device())
+        return ObjectFineTuner(*self._arguments, self._warnings.append, _device())
 
     def __call__(self, item: Item) -> list[Item]:
         _leave_if(self._device_lost)
@@ -80,12 +80,12 @@ class TunerWorker(_ModelWorker):
         return [{**first, "warnings": drained(self._warnings)}, *others]
 
 
-class SamplerWorker(_ModelWorker):
+class SampleWorker(_ModelWorker):
     """Draws one chunk per call into its shard; what failed before passes through."""
 
     @cached_property
     def _generator(self) -> DreamBooth:
-        from persrep_ray.generate.dreambooth import DreamBooth
+        from persrep_ray.generate.dreambooth.generator import DreamBooth
 
         return DreamBooth(*self._arguments, self._warnings.append, _device())
 
@@ -94,7 +94,7 @@ class SamplerWorker(_ModelWorker):
         chunk = item.pop("chunk")
         if item["error"]:
             return item
-        request = GenerateRequest(**json.loads(chunk))
+        request = Chunk(**json.loads(chunk))
         warnings, error = list(item["warnings"]), ""
         try:
             started = time.monotonic()

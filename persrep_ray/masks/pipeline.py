@@ -8,10 +8,10 @@ from typing import Any
 
 from persrep_ray.config import RunConfig
 from persrep_ray.data.objects import Manifest
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.distributed.outcome import Outcome, describe
+from persrep_ray.distributed.streaming import Item, Pool, stream
 from persrep_ray.masks.photos import PhotoMasker
-from persrep_ray.outcome import Outcome, describe
-from persrep_ray.run_folder import RunFolder
-from persrep_ray.streaming import Item, Pool, stream
 
 
 class MaskWorker:

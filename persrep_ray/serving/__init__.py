@@ -1,1 +1,1 @@
-"""The serving engine: adapters in memory, mixed batches, answers. Neither Ray nor HTTP in here."""
+"""Answering queries over HTTP: the engine, the HTTP interface, and the Ray Serve deployments that connect them."""

@@ -11,8 +11,8 @@ import torch
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
 
-from persrep_ray.backbones.load import load_lora
-from persrep_ray.outcome import Outcome, describe
+from persrep_ray.backbones.lora import load_lora
+from persrep_ray.distributed.outcome import Outcome, describe
 from persrep_ray.train.objects import ObjectTrainer
 from persrep_ray.train.trainer import TrainError
 

@@ -14,8 +14,8 @@ from typing import Any
 import ray
 
 from persrep_ray.config import RunConfig
-from persrep_ray.outcome import Outcome, describe
-from persrep_ray.run_folder import RunFolder
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.distributed.outcome import Outcome, describe
 from persrep_ray.train.queue import WorkQueue
 
 _WORKER_RESTARTS = 20  # of one cell by Ray Train; each also costs an object one of its attempts

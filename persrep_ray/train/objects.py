@@ -6,10 +6,10 @@ import time
 
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
+from persrep_ray.data.distractors import choose_distractors
 from persrep_ray.data.objects import Manifest
-from persrep_ray.data.others import choose_others
+from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.generate.shards import read_shards
-from persrep_ray.run_folder import RunFolder
 from persrep_ray.train.inputs import TrainInputs
 from persrep_ray.train.trainer import Progress, Trainer
 
@@ -45,13 +45,13 @@ class ObjectTrainer:
                 "seconds": time.monotonic() - started,
                 "strength": trained.strength,
                 "loss": trained.history,
-                "heldout": trained.heldout,
+                "cross_validation": trained.cross_validation,
             }
             self._folder.write_trained(object_id, self._lora.files(), report)
 
     def _inputs(self, object_id: str) -> TrainInputs:
         most, seed = self._config.generate.negative_objects, self._config.seed
-        others = choose_others(object_id, self._categories, most, seed)
+        others = choose_distractors(object_id, self._categories, most, seed)
         shards = {
             role: read_shards([self._folder.shard(chunk) for chunk in chunks], self._config.data)
             for role, chunks in self._folder.chunks_by_role(object_id, self._config).items()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from persrep_ray.outcome import Outcome
+from persrep_ray.distributed.outcome import Outcome
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 The recipe is that of "Personalized Representation from Personalized Generation" (arXiv 2412.16156): anchors are views
 of the object's real photos, positives its synthetic images, negatives other objects. Ours differs where it says so:
 the prefix is computed once per view, a step sees a random part of the patch tokens, positives are anchors too, and
-held-out photos decide how strongly the adapter acts (`heldout.py`).
+held-out photos decide how strongly the adapter acts (`cross_validation.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from persrep_ray.backbones.backbone import KeptPatches
 from persrep_ray.backbones.lora import LoraBackbone, State, scaled
 from persrep_ray.config import RunConfig
 from persrep_ray.train.batches import BatchSampler, Pool, make_pool
-from persrep_ray.train.heldout import Trial, choose_strength, normalized_cls, plan_trials, score_trial
+from persrep_ray.train.cross_validation import Trial, choose_strength, normalized_cls, plan_folds, score_fold
 from persrep_ray.train.inputs import TrainInputs
 from persrep_ray.train.losses import make_loss
 from persrep_ray.train.views import ViewStore
@@ -42,7 +42,7 @@ class TrainedAdapter:
     state: State
     strength: float
     history: list[float]
-    heldout: dict[str, Any]
+    cross_validation: dict[str, Any]
 
 
 class _Embedder(nn.Module):
@@ -94,7 +94,7 @@ class Trainer:
             raise TrainError(f"object {inputs.object_id}: train: no photos, no positives or no negatives")
         self._lora.reset(self._seed)  # a fresh adapter is the identity: what follows sees the pretrained features
         pool = make_pool(self._store, inputs, self._pretrained)
-        trials = plan_trials(pool, self._config.heldout)
+        trials = plan_folds(pool, self._config.cross_validation)
         per_step = self._config.batch.anchors + self._config.batch.positives + self._config.batch.negatives
         total = per_step * self._config.steps * (len(trials) + 1)
         done = 0
@@ -108,7 +108,7 @@ class Trainer:
         for fold, heldout in enumerate(trials):
             self._fit(pool.without(heldout), inputs.object_id, seed=self._seed + 1 + fold, step_done=step_done)
             scores.append(self._strengths(pool, heldout))
-        strength, report = choose_strength(scores, self._config.heldout)
+        strength, report = choose_strength(scores, self._config.cross_validation)
         history = self._fit(pool, inputs.object_id, seed=self._seed, step_done=step_done)
         return TrainedAdapter(scaled(self._lora.state(), strength), strength, history, report)
 
@@ -164,9 +164,9 @@ class Trainer:
         """How the trial adapter that is in the slot does on the held-out photos, at each candidate strength."""
         state = self._lora.state()
         trials = []
-        for strength in self._config.heldout.strengths:
+        for strength in self._config.cross_validation.strengths:
             self._lora.load(scaled(state, strength))
-            trials.append(score_trial(self._lora.backbone, pool, heldout))
+            trials.append(score_fold(self._lora.backbone, pool, heldout))
         return trials
 
 

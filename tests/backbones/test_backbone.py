@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from helpers.vits import BLOCKS, DIM, KINDS, PATCH, SIDE, SMALL, make, random_pixels, save, tower
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from torch import nn
-from vits import BLOCKS, DIM, KINDS, PATCH, SIDE, SMALL, make, random_pixels, save, tower
 
 import persrep_ray.backbones.backbone as backbone_module
 from persrep_ray.backbones.backbone import Backbone, BackboneError, KeptPatches, load_backbone, local_checkpoint

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.vits import KINDS, load_plain, make, random_pixels, save
 from peft import PeftModel
 from torch import nn
-from vits import KINDS, load_plain, make, random_pixels, save
 
 from persrep_ray.backbones.backbone import Backbone, BackboneError, load_backbone
 from persrep_ray.backbones.lora import ADAPTER_FILES, AdapterError, LoraBackbone, State, scaled

@@ -12,16 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import uvicorn
-from endpoint.fakes import FakeCatalog
 from PIL import Image
+from serving.http.fakes import FakeCatalog
 
-from persrep_ray.config import DataConfig
+from persrep_ray.config import DataConfig, ServeConfig
 from persrep_ray.data.images import read_mask
-from persrep_ray.endpoint.api import make_app
-from persrep_ray.endpoint.auth import KeyEntry, Keys
-from persrep_ray.serving.answers import Candidate, Comparison, Identified, Located, Target, Verdict
-from persrep_ray.serving.errors import NoMasksError
-from persrep_ray.serving.settings import ServeConfig
+from persrep_ray.serving.engine.answers import AdapterRef, Candidate, Comparison, Identification, Localization, Verdict
+from persrep_ray.serving.engine.errors import NoMasksError
+from persrep_ray.serving.http.api import make_app
+from persrep_ray.serving.http.auth import KeyEntry, Keys
 
 SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "mini_pods"
 PHOTO = SAMPLE / "test" / "mug_0" / "06.jpg"
@@ -62,30 +61,32 @@ class PhotoEngine:
     async def view_sides(self) -> tuple[int, int]:
         return 224, 336
 
-    async def embed(self, target: Target, standard: np.ndarray) -> np.ndarray:
+    async def embed(self, target: AdapterRef, standard: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
-    async def compare(self, target: Target, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
+    async def compare(self, target: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
         raise NotImplementedError
 
-    async def classify(self, target: Target, standard: np.ndarray) -> Verdict:
+    async def classify(self, target: AdapterRef, standard: np.ndarray) -> Verdict:
         await self._ask(target.object_id)
         return VERDICTS.get(target.object_id, NO)
 
-    async def locate(self, target: Target, dense: np.ndarray, size: tuple[int, int]) -> Located:
+    async def locate(self, target: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
         await self._ask(target.object_id)
         self.sizes.append(size)
         if target.object_id == MASKLESS:
             raise NoMasksError(f"object {target.object_id} was published without masks")
         if target.object_id not in VERDICTS:
-            return Located(None, None, -1.0, np.zeros((24, 24), np.float32))
+            return Localization(None, None, -1.0, np.zeros((24, 24), np.float32))
         mask = mask_of(size)
-        return Located(box_of(mask), mask, 0.74, similarity_map())
+        return Localization(box_of(mask), mask, 0.74, similarity_map())
 
-    async def identify(self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool) -> Identified:
+    async def identify(
+        self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool
+    ) -> Identification:
         await self._ask("identify")
-        found = [Candidate(Target(name, "v1"), verdict) for name, verdict in VERDICTS.items()] if self.found else []
-        return Identified(tuple(found), searched=len(THINGS) + len(PARTS), tried=16)
+        found = [Candidate(AdapterRef(name, "v1"), verdict) for name, verdict in VERDICTS.items()] if self.found else []
+        return Identification(tuple(found), searched=len(THINGS) + len(PARTS), tried=16)
 
     async def _ask(self, about: str) -> None:
         self.asked.append(about)

@@ -21,8 +21,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from persrep_ray.endpoint.auth import KeyEntry
-from persrep_ray.serving.errors import AdapterUnusableError, OverloadedError
+from persrep_ray.serving.engine.errors import AdapterUnusableError, OverloadedError
+from persrep_ray.serving.http.auth import KeyEntry
 
 PATIENCE_S = 20
 DESKTOP, PHONE = (1280, 900), (360, 740)

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from discs import TEST, TRAIN, save
-from tiny import COLOURS, shape
+from helpers.discs import TEST, TRAIN, save
+from helpers.tiny import COLOURS, shape
 
 
 @pytest.fixture

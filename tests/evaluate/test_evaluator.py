@@ -6,15 +6,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from discs import TEST, TRAIN, Naive, adapter, config, evaluator, lora_slot, manifest_of, same, same_calibration, save
-from tiny import COLOURS, shape, tiny_backbone
+from helpers.discs import (
+    TEST,
+    TRAIN,
+    Naive,
+    adapter,
+    config,
+    evaluator,
+    lora_slot,
+    manifest_of,
+    same,
+    same_calibration,
+    save,
+)
+from helpers.tiny import COLOURS, shape, tiny_backbone
 
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
-from persrep_ray.evaluate import classification
 from persrep_ray.evaluate.evaluator import EvaluateError, Evaluator
-from persrep_ray.evaluate.summary import METRICS
 from persrep_ray.report.contact_sheet import contact_sheet
+from persrep_ray.tasks import classification
+from persrep_ray.tasks.metrics import METRICS
 
 
 @pytest.mark.parametrize("most", [2000, 2])

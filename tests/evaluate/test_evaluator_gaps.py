@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from discs import TEST, adapter, evaluator, lora_slot, same, save
-from tiny import COLOURS, shape
+from helpers.discs import TEST, adapter, evaluator, lora_slot, same, save
+from helpers.tiny import COLOURS, shape
 
 from persrep_ray.backbones.lora import State
 from persrep_ray.evaluate.evaluator import EvaluateError, Evaluator
-from persrep_ray.evaluate.summary import METRICS
+from persrep_ray.tasks.metrics import METRICS
 
 
 class TestAbsentTasks:

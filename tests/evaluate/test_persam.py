@@ -6,21 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from discs import TEST, Naive, adapter, config, lora_slot, manifest_of, same, save
-from tiny import COLOURS, shape
-from tiny_sam import save_tiny_sam
+from helpers.discs import TEST, Naive, adapter, config, lora_slot, manifest_of, same, save
+from helpers.tiny import COLOURS, shape
+from helpers.tiny_sam import save_tiny_sam
 
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import MaskConfig, RunConfig, SamConfig
 from persrep_ray.data.images import read_mask, read_rgb
 from persrep_ray.data.objects import Photo
-from persrep_ray.evaluate.dense import DensePrediction, DenseReference, make_reference, predict
 from persrep_ray.evaluate.evaluator import Evaluator
 from persrep_ray.evaluate.persam import PersamPhotos
-from persrep_ray.evaluate.summary import METRICS
 from persrep_ray.masks.grabcut import MaskError
 from persrep_ray.masks.sam import SamImage, SamSegmenter
 from persrep_ray.masks.sam_checkpoint import SamError
+from persrep_ray.tasks.dense import DensePrediction, DenseReference, make_reference, predict
+from persrep_ray.tasks.metrics import METRICS
 
 STEPS = 30
 

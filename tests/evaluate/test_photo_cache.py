@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from discs import TEST, TRAIN, adapter, evaluator, lora_slot, same
-from tiny import COLOURS
+from helpers.discs import TEST, TRAIN, adapter, evaluator, lora_slot, same
+from helpers.tiny import COLOURS
 
 
 class TestCache:

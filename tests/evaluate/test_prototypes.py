@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from discs import TRAIN, Naive, adapter, evaluator, lora_slot
+from helpers.discs import TRAIN, Naive, adapter, evaluator, lora_slot
 
 from persrep_ray.backbones.backbone import Backbone
-from persrep_ray.evaluate.dense import make_reference
+from persrep_ray.tasks.dense import make_reference
 
 
 class TestPrototypes:

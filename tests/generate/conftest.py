@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_diffusion import SAVERS, save_tiny_sd
+from helpers.tiny_diffusion import SAVERS, save_tiny_sd
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from persrep_ray.config import RunConfig, load_config
-from persrep_ray.generate.filter_report import FilterReport
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.distributed.resources import plan
+from persrep_ray.generate.dreambooth.filter_report import FilterReport
 from persrep_ray.generate.pipeline import Generation
 from persrep_ray.generate.shards import write_shard
 from persrep_ray.generate.types import GeneratorName, SyntheticImage
-from persrep_ray.resources import plan
-from persrep_ray.run_folder import RunFolder
 
 
 class Rows:
@@ -22,7 +22,7 @@ class Rows:
 
     def __init__(self, root: Path, object_ids: list[str], *overrides: str) -> None:
         self.config: RunConfig = load_config(
-            "debug", ["generate.positives=2", "generate.negatives=1", "generate.heldout=0", *overrides]
+            "debug", ["generate.positives=2", "generate.negatives=1", "generate.calibration_images=0", *overrides]
         )
         self.folder = RunFolder(root)
         self.chunks = {one: self.folder.chunks(one, self.config) for one in object_ids}

@@ -10,27 +10,27 @@ import pytest
 
 from persrep_ray.config import load_config
 from persrep_ray.data.objects import Manifest
-from persrep_ray.generate.prompts.book import build_book
-from persrep_ray.generate.types import GenerateRequest
-from persrep_ray.generate.workers import SamplerWorker, TunerWorker
-from persrep_ray.run_folder import RunFolder
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.generate.dreambooth.prompts.book import build_prompts
+from persrep_ray.generate.types import Chunk
+from persrep_ray.generate.workers import FineTuneWorker, SampleWorker
 
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> tuple[object, ...]:
     """Of either worker, with a model that is not there."""
     config = load_config("debug", ["generate.generator=dreambooth", f"generate.dreambooth.base={tmp_path / 'nothing'}"])
-    return config, Manifest(tmp_path, {}, ()), RunFolder(tmp_path), build_book(config.generate)
+    return config, Manifest(tmp_path, {}, ()), RunFolder(tmp_path), build_prompts(config.generate)
 
 
 def chunk(object_id: str = "mug") -> str:
-    return json.dumps(asdict(GenerateRequest(object_id, "positive", 0, 4, 0, "dreambooth")))
+    return json.dumps(asdict(Chunk(object_id, "positive", 0, 4, 0, "dreambooth")))
 
 
 def test_a_model_that_cannot_be_loaded_fails_each_object_with_its_name(
     arguments: tuple[object, ...], tmp_path: Path
 ) -> None:
-    tune, sample = TunerWorker(*arguments), SamplerWorker(*arguments)  # type: ignore[arg-type]
+    tune, sample = FineTuneWorker(*arguments), SampleWorker(*arguments)  # type: ignore[arg-type]
     for object_id in ("mug", "cup"):
         (row,) = tune({"object_id": object_id, "chunks": [chunk(object_id)], "after": ""})
         assert (row["object_id"], row["chunk"]) == (object_id, "")
@@ -44,7 +44,7 @@ def test_a_model_that_cannot_be_loaded_fails_each_object_with_its_name(
 
 
 def test_an_object_that_was_not_fine_tuned_passes_through(arguments: tuple[object, ...]) -> None:
-    sample = SamplerWorker(*arguments)  # type: ignore[arg-type]
+    sample = SampleWorker(*arguments)  # type: ignore[arg-type]
     failed = {"object_id": "mug", "generator": "dreambooth", "images": 0, "error": "no photo", "warnings": ["hm"]}
     assert sample({**failed, "chunk": ""}) == failed
 
@@ -52,7 +52,7 @@ def test_an_object_that_was_not_fine_tuned_passes_through(arguments: tuple[objec
 def test_all_chunks_of_a_tuned_object_go_on_and_its_warnings_once(
     arguments: tuple[object, ...],
 ) -> None:
-    tune = TunerWorker(*arguments)  # type: ignore[arg-type]
+    tune = FineTuneWorker(*arguments)  # type: ignore[arg-type]
     tune.__dict__["_tuner"] = lambda object_id: tune._warnings.append(f"{object_id}: half the batch")
     for object_id in ("mug", "cup"):
         rows = tune({"object_id": object_id, "chunks": ["a", "b", "c"], "after": ""})
@@ -75,7 +75,7 @@ def test_a_process_that_has_lost_its_gpu_fails_one_chunk_and_leaves_before_the_n
 
     monkeypatch.setattr("os._exit", leave)
     for text, is_lost in (("CUDA error: an illegal memory access", True), ("CUDA error: out of memory", False)):
-        tune = TunerWorker(*arguments)  # type: ignore[arg-type]
+        tune = FineTuneWorker(*arguments)  # type: ignore[arg-type]
 
         def fail(object_id: str, text: str = text) -> None:
             raise RuntimeError(text)
@@ -95,7 +95,7 @@ def test_a_process_that_has_lost_its_gpu_fails_one_chunk_and_leaves_before_the_n
 def test_a_tuner_waits_while_an_earlier_objects_weights_are_in_use(
     arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tune = TunerWorker(*arguments)  # type: ignore[arg-type]
+    tune = FineTuneWorker(*arguments)  # type: ignore[arg-type]
     folder, tuned, slept = tune._folder, list[str](), list[float]()
     with folder.whole_folder(folder.generator("cup")) as scratch:
         (scratch / "weights").write_bytes(b"")

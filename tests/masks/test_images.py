@@ -7,8 +7,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tiny import COLOURS, shape
-from tiny_sam import save_tiny_sam
+from helpers.tiny import COLOURS, shape
+from helpers.tiny_sam import save_tiny_sam
 
 from persrep_ray.config import MaskConfig, RunConfig, SamConfig
 from persrep_ray.masks.grabcut import MaskError, mask_from_saliency

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.tiny import COLOURS, shape
+from helpers.tiny_sam import save_tiny_sam
 from PIL import Image
-from tiny import COLOURS, shape
-from tiny_sam import save_tiny_sam
 
 from persrep_ray.config import MaskConfig, RunConfig, SamConfig
 from persrep_ray.data.objects import Photo

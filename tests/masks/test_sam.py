@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_sam import SIDE, save_tiny_sam, tiny_sam
+from helpers.tiny_sam import SIDE, save_tiny_sam, tiny_sam
 
 from persrep_ray.config import SamConfig
 from persrep_ray.masks import sam

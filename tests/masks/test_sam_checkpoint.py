@@ -6,8 +6,8 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from helpers.tiny_sam import save_tiny_sam
 from safetensors.torch import load_file, save_file
-from tiny_sam import save_tiny_sam
 
 from persrep_ray.config import SamConfig
 from persrep_ray.masks.sam_checkpoint import SamError, load_sam

@@ -14,7 +14,17 @@ from typing import Any
 
 import aiohttp
 import pytest
-from served import DiscPublisher, Endpoint, Query, ask, disc_png, noise_png, running_endpoint, under_load, wait_until
+from helpers.served import (
+    DiscPublisher,
+    Endpoint,
+    Query,
+    ask,
+    disc_png,
+    noise_png,
+    running_endpoint,
+    under_load,
+    wait_until,
+)
 
 OBJECTS = 6
 LIVE_WITHIN_S = 5

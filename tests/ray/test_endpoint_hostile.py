@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import schemathesis
-from endpoint.hostile import Hostile, hostile_requests
+from helpers.served import DiscPublisher, Endpoint, disc_png, running_endpoint
 from hypothesis import HealthCheck, Phase, given, settings
-from served import DiscPublisher, Endpoint, disc_png, running_endpoint
+from serving.http.hostile import Hostile, hostile_requests
 
 HOSTILE = 1000
 MOST_GROWTH = 150 * 1024 * 1024  # bytes, over all processes: less than one of the bodies that are sent

@@ -16,22 +16,22 @@ from typing import Any
 
 import pytest
 import ray
+from helpers.tiny_diffusion import save_tiny_sd
 from safetensors.numpy import load_file
-from tiny_diffusion import save_tiny_sd
 
 import persrep_ray.generate.pipeline as generate_pipeline
 from persrep_ray.config import RunConfig, load_config
 from persrep_ray.data.objects import Manifest, load_manifest
-from persrep_ray.generate.pipeline import Generation, SamplerWorker, TunerWorker
-from persrep_ray.generate.prompts.book import build_book
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.distributed.outcome import Outcome
+from persrep_ray.distributed.resources import plan
+from persrep_ray.generate.dreambooth.prompts.book import build_prompts
+from persrep_ray.generate.pipeline import FineTuneWorker, Generation, SampleWorker
 from persrep_ray.generate.shards import read_shards
 from persrep_ray.masks.pipeline import MaskWorker
-from persrep_ray.outcome import Outcome
-from persrep_ray.personalize import Request, personalize
-from persrep_ray.progress import StatusLine
-from persrep_ray.registry.local import Registry
-from persrep_ray.resources import plan
-from persrep_ray.run_folder import RunFolder
+from persrep_ray.registry.registry import Registry
+from persrep_ray.runs.personalize import Request, personalize
+from persrep_ray.runs.progress import StatusLine
 
 MINI_PODS = Path(__file__).resolve().parents[2] / "examples" / "mini_pods"
 PATIENCE_S = 400
@@ -86,13 +86,13 @@ def notes(folder: RunFolder, kind: str) -> list[list[str]]:
     return [line for line in lines if line[0] == kind]
 
 
-class NotingTuner(TunerWorker):
+class NotingTuner(FineTuneWorker):
     def __call__(self, item: dict[str, Any]) -> Any:
         note(self._folder, "tune", item["object_id"])
         return super().__call__(item)
 
 
-class NotingSampler(SamplerWorker):
+class NotingSampler(SampleWorker):
     """Holds an object's first chunk until another actor has one of the same object, and dies in the middle of one."""
 
     def __call__(self, item: dict[str, Any]) -> Any:
@@ -127,7 +127,7 @@ def generate(config: RunConfig, manifest: Manifest, folder: RunFolder, object_id
         [ray.put(value) for value in (config, manifest, folder)],
         backgrounds=ray.put([]),
         negatives=ray.put([]),
-        book=ray.put(build_book(config.generate)),
+        book=ray.put(build_prompts(config.generate)),
         plan=plan(config, cpus=2, gpus=0, objects=len(object_ids)),
     )
     outcomes: list[Outcome] = []
@@ -151,8 +151,8 @@ def test_actors_share_an_object_and_a_killed_one_costs_its_chunk_alone(
         ],
     )
     manifest, folder = a_run(tmp_path, objects, config)
-    monkeypatch.setattr(generate_pipeline, "TunerWorker", NotingTuner)
-    monkeypatch.setattr(generate_pipeline, "SamplerWorker", NotingSampler)
+    monkeypatch.setattr(generate_pipeline, "FineTuneWorker", NotingTuner)
+    monkeypatch.setattr(generate_pipeline, "SampleWorker", NotingSampler)
     outcomes = generate(config, manifest, folder, ["mug_0", "mug_1", "nameless"])
     failed = {one.object_id: one.error for one in outcomes}
     assert failed["mug_0"] is failed["mug_1"] is None
@@ -193,7 +193,7 @@ def test_an_object_whose_images_are_all_rejected_fails_with_that_reason_and_leav
     assert json.loads(folder.tuned("tin_0").read_text())["prompt"] == "a photo of <new1> tin"
 
 
-class HeldSampler(SamplerWorker):
+class HeldSampler(SampleWorker):
     """Keeps back the last object's last chunk until the first object is trained: only a run that streams ends."""
 
     def __call__(self, item: dict[str, Any]) -> Any:
@@ -211,7 +211,7 @@ def test_the_main_job_with_combined_generators(
         "debug",
         [f"backbone.name={sample.backbone}", "generate.generator=combined", f"generate.dreambooth.base={base}"],
     )
-    monkeypatch.setattr(generate_pipeline, "SamplerWorker", HeldSampler)
+    monkeypatch.setattr(generate_pipeline, "SampleWorker", HeldSampler)
     output = io.StringIO()
     request = Request(objects=objects, registry=tmp_path / "registry", out=tmp_path / "out")
     summary = personalize(config, request, StatusLine(output))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from heads import RAY, ray_head
+from helpers.heads import RAY, ray_head
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 400

@@ -23,9 +23,9 @@ import persrep_ray.generate.pipeline as generate_pipeline
 from persrep_ray.cli import main
 from persrep_ray.config import RunConfig, load_config
 from persrep_ray.generate.pipeline import ChunkWorker
-from persrep_ray.personalize import Request, personalize
-from persrep_ray.progress import StatusLine
-from persrep_ray.registry.local import Registry
+from persrep_ray.registry.registry import Registry
+from persrep_ray.runs.personalize import Request, personalize
+from persrep_ray.runs.progress import StatusLine
 
 PATIENCE_S = 400
 GOOD = ["blue", "green", "red"]
@@ -116,7 +116,7 @@ def test_every_good_object_is_published(finished: FinishedRun) -> None:
         assert one["metrics"]["pretrained"].keys() == one["metrics"]["personalized"].keys()
         card = finished.registry.card(object_id)
         assert (card["object_id"], card["metrics"]) == (object_id, one["metrics"])
-        held_out = finished.config.generate.heldout
+        held_out = finished.config.generate.calibration_images
         assert card["calibration"]["positives"] == 3 + held_out
         assert card["calibration"]["others"] == 2 * 3 + held_out
         slope, intercept = card["calibration"]["slope"], card["calibration"]["intercept"]

@@ -13,19 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_diffusion import save_tiny_sd
 from safetensors.numpy import load_file
-from tiny_diffusion import save_tiny_sd
 
-from persrep_ray.backbones.load import load_lora
-from persrep_ray.backbones.lora import ADAPTER_FILES
+from persrep_ray.backbones.lora import ADAPTER_FILES, load_lora
 from persrep_ray.config import RunConfig
 from persrep_ray.data.objects import load_manifest
-from persrep_ray.generate.chunks import ChunkGenerator
-from persrep_ray.generate.dreambooth import DreamBooth, ObjectTuner
-from persrep_ray.generate.prompts.book import build_book
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.generate.cut_paste.chunks import ChunkGenerator
+from persrep_ray.generate.dreambooth.generator import DreamBooth, ObjectFineTuner
+from persrep_ray.generate.dreambooth.prompts.book import build_prompts
 from persrep_ray.generate.shards import read_shards, write_shard
-from persrep_ray.registry.local import Registry
-from persrep_ray.run_folder import RunFolder
+from persrep_ray.registry.registry import Registry
 from persrep_ray.train.objects import ObjectTrainer
 
 PATIENCE_S = 400
@@ -93,8 +92,8 @@ def compare_with_an_uninterrupted_object(sample: Any, out: Path, plain: Path) ->
     config = RunConfig.model_validate(json.loads((out / "run.json").read_text())["config"])
     manifest, folder = load_manifest(sample.objects, config.data), RunFolder(plain)
     shutil.copytree(out / "masks", plain / "masks")
-    book = build_book(config.generate)
-    ObjectTuner(config, manifest, folder, book, print)("green")
+    book = build_prompts(config.generate)
+    ObjectFineTuner(config, manifest, folder, book, print)("green")
     cut_paste, sampler = ChunkGenerator(config, manifest, folder), DreamBooth(config, manifest, folder, book, print)
     for chunk in folder.chunks("green", config):
         if chunk.generator == "cut_paste":

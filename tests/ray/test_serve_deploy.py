@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from heads import PATIENCE_S, RAY, ray_head
+from helpers.heads import PATIENCE_S, RAY, ray_head
+from helpers.served import ROOT, DiscPublisher, disc_png, free_port, proxy_ports, ready, wait_until
 from ray.serve.schema import ServeDeploySchema
-from served import ROOT, DiscPublisher, disc_png, free_port, proxy_ports, ready, wait_until
 
-from persrep_ray.endpoint import haproxy
-from persrep_ray.endpoint.auth import add_entry, new_key
-from persrep_ray.endpoint.deployments import build_app
+from persrep_ray.serving import haproxy
+from persrep_ray.serving.deployments import build_app
+from persrep_ray.serving.http.auth import add_entry, new_key
 
 METRICS = {
     *("ray_persrep_adapter_lookups", "ray_persrep_adapter_load_seconds", "ray_persrep_batch_rows"),

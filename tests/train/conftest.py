@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import COLOURS, shape, tiny_backbone
+from helpers.tiny import COLOURS, shape, tiny_backbone
 
 from persrep_ray.backbones.lora import LoraBackbone
-from persrep_ray.config import BatchConfig, HeldoutConfig, LoraSection, RunConfig, TrainConfig, ViewsConfig
+from persrep_ray.config import BatchConfig, CrossValidationConfig, LoraSection, RunConfig, TrainConfig, ViewsConfig
 from persrep_ray.data.images import encode_jpeg, encode_png_mask
 from persrep_ray.data.objects import Photo
 from persrep_ray.generate.types import Role, SyntheticImage
@@ -23,7 +23,7 @@ def config() -> RunConfig:
                 lora=LoraSection(r=4, alpha=8.0),
                 batch=BatchConfig(anchors=2, positives=4, negatives=4, token_share=0.5),
                 views=ViewsConfig(per_photo=2),
-                heldout=HeldoutConfig(folds=0),
+                cross_validation=CrossValidationConfig(folds=0),
                 learning_rate=5e-3,
                 steps=10,
             ),

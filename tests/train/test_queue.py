@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from persrep_ray.outcome import Outcome
+from persrep_ray.distributed.outcome import Outcome
 from persrep_ray.train.queue import WorkQueue
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
-from two_ranks import train_rank
-from vits import KINDS
+from helpers.two_ranks import train_rank
+from helpers.vits import KINDS
 
 from persrep_ray.backbones.backbone import Backbone
 from persrep_ray.backbones.lora import LoraBackbone
-from persrep_ray.config import HeldoutConfig, RunConfig, TrainConfig
+from persrep_ray.config import CrossValidationConfig, RunConfig, TrainConfig
 from persrep_ray.train.inputs import TrainInputs
 from persrep_ray.train.trainer import TrainedAdapter, Trainer, TrainError
 
@@ -93,7 +93,7 @@ def test_every_choice_of_objective_trains(
 
 def test_progress_counts_images_up_to_the_total(lora: LoraBackbone, config: RunConfig, make_inputs: Inputs) -> None:
     seen: list[tuple[int, int]] = []
-    heldout = with_train(config, heldout=HeldoutConfig(folds=2).model_dump())
+    heldout = with_train(config, cross_validation=CrossValidationConfig(folds=2).model_dump())
     Trainer(lora, heldout).train(make_inputs("red"), lambda done, total: seen.append((done, total)))
     assert seen[0] == (10, 300) and seen[-1] == (300, 300)  # (2 trials + 1) x 10 steps x 10 images
 

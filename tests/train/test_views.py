@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from tiny import shape, tiny_backbone
+from helpers.tiny import shape, tiny_backbone
 
 from persrep_ray.config import DataConfig, ViewsConfig
 from persrep_ray.train.inputs import TrainInputs

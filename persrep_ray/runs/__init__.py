@@ -1,0 +1,1 @@
+"""The drivers of a run, which read from top to bottom."""

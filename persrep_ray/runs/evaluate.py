@@ -1,0 +1,132 @@
+"""`persrep evaluate`: the four tasks with the adapters that a registry holds now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from persrep_ray.config import ConfigError, RunConfig, Section
+from persrep_ray.config.section import validated
+from persrep_ray.config.versions import versions
+from persrep_ray.data.objects import Manifest, load_manifest
+from persrep_ray.distributed.connect import connected
+from persrep_ray.distributed.pool import ObjectPool
+from persrep_ray.distributed.resources import evaluate_actors
+from persrep_ray.masks.photos import PhotoMasker
+from persrep_ray.registry.registry import Registry
+from persrep_ray.runs.inputs import select_objects
+from persrep_ray.runs.progress import StageProgress, StatusLine
+from persrep_ray.tasks.metrics import mean_sides
+
+
+def evaluate_registry(
+    objects: Path,
+    registry: Registry,
+    config: RunConfig | None,
+    status: StatusLine,
+    *,
+    only: Sequence[str] = (),
+    verbose: bool = False,
+) -> dict[str, Any]:
+    """Evaluates the live adapter of every object that is both in the folder `objects` and in the registry.
+
+    Without `config` each adapter is evaluated as its card says it was made; all must then agree on the backbone.
+
+    Returns:
+        `{"objects": {id: {"version", "error", "metrics"}}, "mean", "config", "versions"}`.
+
+    Raises:
+        ConfigError: no object is in both, or the cards disagree.
+    """
+    published = [one for one in registry.objects() if not only or one in only]
+    config = config or _config_of(registry, published)
+    manifest = load_manifest(objects, config.data)
+    status.warn([f"{problem.path}: {problem.cause}" for problem in manifest.problems])
+    chosen = [one for one in select_objects(manifest, only) if one in set(published)]
+    if not chosen:
+        raise ConfigError(f"no object of {objects} is published in {registry.root}")
+    stage = StageProgress("evaluate", total=len(chosen))
+    results: dict[str, Any] = {}
+    with connected(verbose=verbose):
+        pool = ObjectPool(
+            RegisteredEvaluator,
+            [ray.put(value) for value in (config, manifest, registry)],
+            actors=evaluate_actors(config, cpus=ray.cluster_resources().get("CPU", 0), objects=len(chosen)),
+            cpus=config.evaluate.cpus_per_actor,
+        )
+        for object_id in chosen:
+            pool.submit(object_id)
+        while len(results) < len(chosen):
+            for outcome in pool.poll(timeout=0.2):
+                error = outcome.error and f"object {outcome.object_id}: evaluate: {_bare(outcome.error)}"
+                results[outcome.object_id] = {"version": None, "metrics": None, **outcome.report, "error": error}
+                stage.count_object()
+            status.show([stage])
+    status.show([stage], final=True)
+    return {
+        "objects": {object_id: results[object_id] for object_id in chosen},
+        "mean": mean_sides(one["metrics"] for one in results.values() if one["metrics"]),
+        "config": config.to_dict(),
+        "versions": versions(),
+    }
+
+
+class RegisteredEvaluator:
+    """Evaluates one published object per call. Masks that the user gave none of are made anew."""
+
+    def __init__(self, config: RunConfig, manifest: Manifest, registry: Registry) -> None:
+        from persrep_ray.backbones.lora import (
+            ADAPTER_FILES,
+            load_lora,  # the driver needs neither torch nor transformers
+        )
+        from persrep_ray.evaluate.evaluator import Evaluator
+
+        self._config = config
+        self._manifest = manifest
+        self._registry = registry
+        self._masker = PhotoMasker(config)
+        self._adapter_files = ADAPTER_FILES
+        self._lora = load_lora(config)
+        self._evaluator = Evaluator(self._lora, manifest, self._masks, config)
+
+    def __call__(self, object_id: str) -> Mapping[str, Any]:
+        version = self._registry.current(object_id)
+        folder = self._registry.path(object_id, version)
+        state = self._lora.load_files({name: (folder / name).read_bytes() for name in self._adapter_files})
+        evaluation = self._evaluator.evaluate(object_id, state)
+        metrics = {"pretrained": evaluation.pretrained, "personalized": evaluation.personalized}
+        return {"version": version, "metrics": metrics}
+
+    def _masks(self, object_id: str) -> list[np.ndarray | None]:
+        return list(self._masker(self._manifest.objects[object_id].train).masks)
+
+
+def _config_of(registry: Registry, published: Sequence[str]) -> RunConfig:
+    """The configuration in the cards. One evaluation has one backbone, or its figures could not be compared."""
+    if not published:
+        raise ConfigError(f"{registry.root} holds no published object")
+    configs = (validated(RunConfig, registry.card(one)["config"], where=f"the card of {one}: ") for one in published)
+    first = next(configs)
+    wanted = _decisive(first)
+    for object_id, config in zip(published[1:], configs, strict=True):
+        for section, settings in _decisive(config).items():
+            if settings != wanted[section]:
+                raise ConfigError(
+                    f"objects {published[0]} and {object_id} were made with different {section} settings; "
+                    "choose objects with --only, or settings with --config"
+                )
+    return first
+
+
+def _decisive(config: RunConfig) -> dict[str, Section | None]:
+    """The settings without which figures cannot be compared."""
+    sam = config.masks.sam if config.evaluate.mode == "persam" else None
+    return {"backbone": config.backbone, "evaluate": config.evaluate, "masks.sam": sam}
+
+
+def _bare(error: str) -> str:
+    return error.split(": evaluate: ", 1)[-1]

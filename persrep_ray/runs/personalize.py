@@ -1,0 +1,262 @@
+"""One run: photos of objects in, published adapters out. Reads top to bottom; the stages do the work.
+
+    manifest → masks → generation → training → evaluation and publishing → summary
+
+Generation is cut-and-paste, or DreamBooth (fine-tuning, then sampling), or both at a time.
+
+Masks are a barrier (an object's negatives are cut out of other objects' photos). From then on everything streams: an
+object is trained the moment its last chunk has landed and evaluated the moment it is trained, while others are still
+being generated. What is in the run folder is never done again, so the same command resumes a killed run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from persrep_ray.config import RunConfig
+from persrep_ray.data.distractors import choose_distractors
+from persrep_ray.data.objects import Manifest, load_manifest
+from persrep_ray.data.run_folder import RunFolder, open_run, read_json
+from persrep_ray.distributed.connect import connected
+from persrep_ray.distributed.outcome import Outcome
+from persrep_ray.distributed.pool import ObjectPool, make_publisher
+from persrep_ray.distributed.resources import Plan, plan
+from persrep_ray.generate.dreambooth.prompts.book import PromptSet
+from persrep_ray.generate.dreambooth.prompts.of_run import prompts_of_run
+from persrep_ray.generate.pipeline import Generation
+from persrep_ray.generate.shards import is_whole
+from persrep_ray.masks.pipeline import make_masks
+from persrep_ray.registry.registry import Registry
+from persrep_ray.runs.inputs import check_generator, input_digests, photos_in, select_objects
+from persrep_ray.runs.progress import StageProgress, StatusLine
+from persrep_ray.runs.summary import summarize
+from persrep_ray.train.cells import Cells
+
+_TICK_S = 0.1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for, beside the configuration."""
+
+    objects: Path
+    registry: Path
+    out: Path
+    only: tuple[str, ...] = ()
+    backgrounds: Path | None = None
+    negatives: Path | None = None
+    verbose: bool = False
+
+
+def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict[str, Any]:
+    """Runs or resumes; returns what `summary.json` then holds. An object that fails is in there, and stops nothing.
+
+    Raises:
+        ConfigError: something the user has to mend before anything can be done.
+        ValueError: the data folder cannot be used.
+    """
+    manifest = load_manifest(request.objects, config.data)
+    selected = select_objects(manifest, request.only)
+    backgrounds = photos_in(request.backgrounds, "--backgrounds")
+    negatives = photos_in(request.negatives, "--negatives")
+    status.warn([f"{problem.path}: {problem.cause}" for problem in manifest.problems])
+    registry = Registry(request.registry.absolute())
+    check_generator(config)
+    inputs = input_digests(manifest, backgrounds, negatives, config)
+    with open_run(request.out.absolute(), config, inputs) as folder:
+        run = _Run(config, manifest, folder, registry, status)
+        run.look_at(selected)
+        if run.unfinished:
+            with connected(verbose=request.verbose):
+                run.execute(backgrounds, negatives)
+        summary = summarize(folder, config, selected, run.failed)
+        folder.write_json(folder.summary, summary)
+    return summary
+
+
+class _Run:
+    """The driver's view of a run: which objects are where, and what has failed."""
+
+    def __init__(
+        self, config: RunConfig, manifest: Manifest, folder: RunFolder, registry: Registry, status: StatusLine
+    ) -> None:
+        self._config = config
+        self._manifest = manifest
+        self._folder = folder
+        self._registry = registry
+        self._status = status
+        self._categories = {one.object_id: one.category for one in manifest.objects.values() if one.train}
+        self.failed: dict[str, str] = {}
+        self._to_train: list[str] = []
+        self._trained: list[str] = []
+        names = ("mask", "tune", "generate", "train", "evaluate")
+        self._stages = {name: StageProgress(name) for name in names}
+
+    def look_at(self, selected: Iterable[str]) -> None:
+        """Sorts the objects by how far earlier calls got with them."""
+        for object_id in selected:
+            if object_id not in self._categories:
+                causes = [p.cause for p in self._manifest.problems if p.object_id == object_id]
+                self._fail("data", object_id, "; ".join(["no usable train photo", *causes[:3]]))
+            elif not self._is_published(object_id):
+                is_trained = self._folder.trained(object_id).is_dir()
+                (self._trained if is_trained else self._to_train).append(object_id)
+
+    @property
+    def unfinished(self) -> bool:
+        return bool(self._to_train or self._trained)
+
+    def execute(self, backgrounds: list[Path], negatives: list[Path]) -> None:
+        """Takes every unfinished object through the stages it still needs."""
+        config, available = self._config, ray.cluster_resources()
+        counts = plan(
+            config,
+            cpus=available.get("CPU", 0),
+            gpus=available.get("GPU", 0),
+            objects=len(self._to_train) + len(self._trained),
+        )
+        self._status.warn(_what_to_expect(config, counts, ignored=bool(backgrounds or negatives)))
+        shared = [ray.put(value) for value in (config, self._manifest, self._folder)]
+        # Started first: cells take long to start, and masks are made meanwhile.
+        cells = Cells(config, self._folder, shared, min(counts.cells, len(self._to_train)))
+        self._make_masks(shared, counts.mask_actors)
+        self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
+        chunks = [
+            chunk
+            for object_id in self._by_category(self._to_train)
+            for chunk in self._folder.chunks(object_id, config)
+            if not is_whole(self._folder.shard(chunk))
+        ]
+        generation = Generation(
+            chunks,
+            config,
+            self._folder,
+            shared,
+            backgrounds=ray.put(backgrounds),
+            negatives=ray.put(negatives),
+            book=ray.put(self._prompts()),
+            plan=counts,
+        )
+        evaluation = ObjectPool(
+            make_publisher,
+            [*shared, ray.put(self._registry)],
+            actors=counts.evaluate_actors,
+            cpus=config.evaluate.cpus_per_actor,
+        )
+        self._stream(generation, cells, evaluation)
+
+    def _by_category(self, object_ids: Iterable[str]) -> list[str]:
+        """In the order in which they are generated: what a category needs is made once, and is at hand then."""
+        return sorted(object_ids, key=lambda object_id: (self._categories[object_id] or "", object_id))
+
+    def _prompts(self) -> PromptSet | None:
+        """Of the objects to train; none where nothing is drawn from prompts."""
+        if self._config.generate.generator == "cut_paste":
+            return None
+        categories = [self._categories[object_id] for object_id in self._to_train]
+        return prompts_of_run(self._config, self._folder, categories, lambda problem: self._status.warn([problem]))
+
+    def _make_masks(self, shared: list[Any], actors: int) -> None:
+        """Of the objects to train, and of the others that they are told apart from."""
+        most, seed = self._config.generate.negative_objects, self._config.seed
+        needed = set(self._to_train)
+        if most * len(needed) >= len(self._categories):
+            needed.update(self._categories)  # so many draw on nearly all; asking each would take a large run hours
+        else:
+            for object_id in self._to_train:
+                needed.update(choose_distractors(object_id, self._categories, most, seed))
+        missing = sorted(object_id for object_id in needed if not self._folder.masks(object_id).is_dir())
+        self._stages["mask"].total = len(missing)
+        for outcome in make_masks(missing, shared, actors=actors, cpus=self._config.masks.cpus_per_actor):
+            self._stages["mask"].count_object()
+            self._status.warn(outcome.report["problems"])
+            if outcome.error and outcome.object_id in self._to_train:
+                self._fail("mask", outcome.object_id, outcome.error)
+            self._show()
+
+    def _stream(self, generation: Generation, cells: Cells, evaluation: ObjectPool) -> None:
+        """Hands objects from stage to stage until none is left."""
+        generating = {chunk.object_id for chunk in generation.requests}
+        for object_id in sorted(set(self._to_train) - generating):  # all its images are there from an earlier call
+            if cause := generation.why_unusable(object_id):
+                self._fail("generate", object_id, cause)
+            generation.drop_weights(object_id)
+        self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
+        training = set(self._to_train) - generating
+        self._stages["tune"].total = generation.to_fine_tune
+        evaluating = set(self._trained)
+        for stage, objects in (("generate", generating), ("train", self._to_train)):
+            self._stages[stage].total = len(objects)
+        self._stages["generate"].images_total = sum(chunk.count for chunk in generation.requests)
+        self._stages["train"].images_total = self._config.train.images_per_object * len(self._to_train)
+        self._stages["evaluate"].total = len(self._to_train) + len(self._trained)
+        for object_id in sorted(training):
+            cells.submit(object_id)
+        for object_id in sorted(evaluating):
+            evaluation.submit(object_id)
+        while generating or training or evaluating:
+            self._advance("generate", generation.poll(), generating, training, cells.submit)
+            self._advance("train", cells.poll(), training, evaluating, evaluation.submit)
+            self._advance("evaluate", evaluation.poll(), evaluating, set(), lambda _: None)
+            if not generating:
+                cells.close()
+            self._stages["generate"].count_images(generation.images)
+            self._stages["tune"].done = generation.tuned
+            self._status.warn(generation.new_warnings())
+            self._stages["train"].count_images(cells.images)
+            self._show()
+            time.sleep(_TICK_S)
+        self._show(final=True)
+        cells.join()
+
+    def _advance(
+        self,
+        stage: str,
+        outcomes: list[Outcome],
+        here: set[str],
+        there: set[str],
+        submit: Callable[[str], None],
+    ) -> None:
+        """Moves the objects that ended in one stage to the next."""
+        for outcome in outcomes:
+            here.discard(outcome.object_id)
+            self._stages[stage].count_object()
+            if outcome.error:
+                self._fail(stage, outcome.object_id, outcome.error)
+            else:
+                there.add(outcome.object_id)
+                submit(outcome.object_id)
+
+    def _is_published(self, object_id: str) -> bool:
+        """Whether it is done: the result is there, and the registry still has what it tells of."""
+        file = self._folder.published(object_id)
+        return file.exists() and read_json(file)["version"] in self._registry.versions(object_id)
+
+    def _fail(self, stage: str, object_id: str, cause: str) -> None:
+        """Stages' own errors name object and stage already; all end up in one form."""
+        cause = cause.removeprefix(f"object {object_id}: ").removeprefix(f"{stage}: ")
+        self.failed[object_id] = f"object {object_id}: {stage}: {cause}"
+        self._status.say(f"failed: {self.failed[object_id]}")
+
+    def _show(self, *, final: bool = False) -> None:
+        self._status.show([stage for stage in self._stages.values() if stage.total], final=final)
+
+
+def _what_to_expect(config: RunConfig, counts: Plan, *, ignored: bool) -> list[str]:
+    """What a user may not have meant; `ignored`: there are photos of backgrounds or negatives."""
+    warnings = []
+    if ignored and config.generate.generator == "dreambooth":
+        warnings.append("--backgrounds and --negatives are for cut-and-paste; generate.generator=dreambooth takes none")
+    if counts.sample_actors and not counts.sample_gpus:
+        warnings.append(
+            "images are sampled on CPUs, which takes minutes each with a model of the usual size: the cluster has no "
+            "GPU now; where it will have some, set generate.dreambooth.gpus_per_actor and "
+            "generate.sampling.gpus_per_actor"
+        )
+    return warnings

@@ -1,0 +1,200 @@
+"""The Ray Serve application: an ingress that speaks HTTP, and encoders that hold backbone and adapters.
+
+The ingress authenticates, limits, decodes and shrinks pictures; the encoders batch them, whatever objects they are
+about. Queries go to encoders by consistent hashing of the object's id: each encoder keeps the adapters of its share of
+the objects, and still batches all of them together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ray import serve
+from ray.exceptions import ObjectLostError, RayActorError
+from ray.serve.config import AutoscalingConfig
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from persrep_ray.config import ConfigError, ServeConfig, load_serve_config
+from persrep_ray.serving.engine.answers import AdapterRef, Comparison, Identification, Localization, Verdict
+from persrep_ray.serving.engine.catalog import Catalog
+from persrep_ray.serving.engine.errors import Failure, OverloadedError, QueryError
+from persrep_ray.serving.engine.profile import Profile, read_profile
+from persrep_ray.serving.engine.source import Source
+from persrep_ray.serving.http.api import make_app
+from persrep_ray.serving.http.auth import ENVIRONMENT, Keys
+from persrep_ray.serving.ray_metrics import RayMetrics
+
+_RETRY_PAUSE_S = 0.1
+_HEALTH_CHECK_S = 5
+_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+_GONE = (RayActorError, ObjectLostError, DeploymentUnavailableError, ReplicaUnavailableError)
+_log = logging.getLogger(__name__)
+
+
+class Encoder:
+    """A `LocalEngine` in a replica of its own."""
+
+    async def __init__(self, config: ServeConfig, profile: Profile) -> None:  # type: ignore[misc]
+        import torch  # only here: the ingress needs neither its seconds nor its half gigabyte
+
+        from persrep_ray.serving.engine.engine import LocalEngine
+
+        torch.set_num_threads(config.encoder.threads or max(1, int(config.encoder.cpus_per_replica)))
+        device = "cuda" if config.encoder.gpus_per_replica else "cpu"
+        self._engine = LocalEngine(config, profile, device=device, metrics=RayMetrics())
+        self._follower = asyncio.create_task(self._engine.run())
+
+    async def ask(self, method: str, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+        """The answer of the engine's `method`, or a `Failure`."""
+        try:
+            return await getattr(self._engine, method)(*arguments, **options)
+        except QueryError as error:
+            return Failure.of(error)
+
+
+class RemoteEngine:
+    """An `answers.Engine` whose work is done by the encoders. Queries change nothing, so a lost one is asked again."""
+
+    def __init__(self, encoders: DeploymentHandle[Any]) -> None:
+        self._encoders = encoders
+        self._sides: tuple[int, int] | None = None
+
+    async def view_sides(self) -> tuple[int, int]:
+        if self._sides is None:
+            self._sides = await self._ask("", "view_sides")
+        return self._sides
+
+    async def reach(self) -> None:
+        """Returns once an encoder has answered."""
+        while True:
+            try:
+                await self.view_sides()
+                return
+            except QueryError as error:
+                _log.info("no encoder answers yet: %s", error)
+                await asyncio.sleep(_RETRY_PAUSE_S)
+
+    async def embed(self, target: AdapterRef, standard: np.ndarray) -> np.ndarray:
+        answer: np.ndarray = await self._ask(target.object_id, "embed", target, standard)
+        return answer
+
+    async def classify(self, target: AdapterRef, standard: np.ndarray) -> Verdict:
+        answer: Verdict = await self._ask(target.object_id, "classify", target, standard)
+        return answer
+
+    async def locate(self, target: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
+        answer: Localization = await self._ask(target.object_id, "locate", target, dense, size)
+        return answer
+
+    async def compare(self, target: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
+        answer: Comparison = await self._ask(target.object_id, "compare", target, standards)
+        return answer
+
+    async def identify(
+        self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool
+    ) -> Identification:
+        answer: Identification = await self._ask("", "identify", standard, tuple(prefixes), top_k=top_k, exact=exact)
+        return answer
+
+    async def _ask(self, object_id: str, method: str, *arguments: Any, **options: Any) -> Any:
+        """Raises `QueryError`. Tries again as long as encoders are lost; the caller's time limit ends it."""
+        handle = self._encoders.options(session_id=object_id) if object_id else self._encoders
+        while True:
+            response = handle.ask.remote(method, arguments, options)
+            try:
+                answer = await response
+            except asyncio.CancelledError:  # the client is gone or its time is over: the encoder need not go on
+                response.cancel()
+                raise
+            except BackPressureError:
+                raise OverloadedError("all encoders are busy") from None
+            except _GONE as error:
+                _log.warning("an encoder was lost, the query is asked again: %s", type(error).__name__)
+                await asyncio.sleep(_RETRY_PAUSE_S)
+                continue
+            if isinstance(answer, Failure):
+                raise answer.error()
+            return answer
+
+
+class Ingress:
+    """The HTTP side of the endpoint."""
+
+    async def __init__(self, config: ServeConfig, encoders: DeploymentHandle[Any], keys_needed: bool) -> None:  # type: ignore[misc]
+        self._config = config
+        self._engine = RemoteEngine(encoders)
+        self._catalog = Catalog(Source(config.registry), config.refresh_s)
+        self._keys = Keys.load(config.http)
+        if keys_needed and self._keys.are_open:  # rather no endpoint than an open one
+            raise ConfigError(
+                f"{ENVIRONMENT} is not set where this replica runs: set it before `ray start`, on every node"
+            )
+        self._metrics = RayMetrics()
+        self._follower = asyncio.create_task(self._catalog.run())
+        self._key_follower = asyncio.create_task(self._keys.follow())
+        self._reaching = asyncio.create_task(self._engine.reach())
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return make_app(
+            self._config,
+            self._engine,
+            self._catalog,
+            self._keys,
+            ready=self._is_ready,
+            count=self._metrics.failed,
+        )
+
+    def _is_ready(self) -> bool:
+        """The registry was read and an encoder has answered: from here on, what is lost is asked again."""
+        return self._catalog.loaded and self._reaching.done()
+
+
+def build_app(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
+    """The application of an endpoint.
+
+    Args:
+        args: the settings; from `serve/config.yaml` they come as a mapping.
+
+    Raises:
+        ConfigError: settings that are not allowed, or a registry from which nothing can be served.
+    """
+    config = args if isinstance(args, ServeConfig) else load_serve_config(args)
+    return application(config, read_profile(config), Encoder)
+
+
+def application(config: ServeConfig, profile: Profile, encoder_class: type) -> serve.Application:
+    """An ingress in front of replicas of `encoder_class`, which has the constructor and the `ask` of `Encoder`."""
+    encoder, http = config.encoder, config.http
+    scaling: dict[str, Any] = {"num_replicas": encoder.min_replicas}
+    if encoder.max_replicas is not None and encoder.max_replicas > encoder.min_replicas:
+        scaling = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=encoder.min_replicas,
+                max_replicas=encoder.max_replicas,
+                target_ongoing_requests=encoder.batch_rows,
+            )
+        }
+    encoders = serve.deployment(
+        name="encoder",
+        max_ongoing_requests=encoder.max_waiting,
+        max_queued_requests=encoder.max_queued,
+        ray_actor_options={"num_cpus": encoder.cpus_per_replica, "num_gpus": encoder.gpus_per_replica},
+        request_router_config={"request_router_class": _ROUTER},
+        health_check_period_s=_HEALTH_CHECK_S,
+        **scaling,
+    )(encoder_class)
+    ingress = serve.deployment(
+        name="ingress",
+        num_replicas=http.replicas,
+        max_ongoing_requests=http.max_waiting * 4,  # the ingress itself answers 503 from `max_waiting` on
+        ray_actor_options={"num_cpus": http.cpus_per_replica},
+        health_check_period_s=_HEALTH_CHECK_S,
+    )(serve.ingress()(Ingress))
+    keys_needed = not Keys.load(config.http).are_open  # a broken file fails here, not in every replica
+    bound: serve.Application = ingress.bind(config, encoders.bind(config, profile), keys_needed)
+    return bound

@@ -1,0 +1,103 @@
+"""Adapters in memory, within a budget."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from persrep_ray.serving.engine.adapters import Adapter
+from persrep_ray.serving.engine.answers import AdapterRef
+from persrep_ray.serving.engine.errors import RegistryUnavailableError
+from persrep_ray.serving.engine.metrics import Metrics
+
+
+class AdapterBank:
+    """Keeps the adapters used last, `budget` bytes of them at most. Used from one event loop, so it has no locks.
+
+    An adapter in use is never dropped: what is in use alone may exceed the budget, until it is given back. Each is
+    loaded once, however many wait for it, in a thread of its own; a load that fails is an error for those that wait
+    for it and is tried again by the next one. Versions never change, so nothing in here is ever stale.
+
+    Args:
+        load: reads an adapter; blocks; raises `QueryError`.
+        threads: loads at a time.
+        timeout_s: how long a query waits for a load, which itself goes on.
+    """
+
+    def __init__(
+        self, load: Callable[[AdapterRef], Adapter], *, budget: int, threads: int, timeout_s: float, metrics: Metrics
+    ) -> None:
+        self._load = load
+        self._budget = budget
+        self._timeout_s = timeout_s
+        self._metrics = metrics
+        self._adapters: OrderedDict[AdapterRef, Adapter] = OrderedDict()  # the least recently used first
+        self._loading: dict[AdapterRef, asyncio.Task[Adapter]] = {}
+        self._users: Counter[AdapterRef] = Counter()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="load-adapter")
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._adapters)
+
+    def __contains__(self, target: AdapterRef) -> bool:
+        return target in self._adapters
+
+    @asynccontextmanager
+    async def lease(self, target: AdapterRef) -> AsyncIterator[Adapter]:
+        """The adapter, which stays in memory within. Raises `QueryError`."""
+        self._users[target] += 1  # also while it loads: it must not be dropped before its first use
+        try:
+            yield await self._get(target)
+        finally:
+            self._users[target] -= 1
+            if not self._users[target]:
+                del self._users[target]
+            self._shrink()
+
+    async def _get(self, target: AdapterRef) -> Adapter:
+        adapter = self._adapters.get(target)
+        self._metrics.adapter_looked_up(hit=adapter is not None)
+        if adapter is not None:
+            self._adapters.move_to_end(target)
+            return adapter
+        if target not in self._loading:
+            task = asyncio.create_task(self._load_into(target))
+            self._loading[target] = task
+            task.add_done_callback(lambda done: self._loaded(target, done))
+        load = self._loading[target]
+        # `wait` leaves the load alone: a client that goes away must not take it away from the others
+        await asyncio.wait([load], timeout=self._timeout_s)
+        if not load.done():
+            raise RegistryUnavailableError(
+                f"object {target.object_id}, version {target.version}: the registry is too slow"
+            )
+        return load.result()
+
+    async def _load_into(self, target: AdapterRef) -> Adapter:
+        started = time.monotonic()
+        adapter = await asyncio.get_running_loop().run_in_executor(self._pool, self._load, target)
+        self._metrics.adapter_loaded(time.monotonic() - started)
+        self._adapters[target] = adapter
+        self.nbytes += adapter.nbytes
+        self._shrink()
+        return adapter
+
+    def _loaded(self, target: AdapterRef, task: asyncio.Task[Adapter]) -> None:
+        del self._loading[target]
+        if not task.cancelled():
+            task.exception()  # seen: with nobody waiting any more, asyncio would complain
+
+    def _shrink(self) -> None:
+        """Drops the least recently used adapters that nobody uses until the budget is kept."""
+        if self.nbytes <= self._budget:
+            return
+        for target in list(self._adapters):
+            if target not in self._users:
+                self.nbytes -= self._adapters.pop(target).nbytes
+                if self.nbytes <= self._budget:
+                    return

@@ -1,0 +1,232 @@
+"""The engine of one process: backbone, adapters in memory, batches; it answers all queries of `answers.Engine`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from typing import Literal, NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+import torch
+
+from persrep_ray.backbones.backbone import load_backbone
+from persrep_ray.config import ServeConfig
+from persrep_ray.data.images import capped_size
+from persrep_ray.evaluate.photo_cache import LONGEST_SIDE
+from persrep_ray.serving.engine.adapters import (
+    PRETRAINED_FILES,
+    Adapter,
+    AdapterMisfitError,
+    parse_adapter,
+    pretrained_prototypes,
+)
+from persrep_ray.serving.engine.answers import AdapterRef, Candidate, Comparison, Identification, Localization, Verdict
+from persrep_ray.serving.engine.bank import AdapterBank
+from persrep_ray.serving.engine.batcher import Batcher
+from persrep_ray.serving.engine.catalog import Catalog
+from persrep_ray.serving.engine.encoder import MultiAdapterEncoder, Picture, Row
+from persrep_ray.serving.engine.errors import (
+    AdapterUnusableError,
+    NoMasksError,
+    RegistryUnavailableError,
+    VersionNotFoundError,
+)
+from persrep_ray.serving.engine.identify import PrototypeIndex
+from persrep_ray.serving.engine.metrics import Metrics
+from persrep_ray.serving.engine.profile import Profile
+from persrep_ray.serving.engine.source import Source
+from persrep_ray.tasks.dense import predict
+from persrep_ray.tasks.features import normalize
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class _Job(NamedTuple):
+    row: Row
+    want: Literal["cls", "patches"]
+
+
+class LocalEngine:
+    """An `answers.Engine` on one device. Used from one event loop, in which `run` must be going.
+
+    Raises:
+        BackboneError: the backbone cannot be loaded.
+    """
+
+    def __init__(
+        self, config: ServeConfig, profile: Profile, *, device: str = "cpu", metrics: Metrics | None = None
+    ) -> None:
+        metrics = metrics or Metrics()
+        self._config = config
+        self._source = Source(config.registry)
+        self._device = device
+        backbone = load_backbone(profile.backbone).to(device)
+        self.encoder = MultiAdapterEncoder(backbone, profile.backbone)
+        self._sides = (
+            backbone.whole_patches(profile.backbone.image_size),
+            backbone.whole_patches(profile.dense_size),
+        )
+        self._grid = self._sides[1] // backbone.patch_size
+        self.bank = AdapterBank(
+            self._load,
+            budget=config.encoder.bank_bytes,
+            threads=config.encoder.load_threads,
+            timeout_s=config.encoder.load_timeout_s,
+            metrics=metrics,
+        )
+        self._batcher: Batcher[_Job, np.ndarray] = Batcher(
+            self._encode, rows=config.encoder.batch_rows, adapters=_distinct_adapters, metrics=metrics
+        )
+        self._catalog = Catalog(self._source, config.refresh_s)
+        self._index = PrototypeIndex(self._read_pretrained)
+        self._indexed: tuple[AdapterRef, ...] | None = None
+        self._searchable = asyncio.Event()
+        self._indexer = ThreadPoolExecutor(1, thread_name_prefix="index")
+        self._arithmetic = ThreadPoolExecutor(2, thread_name_prefix="arithmetic")
+
+    async def run(self) -> None:
+        """Follows the registry, until it is cancelled."""
+        await self._catalog.run(self._update_index)
+
+    async def view_sides(self) -> tuple[int, int]:
+        return self._sides
+
+    async def embed(self, target: AdapterRef, standard: np.ndarray) -> np.ndarray:
+        async with self.bank.lease(target) as adapter:
+            return normalize(await self._cls(Picture(standard), adapter))
+
+    async def classify(self, target: AdapterRef, standard: np.ndarray) -> Verdict:
+        async with self.bank.lease(target) as adapter:
+            return adapter.classify(await self._cls(Picture(standard), adapter))
+
+    async def compare(self, target: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
+        async with self.bank.lease(target) as adapter:
+            first, second = await asyncio.gather(*(self._cls(Picture(one), adapter) for one in standards))
+            return Comparison(
+                same=adapter.verdict(float(normalize(first) @ normalize(second))),
+                each=(adapter.classify(first), adapter.classify(second)),
+            )
+
+    async def locate(self, target: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
+        async with self.bank.lease(target) as adapter:
+            if adapter.dense is None:
+                raise NoMasksError(f"object {target.object_id}, version {target.version}: published without masks")
+            patches = await self._features(Picture(dense), adapter, "patches")
+        grid = patches.reshape(self._grid, self._grid, -1)
+        return await asyncio.get_running_loop().run_in_executor(self._arithmetic, _locate, adapter, grid, size)
+
+    async def identify(
+        self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool
+    ) -> Identification:
+        await self._wait_until_searchable()
+        picture = Picture(standard)
+        known, most = self._index.count(prefixes), self._config.identify.shortlist
+        if exact or known <= most:
+            chosen = self._index.targets(prefixes)
+        else:
+            pretrained = await self._cls(picture, None)
+            chosen = await asyncio.get_running_loop().run_in_executor(
+                self._arithmetic, self._index.shortlist, pretrained, prefixes, most
+            )
+        tried: list[Candidate] = []
+        size = self._config.encoder.batch_rows
+        for start in range(0, len(chosen), size):  # batch by batch, so that others' queries get their turn in between
+            tried += await self._try(picture, chosen[start : start + size])
+        found = sorted((one for one in tried if one.verdict.match), key=lambda one: -one.verdict.probability)
+        return Identification(tuple(found[:top_k]), searched=known, tried=len(tried))
+
+    async def _try(self, picture: Picture, targets: Sequence[AdapterRef]) -> list[Candidate]:
+        """What the adapters of `targets` say. One that is damaged or was just deleted is left out."""
+        async with AsyncExitStack() as stack:
+            leases = [stack.enter_async_context(self.bank.lease(target)) for target in targets]
+            adapters = _usable(await asyncio.gather(*leases, return_exceptions=True))
+            candidates = [self._candidate(picture, adapter) for adapter in adapters]
+            return _usable(await asyncio.gather(*candidates, return_exceptions=True))
+
+    async def _candidate(self, picture: Picture, adapter: Adapter) -> Candidate:
+        return Candidate(adapter.target, adapter.classify(await self._cls(picture, adapter)))
+
+    async def _wait_until_searchable(self) -> None:
+        """Without the objects, "none of them" would be a lie."""
+        try:
+            await asyncio.wait_for(self._searchable.wait(), self._config.encoder.load_timeout_s)
+        except asyncio.TimeoutError:
+            raise RegistryUnavailableError("the objects of the registry have not been read yet") from None
+
+    async def _cls(self, picture: Picture, adapter: Adapter | None) -> np.ndarray:
+        return await self._features(picture, adapter, "cls")
+
+    async def _features(self, picture: Picture, adapter: Adapter | None, want: Literal["cls", "patches"]) -> np.ndarray:
+        """(D,) or (N, D). Raises `AdapterUnusableError` for one whose values, though finite, are beyond all reason."""
+        features = await self._batcher.submit(_Job(Row(picture, adapter), want), (picture.pixels.shape[0], want))
+        if adapter is not None and not np.isfinite(features).all():
+            raise self._unusable(adapter.target, "its features are not finite")
+        return features
+
+    def _encode(self, jobs: Sequence[_Job]) -> Sequence[np.ndarray]:
+        """One batch; all its jobs want the same."""
+        features = self.encoder.encode([job.row for job in jobs])
+        wanted = features.cls if jobs[0].want == "cls" else features.patches
+        return list(wanted.cpu().numpy())
+
+    def _load(self, target: AdapterRef) -> Adapter:
+        files = self._source.files(target)
+        try:
+            return parse_adapter(
+                target, files, self.encoder.layout, dtype=self.encoder.dtype, device=torch.device(self._device)
+            )
+        except AdapterMisfitError as error:
+            raise self._unusable(target, error) from error
+
+    def _read_pretrained(self, target: AdapterRef) -> np.ndarray:
+        files = self._source.files(target, PRETRAINED_FILES)
+        try:
+            return pretrained_prototypes(files, self.encoder.layout)
+        except AdapterMisfitError as error:
+            raise self._unusable(target, error) from error
+
+    def _unusable(self, target: AdapterRef, cause: object) -> AdapterUnusableError:
+        named = f"object {target.object_id}, version {target.version}"
+        _log.error("%s: %s", named, cause)  # the cause may name paths: for the operator, not for the client
+        return AdapterUnusableError(f"{named}: its files are damaged or made for another backbone")
+
+    async def _update_index(self) -> None:
+        targets = self._catalog.targets()
+        if targets is not self._indexed:
+            await asyncio.get_running_loop().run_in_executor(self._indexer, self._index.update, targets)
+            self._indexed = targets
+        self._searchable.set()
+
+
+def _usable(results: Sequence[_T | BaseException]) -> list[_T]:
+    """Those of `results` that are none of the errors which concern one object alone; raises the others."""
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, AdapterUnusableError | VersionNotFoundError):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+def _distinct_adapters(jobs: Sequence[_Job]) -> int:
+    return len({job.row.adapter.target if job.row.adapter else None for job in jobs})
+
+
+def _locate(adapter: Adapter, patches: np.ndarray, size: tuple[int, int]) -> Localization:
+    """Searched at the size of the evaluation, whose figures then hold; told in pixels of `size`."""
+    assert adapter.dense is not None
+    searched = capped_size(size, LONGEST_SIDE)
+    found = predict(adapter.dense, patches, searched)
+    if found.box is None or found.mask is None:
+        return Localization(None, None, found.score, found.similarity)
+    mask = cv2.resize(found.mask.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST).astype(bool)
+    left, top, width, height = (int(value) for value in found.box)
+    across, down = size[1] / searched[1], size[0] / searched[0]
+    x, y = math.floor(left * across), math.floor(top * down)
+    right, bottom = math.ceil((left + width) * across), math.ceil((top + height) * down)
+    box = (x, y, min(right, size[1]) - x, min(bottom, size[0]) - y)
+    return Localization(box, mask, found.score, found.similarity)

@@ -1,0 +1,93 @@
+"""Which objects to try on a picture: those whose photos look most alike to the pretrained backbone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from persrep_ray.serving.engine.answers import AdapterRef
+from persrep_ray.serving.engine.catalog import matching
+from persrep_ray.serving.engine.errors import AdapterUnusableError, RegistryUnavailableError, VersionNotFoundError
+from persrep_ray.tasks.features import normalize
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """Targets and their ids, sorted; `rows` (P, D): their unit prototypes; `starts` (N,): where each one's begin."""
+
+    targets: tuple[AdapterRef, ...]
+    ids: tuple[str, ...]
+    rows: np.ndarray
+    starts: np.ndarray
+
+
+_EMPTY = _Snapshot((), (), np.empty((0, 0), np.float32), np.empty(0, np.int64))
+
+
+class PrototypeIndex:
+    """The pretrained prototypes of all live objects. One thread may `update` while others search.
+
+    Args:
+        read: (T, D) float32 unit rows of an object's photos; raises `QueryError`.
+    """
+
+    def __init__(self, read: Callable[[AdapterRef], np.ndarray]) -> None:
+        self._read = read
+        self._rows: dict[AdapterRef, np.ndarray | None] = {}  # None: cannot be used, and versions never change
+        self._snapshot = _EMPTY
+
+    def update(self, targets: Sequence[AdapterRef]) -> None:
+        """Reads what is new of `targets`, which are sorted by id, and forgets what is gone.
+
+        Raises `RegistryUnavailableError` if something cannot be read now: the index then lacks it.
+        """
+        known, self._rows = self._rows, {}
+        failure: RegistryUnavailableError | None = None
+        for target in targets:
+            try:
+                self._rows[target] = known[target] if target in known else self._read(target)
+            except VersionNotFoundError:
+                continue  # gone since the list was made
+            except AdapterUnusableError as error:
+                _log.warning("%s; identify leaves it out", error)
+                self._rows[target] = None
+            except RegistryUnavailableError as error:
+                failure = error
+        self._snapshot = self._snapshot_of({target: rows for target, rows in self._rows.items() if rows is not None})
+        if failure is not None:
+            raise failure
+
+    def count(self, prefixes: Iterable[str]) -> int:
+        """Of `targets`."""
+        return sum(part.stop - part.start for part in matching(self._snapshot.ids, prefixes))
+
+    def targets(self, prefixes: Iterable[str]) -> list[AdapterRef]:
+        """All objects in the index whose id starts with one of `prefixes`."""
+        snapshot = self._snapshot
+        return [target for part in matching(snapshot.ids, prefixes) for target in snapshot.targets[part]]
+
+    def shortlist(self, cls: np.ndarray, prefixes: Iterable[str], most: int) -> list[AdapterRef]:
+        """The `most` objects with the largest cosine of a photo to `cls` (D,), the pretrained CLS of the picture."""
+        snapshot = self._snapshot
+        parts = matching(snapshot.ids, prefixes)
+        if not parts:
+            return []
+        best = np.maximum.reduceat(snapshot.rows @ normalize(cls), snapshot.starts)  # (N,)
+        allowed = np.concatenate([np.arange(part.start, part.stop) for part in parts])
+        order = np.argsort(-best[allowed], kind="stable")[:most]
+        return [snapshot.targets[index] for index in allowed[order]]
+
+    def _snapshot_of(self, usable: dict[AdapterRef, np.ndarray]) -> _Snapshot:
+        if not usable:
+            return _EMPTY
+        rows = np.concatenate(list(usable.values()))
+        starts = np.cumsum([0, *(len(found) for found in usable.values())])
+        for target, start, end in zip(usable, starts[:-1], starts[1:], strict=True):
+            self._rows[target] = rows[start:end]  # a view: the prototypes of 100,000 objects are not held twice
+        targets = tuple(usable)
+        return _Snapshot(targets, tuple(target.object_id for target in targets), rows, starts[:-1])

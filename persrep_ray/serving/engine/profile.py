@@ -1,0 +1,50 @@
+"""What all adapters of an endpoint have in common: one endpoint serves one backbone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+
+from persrep_ray.config import BackboneConfig, ConfigError, RunConfig, ServeConfig
+from persrep_ray.serving.engine.answers import AdapterRef
+from persrep_ray.serving.engine.errors import QueryError
+from persrep_ray.serving.engine.source import Source
+
+_CARDS = 100  # enough to outvote a stray one
+
+
+@dataclass(frozen=True)
+class Profile:
+    """`dense_size`: side of the input of detection and segmentation, pixels."""
+
+    backbone: BackboneConfig
+    dense_size: int
+
+
+def read_profile(config: ServeConfig) -> Profile:
+    """From the settings; what they leave open, as most of the registry's first cards say.
+
+    Raises:
+        ConfigError: the registry is out of reach or holds no readable card, and the settings do not say it all.
+    """
+    if config.backbone is not None and config.dense_size is not None:
+        return Profile(config.backbone, config.dense_size)
+    source = Source(config.registry)
+    try:
+        live = source.live()
+    except QueryError as error:
+        raise ConfigError(f"registry {config.registry}: {error.message}") from error
+    found: Counter[Profile] = Counter()
+    for object_id, version in islice(sorted(live.items()), _CARDS):
+        try:
+            made_with = RunConfig.model_validate(source.card(AdapterRef(object_id, version))["config"])
+        except (QueryError, ValueError, KeyError):
+            continue
+        found[Profile(config.backbone or made_with.backbone, config.dense_size or made_with.evaluate.dense_size)] += 1
+    if found:
+        return found.most_common(1)[0][0]
+    raise ConfigError(
+        f"registry {config.registry} holds no object whose card can be read: publish one first (persrep personalize), "
+        "or set `backbone` and `dense_size`"
+    )

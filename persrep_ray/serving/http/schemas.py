@@ -1,0 +1,211 @@
+"""What goes over the wire, for OpenAPI too: the answers' models, the three ways to send a picture, the errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import Path, Query
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+
+from persrep_ray.serving.http.errors import STATUS
+
+
+def _is_a_name(value: str) -> str:
+    if value in (".", ".."):
+        raise ValueError("'.' and '..' are no names")
+    return value
+
+
+ObjectId = Annotated[
+    str,
+    Path(
+        pattern=r"^[A-Za-z0-9._-]{1,128}$",
+        description="1 to 128 of the characters `A-Z a-z 0-9 . _ -`, not `.` or `..`.",
+        examples=["mug_0"],
+    ),
+    AfterValidator(_is_a_name),
+]
+Version = Annotated[
+    str | None,
+    Query(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="A pinned version; without, the live one answers."),
+    AfterValidator(_is_a_name),
+]
+After = Annotated[
+    str | None,
+    Query(pattern=r"^[A-Za-z0-9._-]{1,128}$", description="`next` of the page before."),
+    AfterValidator(_is_a_name),
+]
+
+
+class Answer(BaseModel):
+    """What all answers share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ObjectVersion(Answer):
+    object_id: str = Field(examples=["mug_0"])
+    version: str = Field(examples=["3f9ac2d41b07"], description="a version never changes once it is published")
+
+
+class ObjectList(Answer):
+    objects: list[ObjectVersion] = Field(description="sorted by id")
+    next: str | None = Field(description="for `after`, to get the next page; null on the last", examples=["mug_0"])
+
+
+class Calibration(Answer):
+    """probability = 1 / (1 + exp(-(slope · score + intercept)))"""
+
+    slope: FiniteFloat = Field(examples=[17.5])
+    intercept: FiniteFloat = Field(examples=[-9.1])
+    positives: int = Field(description="pictures of the object that it was found on", examples=[19])
+    others: int = Field(description="pictures of other objects", examples=[61])
+    true_positive_rate: FiniteFloat = Field(description="share of those at the threshold or above", examples=[0.95])
+    false_positive_rate: FiniteFloat = Field(examples=[0.02])
+
+
+class ObjectCard(ObjectVersion):
+    versions: list[str] = Field(description="all that are published, sorted by name", examples=[["3f9ac2d41b07"]])
+    category: str | None = Field(examples=["mug"])
+    threshold: FiniteFloat = Field(description="the score from which a picture counts as a match", examples=[0.52])
+    calibration: Calibration | None
+    metrics: dict[str, dict[str, FiniteFloat]] = Field(
+        description="measured when it was published, with the pretrained features and with its own",
+        examples=[{"pretrained": {"classification.pr_auc": 0.61}, "personalized": {"classification.pr_auc": 0.84}}],
+    )
+
+
+class Embedding(ObjectVersion):
+    embedding: list[FiniteFloat] = Field(description="of unit length", examples=[[0.6, 0.8]])
+
+
+_SCORE = "largest cosine to the object's photos, -1 to 1"
+_PROBABILITY = "the score, calibrated, 0 to 1"
+
+
+class Classification(ObjectVersion):
+    score: FiniteFloat = Field(description=_SCORE, examples=[0.71])
+    probability: FiniteFloat = Field(description=_PROBABILITY, examples=[0.96])
+    threshold: FiniteFloat = Field(examples=[0.52])
+    match: bool = Field(description="whether the score is at or above the threshold")
+
+
+class Box(Answer):
+    box: list[int] = Field(
+        min_length=4,
+        max_length=4,
+        description="[x, y, width, height] in pixels of the upright picture",
+        examples=[[120, 40, 300, 280]],
+    )
+    score: FiniteFloat = Field(examples=[0.63])
+
+
+class Detection(ObjectVersion):
+    boxes: list[Box] = Field(description="empty where the object was not found; at most one for now")
+
+
+_Size = Annotated[list[int], Field(min_length=2, max_length=2)]  # no tuple: few tools know its schema, `prefixItems`
+
+
+class RleMask(Answer):
+    """COCO's compressed run lengths, as pycocotools reads them."""
+
+    size: _Size = Field(description="[height, width] of the upright picture", examples=[[4, 6]])
+    counts: str = Field(examples=["52203"])
+
+
+class PngMask(Answer):
+    png: str = Field(description="base64 of a one-bit PNG of the size of the upright picture")
+
+
+class SimilarityMap(Answer):
+    png: str = Field(description="base64 of an 8-bit grey PNG; 0 to 255 is the cosine -1 to 1")
+    size: _Size = Field(description="[height, width] of the map, which spans the picture", examples=[[24, 24]])
+
+
+class Segmentation(ObjectVersion):
+    score: FiniteFloat = Field(description="-1 where the object was not found", examples=[0.63])
+    mask: RleMask | PngMask | None = Field(description="null where the object was not found")
+    similarity: SimilarityMap | None = Field(description="null unless asked for")
+
+
+class Comparison(ObjectVersion):
+    same: bool = Field(description="whether the similarity is at or above the threshold")
+    similarity: FiniteFloat = Field(description="cosine of the two pictures, -1 to 1", examples=[0.8])
+    probability: FiniteFloat = Field(description="the similarity, calibrated, 0 to 1", examples=[0.97])
+    threshold: FiniteFloat = Field(examples=[0.52])
+    scores: list[FiniteFloat] = Field(
+        min_length=2,
+        max_length=2,
+        description="of `image` and `other` alone: " + _SCORE,
+        examples=[[0.7, 0.66]],
+    )
+
+
+class Candidate(ObjectVersion):
+    score: FiniteFloat = Field(description=_SCORE, examples=[0.71])
+    probability: FiniteFloat = Field(description=_PROBABILITY, examples=[0.96])
+    threshold: FiniteFloat = Field(examples=[0.52])
+
+
+class Identification(Answer):
+    candidates: list[Candidate] = Field(description="objects above their threshold, most probable first")
+    searched: int = Field(description="objects that were searched", examples=[240])
+    tried: int = Field(description="objects whose own adapter was tried", examples=[16])
+
+
+class Status(Answer):
+    status: str = Field(examples=["ok"])
+
+
+class ErrorDetail(Answer):
+    code: str = Field(json_schema_extra={"enum": list(STATUS)}, examples=["object_not_found"])
+    message: str = Field(examples=["there is no object mug_0"])
+    request_id: str = Field(description="that of the header X-Request-Id; quote it when you ask for help")
+
+
+class Error(Answer):
+    error: ErrorDetail
+
+
+_HEADERS: dict[str, Any] = {
+    "X-Request-Id": {
+        "description": "Yours, if you sent one of 1 to 64 of the characters `A-Z a-z 0-9 . _ -`; else a new one.",
+        "schema": {"type": "string"},
+        "required": True,
+    }
+}
+_VERSION_HEADER = {
+    "X-Adapter-Version": {"description": "The version that answered.", "schema": {"type": "string"}, "required": True}
+}
+_RETRY = {
+    "Retry-After": {"description": "Seconds; absent where trying again is in vain.", "schema": {"type": "string"}}
+}
+
+
+def responses(*codes: str, success: int = 200, versioned: bool = False) -> dict[int | str, dict[str, Any]]:
+    """For a route's `responses`: the headers of its success, and the errors of these codes, by status."""
+    documented: dict[int | str, dict[str, Any]] = {
+        success: {"headers": {**_HEADERS, **(_VERSION_HEADER if versioned else {})}}
+    }
+    for status in sorted({STATUS[code] for code in codes}):
+        names = [f"`{code}`" for code in codes if STATUS[code] == status]
+        headers = {**_HEADERS, **(_RETRY if status == 503 else {})}
+        documented[status] = {"model": Error, "description": ", ".join(names), "headers": headers}
+    return documented
+
+
+def picture_body(names: Sequence[str]) -> dict[str, Any]:
+    """For a route's `openapi_extra`: one picture in three ways, or several, by name, in two."""
+    binary = {"type": "string", "format": "binary"}
+    base64 = {"type": "string", "format": "byte", "description": "base64 of a JPEG, PNG or WebP file, no line breaks"}
+
+    def fields(of: dict[str, Any]) -> dict[str, Any]:
+        shape = {"type": "object", "required": list(names), "additionalProperties": False}
+        return {"schema": {**shape, "properties": dict.fromkeys(names, of)}}
+
+    content: dict[str, Any] = {"multipart/form-data": fields(binary), "application/json": fields(base64)}
+    if len(names) == 1:
+        content = {**{kind: {"schema": binary} for kind in ("image/jpeg", "image/png", "image/webp")}, **content}
+    return {"requestBody": {"required": True, "content": content}}

@@ -1,0 +1,81 @@
+"""`persrep serve`: an endpoint on this machine, or on the Ray cluster at RAY_ADDRESS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from persrep_ray.config import ConfigError, ServeConfig
+from persrep_ray.distributed.connect import connected
+from persrep_ray.serving import haproxy
+from persrep_ray.serving.http.auth import Keys
+
+_APPLICATION = "persrep"
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+
+
+def serve_until_interrupted(config: ServeConfig, *, host: str, port: int, verbose: bool) -> None:
+    """Starts the endpoint, says where it is, and stays until SIGINT or SIGTERM.
+
+    Raises:
+        ConfigError: the registry cannot be served, or the port is taken.
+        RuntimeError: Ray Serve could not start the application.
+    """
+    for name, value in haproxy.environment().items():
+        os.environ.setdefault(name, value)
+    from ray import serve  # reads the environment when it is imported
+
+    from persrep_ray.serving.deployments import build_app
+
+    config = _with_absolute_keys_file(config)
+    app = build_app(config)
+    if host not in _THIS_MACHINE and Keys.load(config.http).are_open:
+        print(f"persrep: without keys everybody who reaches {host} may ask (docs/SERVING.md)", file=sys.stderr)
+    if "RAY_ADDRESS" not in os.environ:
+        _check_free(host, port)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    with connected(verbose=verbose), _ending(serve):
+        serve.start(http_options={"host": host, "port": port})
+        serve.run(app, name=_APPLICATION, route_prefix="/")
+        shown = "localhost" if host in (*_THIS_MACHINE, "0.0.0.0") else host
+        print(f"serving  http://{shown}:{port}/   (page; API: /docs)\nStop with Ctrl-C.", flush=True)
+        ended.wait()
+
+
+@contextmanager
+def _ending(serve: Any) -> Iterator[None]:
+    """Afterwards our application is gone; what else a shared cluster serves is not."""
+    try:
+        yield
+    finally:
+        if "RAY_ADDRESS" in os.environ:
+            serve.delete(_APPLICATION)
+        else:
+            serve.shutdown()
+
+
+def _with_absolute_keys_file(config: ServeConfig) -> ServeConfig:
+    """The replicas may work in another folder."""
+    if config.http.keys_file is None:
+        return config
+    absolute = str(Path(config.http.keys_file).absolute())
+    return config.model_copy(update={"http": config.http.model_copy(update={"keys_file": absolute})})
+
+
+def _check_free(host: str, port: int) -> None:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ConfigError(f"port {port} on {host} cannot be used: {error.strerror}") from error

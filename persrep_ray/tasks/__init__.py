@@ -1,0 +1,1 @@
+"""The tasks as pure functions on arrays: classification, retrieval, detection, segmentation. No model, no Ray."""

@@ -1,0 +1,34 @@
+"""Classification: is this photo of the object? Scored as the reference implementation does (arXiv 2412.16156)."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+from persrep_ray.tasks.features import check_rows, check_same_width, cosine_matrix
+
+
+def scores(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Each test photo's score: its largest cosine to any train photo of the object.
+
+    `train` (T, D) and `test` (N, D) are embeddings; returns (N,) float32.
+    """
+    check_rows(train, "train embeddings")
+    check_rows(test, "test embeddings")
+    check_same_width(train, "train embeddings", test, "test embeddings")
+    best: np.ndarray = cosine_matrix(test, train).max(axis=1)
+    return best
+
+
+def pr_auc(train: np.ndarray, test: np.ndarray, is_object: np.ndarray) -> float:
+    """Average precision of `scores` over all test photos, those of other objects included.
+
+    `is_object` (N,) bool says which test photos show the object. Raises ValueError where none does, since the metric
+    is then undefined.
+    """
+    is_object = np.asarray(is_object, dtype=bool)
+    if is_object.shape != (len(test),):
+        raise ValueError(f"is_object has shape {is_object.shape}, expected ({len(test)},): one entry per test photo")
+    if not is_object.any():
+        raise ValueError("PR-AUC is undefined: no test photo shows the object")
+    return float(average_precision_score(is_object, scores(train, test)))

@@ -1,0 +1,116 @@
+"""A run in which DreamBooth has objects to learn: coloured discs with masks, and a tiny Stable Diffusion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.text_to_image import SIDE, settings
+from helpers.tiny import COLOURS, shape
+from numpy.typing import NDArray
+from PIL import Image
+
+from persrep_ray.config import FilterConfig, GenerateConfig, RunConfig, SamplingConfig
+from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.generate.dreambooth import generator as dreambooth
+from persrep_ray.generate.dreambooth.diffusion.sampling import Sampler, Shot
+from persrep_ray.generate.dreambooth.filter import MaskedImage, Verdict
+from persrep_ray.generate.dreambooth.generator import DreamBooth
+from persrep_ray.generate.dreambooth.prompts.book import build_prompts
+
+CATEGORIES = {"red": "mug", "green": "mug", "blue": None}
+
+
+def config(base: Path, **changes: Any) -> RunConfig:
+    """`changes`: of `generate`, and the settings of its sections."""
+    parts = {
+        "dreambooth": settings(
+            base, **{"steps": 2, "prior_images": 2, "learning_rate": 1e-2, **changes.pop("dreambooth", {})}
+        ),
+        "sampling": SamplingConfig(**{"steps": 1, "guidance": (4.0, 7.5), **changes.pop("sampling", {})}),
+        "filter": FilterConfig(**{"threshold": None, **changes.pop("filter", {})}),
+    }
+    generate = GenerateConfig(**{"generator": "dreambooth", "image_size": SIDE, **parts, **changes})
+    return RunConfig(seed=7, generate=generate)
+
+
+def manifest(root: Path, folder: RunFolder, *names: str) -> Manifest:
+    """Objects by the names of their colours, three photos each; the run has made masks of the first two."""
+    objects = {}
+    for name in names or tuple(CATEGORIES):
+        drawn = [shape(COLOURS[name], index) for index in range(3)]
+        paths = [root / name / f"{index}.png" for index in range(3)]
+        paths[0].parent.mkdir(parents=True)
+        for path, (image, _) in zip(paths, drawn, strict=True):
+            Image.fromarray(image).save(path)
+        folder.write_masks(name, [mask for _, mask in drawn[:2]], {})
+        photos = tuple(Photo(name, path, None, None) for path in paths)
+        objects[name] = ObjectPhotos(name, CATEGORIES[name], photos, ())
+    return Manifest(root, objects, ())
+
+
+class Judge:
+    """In place of the filter: scores by a rule on the picture; what counts is its left half."""
+
+    def __init__(self, score: Callable[[NDArray[np.uint8]], float | None]) -> None:
+        self._score = score
+        self.objects: list[tuple[Sequence[MaskedImage], Sequence[MaskedImage]]] = []
+
+    def set_object(self, photos: Sequence[MaskedImage], others: Sequence[MaskedImage]) -> None:
+        self.objects.append((photos, others))
+
+    def masked(self, images: Sequence[NDArray[np.uint8]]) -> list[MaskedImage]:
+        return [(image, np.ones(image.shape[:2], np.bool_)) for image in images]
+
+    def judge(self, images: Sequence[NDArray[np.uint8]]) -> list[Verdict]:
+        scores = [self._score(image) for image in images]
+        return [
+            Verdict(None, None) if score is None else Verdict(score, left_half(image))
+            for image, score in zip(images, scores, strict=True)
+        ]
+
+    def accepts(self, verdict: Verdict) -> bool:
+        return verdict.score is not None and verdict.score >= 0.5
+
+
+def left_half(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    mask = np.zeros(image.shape[:2], np.bool_)
+    mask[:, : image.shape[1] // 2] = True
+    return mask
+
+
+class Recorded:
+    """A sampler that keeps what it is asked for, request by request, and draws it, or something else."""
+
+    def __init__(self, sampler: Sampler, instead: NDArray[np.uint8] | None = None) -> None:
+        self.asked: list[list[Shot]] = []
+        self._sampler, self._instead = sampler, instead
+
+    def draw(self, shots: Sequence[Shot]) -> list[NDArray[np.uint8]]:
+        self.asked.append(list(shots))
+        return self._sampler.draw(shots) if self._instead is None else [self._instead for _ in shots]
+
+
+class Run:
+    """A run whose objects are learnt, and what draws for it."""
+
+    def __init__(
+        self, root: Path, base: Callable[[str], Path], learnt: Callable[[str], Path], *names: str, **changes: Any
+    ) -> None:
+        self.folder = RunFolder(root / "run")
+        self.config = config(base("sd"), **changes)
+        self.manifest = manifest(root / "photos", self.folder, *names)
+        self.book = build_prompts(self.config.generate)
+        for name in self.manifest.objects:
+            self.folder.generator(name).parent.mkdir(parents=True, exist_ok=True)
+            self.folder.generator(name).symlink_to(learnt(name))
+
+    def dreams(self, score: Callable[[NDArray[np.uint8]], float | None] = lambda _: 1.0) -> DreamBooth:
+        """A new actor, with a judge for its filter."""
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(dreambooth, "LikenessFilter", lambda *_: Judge(score))
+            return DreamBooth(self.config, self.manifest, self.folder, self.book, print)

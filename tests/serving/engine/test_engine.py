@@ -1,0 +1,531 @@
+"""The engine answers what evaluation computes, for many at once, and never makes up a "not found"."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import shutil
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from helpers.published import DENSE, PHOTOS, SIZE, photo, publish_object, tiny_checkpoint
+from PIL import Image
+from safetensors.numpy import load as load_arrays
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+import persrep_ray.serving.engine.source as source_module
+from persrep_ray.backbones.lora import LoraBackbone, load_lora
+from persrep_ray.config import BackboneConfig, EvaluateConfig, RunConfig, load_serve_config
+from persrep_ray.data.images import resize_square, standard_view
+from persrep_ray.data.objects import Photo
+from persrep_ray.evaluate.photo_cache import PhotoCache
+from persrep_ray.registry.registry import Registry
+from persrep_ray.serving.engine.answers import AdapterRef, Identification
+from persrep_ray.serving.engine.engine import LocalEngine
+from persrep_ray.serving.engine.errors import (
+    AdapterUnusableError,
+    NoMasksError,
+    RegistryUnavailableError,
+    VersionNotFoundError,
+)
+from persrep_ray.serving.engine.profile import read_profile
+from persrep_ray.tasks.dense import DensePrediction, DenseReference, bounding_box, predict
+from persrep_ray.tasks.features import normalize
+
+OBJECTS = 6
+TARGETS = [AdapterRef(f"{'cup' if number < 2 else 'mug'}-{number}", "v1") for number in range(OBJECTS)]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A registry of the objects `TARGETS`, the settings of their run, and a slot for their adapters."""
+
+    registry: Path
+    config: RunConfig
+    lora: LoraBackbone
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    root = tmp_path_factory.mktemp("sample")
+    config = tiny_checkpoint(root / "vit")
+    lora = load_lora(config)
+    for number, target in enumerate(TARGETS):
+        publish_object(root / "registry", target.object_id, config, number, lora=lora)
+    return Sample(root / "registry", config, lora)
+
+
+@pytest.fixture
+def own(sample: Sample, tmp_path: Path) -> Sample:
+    """A copy of the registry that a test may damage."""
+    return replace(sample, registry=shutil.copytree(sample.registry, tmp_path / "registry"))
+
+
+def engine_of(sample: Sample, **settings: Any) -> LocalEngine:
+    config = load_serve_config({"registry": str(sample.registry), "refresh_s": 0.01, **settings})
+    return LocalEngine(config, read_profile(config))
+
+
+@asynccontextmanager
+async def running(engine: LocalEngine) -> AsyncIterator[LocalEngine]:
+    follower = asyncio.create_task(engine.run())
+    try:
+        yield engine
+    finally:
+        follower.cancel()
+        await asyncio.wait([follower])
+
+
+def ask(engine: LocalEngine, question: Callable[[LocalEngine], Coroutine[Any, Any, Any]]) -> Any:
+    async def scenario() -> Any:
+        async with running(engine):
+            return await question(engine)
+
+    return asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def standard(number: int, index: int = PHOTOS) -> np.ndarray:
+    """The view of a photo that no prototype knows."""
+    return standard_view(photo(number, index)[0], SIZE)
+
+
+def dense(number: int, index: int = PHOTOS) -> np.ndarray:
+    return resize_square(photo(number, index)[0], DENSE)
+
+
+class ByEvaluation:
+    """What the evaluation code says of a picture file and a published adapter."""
+
+    def __init__(self, sample: Sample, folder: Path) -> None:
+        self.sample, self.folder = sample, folder
+
+    def photo(self, image: np.ndarray, name: str = "photo") -> Photo:
+        path = self.folder / f"{name}.png"
+        Image.fromarray(image).save(path)
+        return Photo("any", path, None, None)
+
+    def cache(self, target: AdapterRef) -> tuple[PhotoCache, dict[str, np.ndarray]]:
+        path = Registry(self.sample.registry).path(target.object_id, target.version)
+        names = ("adapter_config.json", "adapter_model.safetensors")
+        self.sample.lora.load_files({name: (path / name).read_bytes() for name in names})
+        return PhotoCache(self.sample.lora, self.sample.config, 2**24), load_arrays(
+            (path / "prototypes.safetensors").read_bytes()
+        )
+
+    def cls(self, target: AdapterRef, image: np.ndarray) -> np.ndarray:
+        cache, _ = self.cache(target)
+        photos = cache.readable([self.photo(image)], "standard")
+        return cache.cls(photos, adapted=True)[0]
+
+    def score(self, target: AdapterRef, image: np.ndarray) -> float:
+        cls = self.cls(target, image)
+        return float((normalize(self.cache(target)[1]["cls"]) @ normalize(cls)).max())
+
+    def prediction(self, target: AdapterRef, image: np.ndarray) -> DensePrediction:
+        cache, arrays = self.cache(target)
+        (one,) = cache.readable([self.photo(image)], None)
+        reference = DenseReference(arrays["target"], arrays["box_means"])
+        return predict(reference, cache.exact(one)[1], cache.size(one))
+
+
+@pytest.fixture
+def evaluation(sample: Sample, tmp_path: Path) -> ByEvaluation:
+    return ByEvaluation(sample, tmp_path)
+
+
+class TestAnswersEqualEvaluation:
+    @pytest.mark.parametrize("number", [0, 3])
+    def test_embed_and_classify(self, sample: Sample, evaluation: ByEvaluation, number: int) -> None:
+        engine, target = engine_of(sample), TARGETS[number]
+        for shown in (number, 4):
+            image, view = photo(shown, PHOTOS)[0], standard(shown)
+            embedding = ask(engine, lambda one, view=view: one.embed(target, view))
+            np.testing.assert_allclose(embedding, normalize(evaluation.cls(target, image)), atol=1e-5)
+            assert np.linalg.norm(embedding) == pytest.approx(1) and embedding.dtype == np.float32
+
+            verdict = ask(engine, lambda one, view=view: one.classify(target, view))
+            score = evaluation.score(target, image)
+            assert verdict.score == pytest.approx(score, abs=1e-5) and verdict.threshold == 0.85
+            assert verdict.probability == pytest.approx(1 / (1 + math.exp(17 - 20 * score)), abs=1e-4)
+            assert verdict.match == (shown == number)
+
+    def test_compare(self, sample: Sample, evaluation: ByEvaluation) -> None:
+        engine, target = engine_of(sample), TARGETS[2]
+        images = [photo(2, PHOTOS)[0], photo(5, PHOTOS)[0]]
+        left, right = (normalize(evaluation.cls(target, image)) for image in images)
+        views = (standard(2), standard(5))
+        found = ask(engine, lambda one: one.compare(target, views))
+        assert found.same.score == pytest.approx(float(left @ right), abs=1e-5)
+        assert not found.same.match and found.same.threshold == 0.85
+        scores = [evaluation.score(target, image) for image in images]
+        assert [one.score for one in found.each] == pytest.approx(scores, abs=1e-5)
+        assert [one.match for one in found.each] == [True, False]
+        alike = ask(engine, lambda one: one.compare(target, (views[0], views[0])))
+        assert alike.same.score == pytest.approx(1, abs=1e-5) and alike.same.match
+
+    @pytest.mark.parametrize("size", [(96, 96), (80, 60), (50, 90)])
+    def test_locate(self, sample: Sample, evaluation: ByEvaluation, size: tuple[int, int]) -> None:
+        engine, target = engine_of(sample), TARGETS[1]
+        image = photo(1, PHOTOS)[0][: size[0], : size[1]]
+        view = resize_square(image, DENSE)
+        found = ask(engine, lambda one: one.locate(target, view, size))
+        expected = evaluation.prediction(target, image)
+        np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-5)
+        assert expected.box is not None and expected.mask is not None
+        assert found.box == tuple(expected.box) and found.score == pytest.approx(expected.score, abs=1e-5)
+        assert found.mask.shape == size and found.mask.dtype == bool
+        assert (found.mask != expected.mask).mean() < 0.001
+
+    def test_locate_on_a_large_picture_is_told_in_its_own_pixels(
+        self, sample: Sample, evaluation: ByEvaluation
+    ) -> None:
+        engine, target, size = engine_of(sample), TARGETS[1], (1500, 1100)
+        small = Image.fromarray(photo(1, PHOTOS)[0])
+        image = np.array(small.resize((size[1], size[0])))
+        found = ask(engine, lambda one: one.locate(target, resize_square(image, DENSE), size))
+        expected = evaluation.prediction(target, image)  # at most 640 pixels high
+        assert expected.mask is not None and expected.box is not None and expected.mask.shape == (640, 469)
+        assert found.mask.shape == size
+        enlarged = cv2.resize(expected.mask.astype(np.uint8), (1100, 1500), interpolation=cv2.INTER_NEAREST)
+        assert (found.mask != enlarged).mean() < 1e-4  # searched at that size, as in evaluation, then enlarged
+        scale = np.array([1100 / 469, 1500 / 640, 1100 / 469, 1500 / 640])
+        np.testing.assert_allclose(found.box, expected.box * scale, atol=2.5)
+        left, top, width, height = bounding_box(found.mask)  # type: ignore[misc]
+        x, y, w, h = found.box
+        assert 0 <= x <= left + 1 and 0 <= y <= top + 1 and x + w <= 1100 and y + h <= 1500
+        assert left + width <= x + w + 1 and top + height <= y + h + 1
+
+    def test_nothing_is_located_where_nothing_stands_out(self, sample: Sample) -> None:
+        grey = np.full((DENSE, DENSE, 3), 128, np.uint8)
+        found = ask(engine_of(sample), lambda one: one.locate(TARGETS[1], grey, (5, 5)))
+        assert found.box is None and found.mask is None and found.score == -1
+        assert found.similarity.shape == (8, 8)
+
+    def test_the_views_have_the_sides_of_evaluation(self, sample: Sample) -> None:
+        assert asyncio.run(engine_of(sample).view_sides()) == (SIZE, DENSE)
+
+
+class TestOtherFamilies:
+    @pytest.fixture(scope="class", params=["siglip", "dinov3_vit"])
+    def sample(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sample:
+        root = tmp_path_factory.mktemp(request.param)
+        config = tiny_checkpoint(root / "vit", kind=request.param)
+        lora = load_lora(config)
+        for number in range(2):
+            publish_object(root / "registry", TARGETS[number].object_id, config, number, lora=lora)
+        return Sample(root / "registry", config, lora)
+
+    def test_answers_equal_evaluation(self, sample: Sample, evaluation: ByEvaluation) -> None:
+        engine = engine_of(sample)
+
+        async def both(one: LocalEngine) -> list[Any]:
+            asked = [one.embed(target, standard(0)) for target in TARGETS[:2]]
+            return await asyncio.gather(*asked, one.locate(TARGETS[1], dense(1), (96, 96)))
+
+        *embeddings, located = ask(engine, both)
+        for target, embedding in zip(TARGETS[:2], embeddings, strict=True):
+            expected = normalize(evaluation.cls(target, photo(0, PHOTOS)[0]))
+            np.testing.assert_allclose(embedding, expected, atol=1e-5)
+        assert np.abs(embeddings[0] - embeddings[1]).max() > 1e-3
+        similarity = evaluation.prediction(TARGETS[1], photo(1, PHOTOS)[0]).similarity
+        np.testing.assert_allclose(located.similarity, similarity, atol=1e-5)
+
+
+def test_many_mixed_queries_at_once_are_all_answered_right(sample: Sample) -> None:
+    # With a bank that holds two adapters, so that they come and go all the time.
+    engine = engine_of(sample, encoder={"batch_rows": 5, "bank_bytes": 2 * 60_000, "load_threads": 2})
+
+    def questions(one: LocalEngine) -> list[Coroutine[Any, Any, Any]]:
+        asked: list[Coroutine[Any, Any, Any]] = []
+        for number, target in enumerate(TARGETS):
+            for shown in (number, (number + 1) % OBJECTS):
+                asked.append(one.embed(target, standard(shown)))
+                asked.append(one.classify(target, standard(shown)))
+                asked.append(one.locate(target, dense(shown), (96, 96)))
+                asked.append(one.compare(target, (standard(shown), standard(number))))
+        asked += [one.identify(standard(shown), [""], top_k=3, exact=True) for shown in range(3)]
+        return asked
+
+    async def alone(one: LocalEngine) -> list[Any]:
+        return [await question for question in questions(one)]
+
+    async def together(one: LocalEngine) -> list[Any]:
+        return await asyncio.gather(*questions(one))
+
+    expected, found = ask(engine, alone), ask(engine, together)
+    assert len(found) == OBJECTS * 8 + 3
+    for left, right in zip(found, expected, strict=True):
+        assert_alike(left, right)
+    assert engine.bank.nbytes <= 2 * 60_000 and len(engine.bank) > 0
+
+
+def assert_alike(left: Any, right: Any) -> None:
+    """Equal but for the rounding that differs with the size of a batch."""
+    if isinstance(left, np.ndarray) and left.dtype == bool:
+        assert (left != right).mean() < 0.001
+    elif isinstance(left, float | np.ndarray):
+        np.testing.assert_allclose(left, right, atol=1e-4)
+    elif isinstance(left, tuple):
+        for one, other in zip(left, right, strict=True):
+            assert_alike(one, other)
+    elif hasattr(left, "__dataclass_fields__"):
+        assert type(left) is type(right)
+        for name in left.__dataclass_fields__:
+            assert_alike(getattr(left, name), getattr(right, name))
+    else:
+        assert left == right
+
+
+class TestErrors:
+    def test_no_such_version(self, sample: Sample) -> None:
+        with pytest.raises(VersionNotFoundError):
+            ask(engine_of(sample), lambda one: one.classify(AdapterRef("cup-0", "v9"), standard(0)))
+
+    def test_published_without_masks(self, own: Sample) -> None:
+        target = publish_object(own.registry, "bare", own.config, 0, lora=own.lora, masks=False)
+        engine = engine_of(own)
+        with pytest.raises(NoMasksError, match="object bare, version v1: published without masks"):
+            ask(engine, lambda one: one.locate(target, dense(0), (9, 9)))
+        assert ask(engine, lambda one: one.classify(target, standard(0))).match
+
+    def test_made_for_another_backbone(self, own: Sample, caplog: pytest.LogCaptureFixture) -> None:
+        other = own.config.to_dict()
+        other["backbone"]["name"] = "/elsewhere/vit"
+        target = publish_object(own.registry, "odd", own.config, 0, lora=own.lora, card={"config": other})
+        with pytest.raises(AdapterUnusableError) as raised:
+            ask(engine_of(own), lambda one: one.classify(target, standard(0)))
+        assert "elsewhere" not in raised.value.message  # the client learns no path
+        assert "object odd, version v1: made for a backbone with name '/elsewhere/vit'" in caplog.text  # the operator
+
+    def test_features_that_overflow(self, own: Sample) -> None:
+        target = publish_object(own.registry, "wild", own.config, 0, lora=own.lora, change=enormous)
+        engine = engine_of(own)
+        for question in (
+            lambda one: one.classify(target, standard(0)),
+            lambda one: one.embed(target, standard(0)),
+            lambda one: one.compare(target, (standard(0), standard(1))),
+            lambda one: one.locate(target, dense(0), (9, 9)),
+        ):
+            with pytest.raises(AdapterUnusableError, match="object wild, version v1"):
+                ask(engine, question)
+        assert ask(engine, lambda one: one.classify(TARGETS[0], standard(0))).match
+
+    def test_the_registry_is_away(self, own: Sample) -> None:
+        engine = engine_of(own)
+        ask(engine, lambda one: one.classify(TARGETS[0], standard(0)))
+        own.registry.rename(own.registry.with_name("away"))
+        assert ask(engine, lambda one: one.classify(TARGETS[0], standard(0))).match  # is in memory
+        with pytest.raises(RegistryUnavailableError):
+            ask(engine, lambda one: one.classify(TARGETS[1], standard(0)))
+
+
+def enormous(files: dict[str, bytes]) -> None:
+    """Finite values whose features are not."""
+    tensors = load_tensors(files["adapter_model.safetensors"])
+    files["adapter_model.safetensors"] = save_tensors({name: one * 1e30 for name, one in tensors.items()})
+
+
+def identify(engine: LocalEngine, shown: int, prefixes: Sequence[str] = ("",), **options: Any) -> Identification:
+    asked = {"top_k": 5, "exact": False, **options}
+    found: Identification = ask(engine, lambda one: one.identify(standard(shown), prefixes, **asked))
+    return found
+
+
+def ids(found: Identification) -> list[str]:
+    return [candidate.target.object_id for candidate in found.candidates]
+
+
+class TestIdentify:
+    @pytest.mark.parametrize("exact", [False, True])
+    def test_finds_the_right_object_among_many(self, sample: Sample, exact: bool) -> None:
+        engine = engine_of(sample, identify={"shortlist": 3}, encoder={"batch_rows": 2})
+        for shown, target in enumerate(TARGETS):
+            found = identify(engine, shown, exact=exact)
+            assert found.candidates[0].target == target
+            assert (found.searched, found.tried) == (OBJECTS, OBJECTS if exact else 3)
+            assert all(one.verdict.match for one in found.candidates)
+
+    def test_candidates_are_what_their_own_adapters_say_most_probable_first(self, own: Sample) -> None:
+        for number, target in enumerate(TARGETS):  # nearly all match, and each is calibrated another way
+            card = {"threshold": -0.5, "calibration": {"slope": 1.0, "intercept": (number * 7) % 5}}
+            Registry(own.registry).delete(target.object_id)
+            publish_object(own.registry, target.object_id, own.config, number, lora=own.lora, card=card)
+        engine = engine_of(own)
+        found = identify(engine, 0, top_k=6).candidates
+        assert len(found) >= 5
+        probabilities = [one.verdict.probability for one in found]
+        assert probabilities == sorted(probabilities, reverse=True)
+        for one in found:
+            verdict = ask(engine, lambda engine, one=one: engine.classify(one.target, standard(0)))
+            assert one.verdict.score == pytest.approx(verdict.score, abs=1e-5)
+            assert one.verdict.probability == pytest.approx(verdict.probability, abs=1e-5)
+        assert ids(identify(engine, 0, top_k=2)) == [one.target.object_id for one in found[:2]]
+
+    def test_exact_equals_a_shortlist_that_covers_all(self, sample: Sample) -> None:
+        covers, short = engine_of(sample, identify={"shortlist": OBJECTS}), engine_of(sample)
+        for shown in range(OBJECTS):
+            assert_alike(identify(covers, shown), identify(short, shown, exact=True))
+
+    @pytest.mark.parametrize("exact", [False, True])
+    @pytest.mark.parametrize("shortlist", [1, 16])
+    def test_only_objects_of_the_prefixes_are_tried(self, sample: Sample, exact: bool, shortlist: int) -> None:
+        engine = engine_of(sample, identify={"shortlist": shortlist})
+        found = identify(engine, 3, ["cup"], exact=exact)  # it is a mug
+        assert ids(found) == [] and found.searched == 2 and found.tried <= 2
+        found = identify(engine, 3, ["mug-3", "cup"], exact=exact)
+        assert ids(found) == ["mug-3"] and found.searched == 3
+        nobody = identify(engine, 3, ["x", "muh"], exact=exact)
+        assert (nobody.candidates, nobody.searched, nobody.tried) == ((), 0, 0)
+        assert identify(engine, 3, [], exact=exact).searched == 0
+
+    def test_nothing_found_is_no_candidate(self, sample: Sample) -> None:
+        noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
+        found = ask(engine_of(sample), lambda one: one.identify(noise, [""], top_k=5, exact=True))
+        assert found == Identification((), searched=OBJECTS, tried=OBJECTS)
+
+    @pytest.mark.parametrize("damage", ["adapter", "prototypes", "overflow", "another backbone", "forbidden"])
+    def test_a_broken_object_is_left_out(self, own: Sample, damage: str) -> None:
+        other = own.config.to_dict()
+        other["backbone"]["name"] = "elsewhere"
+        change = enormous if damage == "overflow" else None
+        card = {"config": other} if damage == "another backbone" else None
+        publish_object(own.registry, "zebra", own.config, 3, lora=own.lora, card=card, change=change)
+        folder = Registry(own.registry).path("zebra")
+        if damage == "adapter":
+            (folder / "adapter_model.safetensors").write_bytes(b"not any more")
+        elif damage == "prototypes":
+            (folder / "prototypes.safetensors").write_bytes(b"not any more")
+        elif damage == "forbidden":
+            (folder / "adapter_config.json").unlink()
+            (folder / "adapter_config.json").mkdir()
+        for exact in (False, True):
+            found = identify(engine_of(own), 3, exact=exact)
+            assert ids(found)[0] == "mug-3" and "zebra" not in ids(found) and found.tried == OBJECTS
+
+    def test_new_versions_and_deletions_are_followed(self, own: Sample) -> None:
+        engine, registry = engine_of(own), Registry(own.registry)
+
+        async def scenario(one: LocalEngine) -> None:
+            assert ids(await one.identify(standard(3), [""], top_k=1, exact=False)) == ["mug-3"]
+            registry.delete("mug-3")
+            publish_object(own.registry, "new", own.config, 3, lora=own.lora, version="v7")
+            found = None
+            while found != ["new"]:
+                found = ids(await one.identify(standard(3), [""], top_k=1, exact=False))
+            assert (await one.identify(standard(3), [""], top_k=1, exact=True)).searched == OBJECTS
+
+        ask(engine, scenario)
+
+
+class TestIdentifyWithoutTheRegistry:
+    """It must never look like "none of them"."""
+
+    def test_from_the_start(self, own: Sample) -> None:
+        engine = engine_of(own, encoder={"load_timeout_s": 0.1})
+        away = own.registry.rename(own.registry.with_name("away"))
+        with pytest.raises(RegistryUnavailableError, match="have not been read yet"):
+            identify(engine, 3)
+        away.rename(own.registry)
+        assert ids(identify(engine_of(own), 3))[0] == "mug-3"
+
+    def test_the_first_query_of_a_process_waits_for_the_objects(self, own: Sample) -> None:
+        engine = engine_of(own)
+
+        async def scenario(one: LocalEngine) -> list[str]:
+            away = own.registry.rename(own.registry.with_name("away"))
+            query = asyncio.create_task(one.identify(standard(3), [""], top_k=1, exact=False))
+            await asyncio.sleep(0)
+            away.rename(own.registry)
+            return ids(await query)
+
+        assert ask(engine, scenario) == ["mug-3"]
+
+    @pytest.mark.parametrize("exact", [False, True])
+    def test_later(self, own: Sample, exact: bool) -> None:
+        engine = engine_of(own, encoder={"bank_bytes": 1})
+
+        async def scenario(one: LocalEngine) -> None:
+            await one.identify(standard(3), ["mug-3"], top_k=1, exact=exact)
+            own.registry.rename(own.registry.with_name("away"))
+            await one.identify(standard(3), [""], top_k=1, exact=exact)
+
+        with pytest.raises(RegistryUnavailableError):
+            ask(engine, scenario)
+
+    def test_with_all_in_memory_it_still_answers(self, own: Sample) -> None:
+        engine = engine_of(own)
+
+        async def scenario(one: LocalEngine) -> Identification:
+            await one.identify(standard(3), [""], top_k=1, exact=True)
+            own.registry.rename(own.registry.with_name("away"))
+            return await one.identify(standard(3), [""], top_k=1, exact=True)
+
+        assert ids(ask(engine, scenario)) == ["mug-3"]
+
+    def test_one_object_that_cannot_be_read_now(self, own: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+        read = source_module.read_regular
+
+        def fails(path: Path, most: int) -> bytes:
+            if path.name == "prototypes.safetensors" and "mug-3" in str(path):
+                raise OSError(5, "Input/output error")
+            return read(path, most)
+
+        monkeypatch.setattr(source_module, "read_regular", fails)
+        with pytest.raises(RegistryUnavailableError):
+            identify(engine_of(own, encoder={"load_timeout_s": 0.3}), 3)
+
+
+def test_leaving_clients_give_back_everything(sample: Sample) -> None:
+    engine = engine_of(sample, encoder={"bank_bytes": 1})
+
+    async def scenario(one: LocalEngine) -> None:
+        for number in range(3):
+            await one.identify(standard(3), [""], top_k=1, exact=True)
+            before = len(asyncio.all_tasks())
+            queries = [
+                asyncio.create_task(one.identify(standard(3), [""], top_k=1, exact=True)),
+                asyncio.create_task(one.classify(TARGETS[number], standard(3))),
+                asyncio.create_task(one.compare(TARGETS[number], (standard(2), standard(3)))),
+            ]
+            for _ in range(4 * number):
+                await asyncio.sleep(0)
+            for query in queries:
+                query.cancel()
+            await asyncio.wait(queries)
+            await one.classify(TARGETS[0], standard(0))  # loads and batches that went on are through
+            while len(asyncio.all_tasks()) > before or len(one.bank):
+                await asyncio.sleep(0)
+        assert one.bank.nbytes == 0
+
+    ask(engine, scenario)
+
+
+def test_the_embedded_backbone_from_end_to_end(tmp_path: Path) -> None:
+    config = RunConfig(backbone=BackboneConfig(image_size=112), evaluate=EvaluateConfig(dense_size=112))  # bfloat16
+    one = Sample(tmp_path / "registry", config, load_lora(config))
+    wrong, right = (publish_object(one.registry, f"mug-{number}", config, number, lora=one.lora) for number in (0, 3))
+    image, truth = photo(3, PHOTOS)
+    standard, dense = standard_view(image, 112), resize_square(image, 112)
+
+    async def questions(engine: LocalEngine) -> Any:
+        return await asyncio.gather(
+            engine.embed(right, standard),
+            engine.classify(right, standard),
+            engine.classify(wrong, standard),
+            engine.locate(right, dense, (96, 96)),
+            engine.identify(standard, [""], top_k=2, exact=False),
+        )
+
+    embedding, own, others, located, found = ask(engine_of(one), questions)
+    evaluation = ByEvaluation(one, tmp_path)
+    assert float(embedding @ normalize(evaluation.cls(right, image))) > 0.9995  # bfloat16, rounded in another order
+    assert own.score == pytest.approx(evaluation.score(right, image), abs=0.005) and own.score > others.score
+    assert (located.mask & truth).sum() / (located.mask | truth).sum() > 0.5
+    assert found.tried == 2

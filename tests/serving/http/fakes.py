@@ -1,0 +1,212 @@
+"""An engine and a catalog without models and files, pictures, and a client that plays the server's side of ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from PIL import Image
+from starlette.testclient import TestClient
+
+from persrep_ray.config import ServeConfig
+from persrep_ray.serving.engine.answers import AdapterRef, Candidate, Comparison, Identification, Localization, Verdict
+from persrep_ray.serving.engine.errors import VersionNotFoundError
+from persrep_ray.serving.http.api import make_app
+from persrep_ray.serving.http.auth import Keys
+
+STANDARD, DENSE = 16, 32
+
+
+def verdict(score: float) -> Verdict:
+    return Verdict(score=score, probability=score / 2 + 0.5, threshold=0.25)
+
+
+@dataclass
+class FakeEngine:
+    """Answers from the mean brightness of the picture. `wait` holds every query; `failures` are raised first."""
+
+    failures: list[Exception] = field(default_factory=list)
+    wait: asyncio.Event | None = None
+    asked: list[Any] = field(default_factory=list)
+    cancelled: int = 0
+    found: bool = True
+
+    async def view_sides(self) -> tuple[int, int]:
+        return STANDARD, DENSE
+
+    async def embed(self, target: AdapterRef, standard: np.ndarray) -> np.ndarray:
+        score = await self._score(target, standard, STANDARD)
+        return np.array([score, np.sqrt(1 - score**2)], np.float32)
+
+    async def classify(self, target: AdapterRef, standard: np.ndarray) -> Verdict:
+        return verdict(await self._score(target, standard, STANDARD))
+
+    async def locate(self, target: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
+        """The object is what is in the right half of the picture."""
+        score = await self._score((target, size), dense, DENSE)
+        similarity = np.linspace(-1, 1, 4, dtype=np.float32).reshape(2, 2)
+        if not self.found:
+            return Localization(None, None, -1.0, similarity)
+        half = size[1] // 2
+        mask = np.zeros(size, bool)
+        mask[:, half:] = True
+        return Localization((half, 0, size[1] - half, size[0]), mask, score, similarity)
+
+    async def compare(self, target: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
+        first, second = [await self._score(target, one, STANDARD) for one in standards]
+        return Comparison(same=verdict(1 - abs(first - second)), each=(verdict(first), verdict(second)))
+
+    async def identify(
+        self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool
+    ) -> Identification:
+        score = await self._score((tuple(prefixes), top_k, exact), standard, STANDARD)
+        return Identification((Candidate(AdapterRef("mug", "v2"), verdict(score)),), searched=7, tried=3)
+
+    async def _score(self, asked: Any, view: np.ndarray, side: int) -> float:
+        assert view.shape == (side, side, 3) and view.dtype == np.uint8
+        self.asked.append(asked)
+        if self.failures:
+            raise self.failures.pop(0)
+        if self.wait is not None:
+            try:
+                await self.wait.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        return float(view.mean()) / 255
+
+
+@dataclass
+class FakeCatalog:
+    """`published` has all versions of an object, the live one last."""
+
+    published: dict[str, list[str]]
+    cards: dict[str, Any] = field(default_factory=dict)
+    failures: list[Exception] = field(default_factory=list)
+
+    def live(self, object_id: str) -> str | None:
+        if self.failures:
+            raise self.failures.pop(0)
+        return self.published[object_id][-1] if object_id in self.published else None
+
+    def objects(self, prefixes: Sequence[str]) -> list[str]:
+        return sorted(one for one in self.published if one.startswith(tuple(prefixes)))
+
+    async def versions(self, object_id: str) -> list[str]:
+        return sorted(self.published[object_id])
+
+    async def card(self, object_id: str, version: str) -> dict[str, Any]:
+        if version not in self.published[object_id]:
+            raise VersionNotFoundError(f"object {object_id}, version {version}: no such version")
+        return {"threshold": 0.25, "metrics": {}, "category": None, "photos": ["secret.jpg"], **self.cards}
+
+    async def delete(self, object_id: str) -> None:
+        del self.published[object_id]
+
+
+@dataclass
+class Endpoint:
+    """An application and the fakes behind it; `codes` are those of its error answers."""
+
+    app: FastAPI
+    engine: FakeEngine
+    catalog: FakeCatalog
+    codes: list[str]
+
+    @property
+    def client(self) -> TestClient:
+        return TestClient(self.app)
+
+
+def endpoint(keys: Keys | None = None, ready: Callable[[], bool] = lambda: True, **http: Any) -> Endpoint:
+    engine = FakeEngine()
+    catalog = FakeCatalog({"mug": ["v1", "v2"], "shop_cup": ["v1"], "shop_tin": ["v1"]})
+    codes: list[str] = []
+    config = ServeConfig.model_validate({"registry": "registry", "http": http})
+    app = make_app(config, engine, catalog, keys or Keys(None), ready=ready, count=codes.append)  # type: ignore[arg-type]
+    return Endpoint(app, engine, catalog, codes)
+
+
+def encoded(width: int = 30, height: int = 20, grey: int = 102, image_format: str = "PNG", **options: Any) -> bytes:
+    """A plain picture, all of one grey."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), (grey, grey, grey)).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def code(self) -> str:
+        code: str = json.loads(self.body)["error"]["code"]
+        return code
+
+
+class Wire:
+    """One request on the server's side of ASGI: sends `chunks` when they are asked for, and counts those.
+
+    After the last chunk the body is complete, or, if `stalls`, waited for in vain. `leave` is the client's going.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        chunks: Iterable[bytes] = (b"",),
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        stalls: bool = False,
+    ) -> None:
+        path, _, query = path.partition("?")
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode("latin-1", "replace"),
+            "query_string": query.encode("latin-1", "replace"),
+            "root_path": "",
+            "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in pairs],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 80),
+        }
+        self.chunks_read = 0
+        self.leave = asyncio.Event()
+        self._stalls = stalls
+        self._chunks = iter(chunks)
+        self._next = next(self._chunks, None)
+        self._sent: list[Any] = []
+
+    async def receive(self) -> Any:
+        if self._next is None:
+            await self.leave.wait()
+            return {"type": "http.disconnect"}
+        chunk, self._next = self._next, next(self._chunks, None)
+        self.chunks_read += 1
+        return {"type": "http.request", "body": chunk, "more_body": self._next is not None or self._stalls}
+
+    async def send(self, message: Any) -> None:
+        self._sent.append(message)
+
+    async def run(self, app: Any) -> Answer | None:
+        """The answer, None if there was none."""
+        await app(self.scope, self.receive, self.send)
+        if not self._sent:
+            return None
+        start, *rest = self._sent
+        assert start["type"] == "http.response.start" and not rest[-1].get("more_body", False)
+        headers = {name.decode().lower(): value.decode() for name, value in start["headers"]}
+        assert len(headers) == len(start["headers"]), "a header occurs twice"
+        return Answer(start["status"], headers, b"".join(part["body"] for part in rest))

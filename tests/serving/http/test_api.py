@@ -1,0 +1,422 @@
+"""The HTTP interface, address by address: what goes in, what comes out, who may see what."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from faster_coco_eval.core import mask as coco
+from PIL import Image
+from serving.http.fakes import Endpoint, encoded, endpoint
+
+from persrep_ray.config import DataConfig
+from persrep_ray.data.images import decode_mask
+from persrep_ray.serving.engine import errors
+from persrep_ray.serving.engine.answers import AdapterRef
+from persrep_ray.serving.engine.errors import RegistryUnavailableError, VersionNotFoundError
+from persrep_ray.serving.http.auth import KeyEntry, Keys
+from persrep_ray.serving.http.errors import STATUS
+
+PICTURE = encoded(grey=102)  # of brightness 0.4
+OTHER = encoded(grey=51)  # 0.2
+CALIBRATION = {
+    **{"slope": 9.5, "intercept": -3.0, "positives": 5, "others": 7},
+    **{"true_positive_rate": 1.0, "false_positive_rate": 0.0},
+}
+MUG = {"object_id": "mug", "version": "v2"}
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-frame-options": "DENY",
+    "cache-control": "no-store",
+}
+PICTURE_ADDRESSES = [*(f"/v1/objects/mug/{task}" for task in ("embed", "classify", "detect", "segment", "compare"))]
+PICTURE_ADDRESSES += ["/v1/identify"]
+
+
+def key(secret: str, *prefixes: str, delete: bool = False) -> KeyEntry:
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    return KeyEntry(name=secret, sha256=digest, prefixes=prefixes, delete=delete)
+
+
+KEYS = [key("all", ""), key("shop", "shop_", "store_"), key("shop admin", "shop_", delete=True)]
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def post(served: Endpoint, path: str, *pictures: bytes, **options: Any) -> httpx2.Response:
+    """`pictures` as a form."""
+    files = dict(zip(("image", "other"), pictures, strict=False))
+    return served.client.post(path, files=files, **options)
+
+
+def error_code(response: httpx2.Response) -> str:
+    """The code of an error answer, whose shape and status are checked."""
+    error = response.json()["error"]
+    assert response.json() == {"error": error} and set(error) == {"code", "message", "request_id"}
+    assert error["request_id"] == response.headers["x-request-id"] and error["message"]
+    assert response.status_code == STATUS[error["code"]]
+    code: str = error["code"]
+    return code
+
+
+def test_classify() -> None:
+    served = endpoint()
+    response = post(served, "/v1/objects/mug/classify", PICTURE)
+    assert response.status_code == 200
+    expected = {"score": 0.4, "probability": 0.7, "threshold": 0.25, "match": True}
+    assert response.json() == pytest.approx({**MUG, **expected})
+    assert response.headers["x-adapter-version"] == "v2"
+    assert {name: response.headers[name] for name in HEADERS} == HEADERS
+    assert served.codes == []
+
+
+def test_embed() -> None:
+    response = post(endpoint(), "/v1/objects/mug/embed", PICTURE)
+    embedding = response.json()["embedding"]
+    assert response.json() == {**MUG, "embedding": embedding}
+    np.testing.assert_allclose(embedding, [0.4, 0.84**0.5], rtol=1e-6)
+    assert response.headers["x-adapter-version"] == "v2"
+
+
+def test_detect() -> None:
+    served = endpoint()
+    response = post(served, "/v1/objects/mug/detect", PICTURE)
+    assert response.json() == {**MUG, "boxes": [{"box": [15, 0, 15, 20], "score": pytest.approx(0.4)}]}
+    assert served.engine.asked == [(AdapterRef("mug", "v2"), (20, 30))]
+    assert response.headers["x-adapter-version"] == "v2"
+    served.engine.found = False
+    assert post(served, "/v1/objects/mug/detect", PICTURE).json() == {**MUG, "boxes": []}
+
+
+def test_boxes_and_masks_are_in_pixels_of_the_upright_picture() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side
+    served = endpoint()
+    response = post(served, "/v1/objects/mug/segment", encoded(30, 20, image_format="JPEG", exif=exif))
+    assert served.engine.asked == [(AdapterRef("mug", "v2"), (30, 20))]
+    assert response.json()["mask"]["size"] == [30, 20]
+
+
+def test_segment_gives_run_lengths() -> None:
+    response = post(endpoint(), "/v1/objects/mug/segment", PICTURE)
+    answer = response.json()
+    mask = coco.decode({"size": answer["mask"]["size"], "counts": answer["mask"]["counts"].encode()})
+    np.testing.assert_array_equal(mask, np.repeat([[0] * 15 + [1] * 15], 20, axis=0))
+    assert answer == {**MUG, "score": pytest.approx(0.4), "mask": answer["mask"], "similarity": None}
+    assert set(answer["mask"]) == {"size", "counts"}
+    assert response.headers["x-adapter-version"] == "v2"
+
+
+def test_segment_gives_a_png_and_the_similarity() -> None:
+    answer = post(endpoint(), "/v1/objects/mug/segment?mask=png&similarity=true", PICTURE).json()
+    assert set(answer["mask"]) == {"png"}
+    mask = decode_mask(base64.b64decode(answer["mask"]["png"]), DataConfig(), "the mask")
+    np.testing.assert_array_equal(mask, np.repeat([[False] * 15 + [True] * 15], 20, axis=0))
+    similarity = Image.open(io.BytesIO(base64.b64decode(answer["similarity"]["png"])))
+    assert similarity.mode == "L" and answer["similarity"]["size"] == [2, 2]
+    np.testing.assert_array_equal(np.array(similarity), [[0, 85], [170, 255]])
+
+
+@pytest.mark.parametrize("query", ["", "?mask=png"])
+def test_segment_where_nothing_is_found(query: str) -> None:
+    served = endpoint()
+    served.engine.found = False
+    answer = post(served, f"/v1/objects/mug/segment{query}", PICTURE).json()
+    assert answer == {**MUG, "score": -1.0, "mask": None, "similarity": None}
+
+
+def test_compare() -> None:
+    response = post(endpoint(), "/v1/objects/mug/compare", PICTURE, OTHER)
+    expected = {"same": True, "similarity": 0.8, "probability": 0.9, "threshold": 0.25}
+    answer = response.json()
+    assert answer.pop("scores") == pytest.approx([0.4, 0.2]), "in the order image, other"
+    assert answer == pytest.approx({**MUG, **expected})
+    assert response.headers["x-adapter-version"] == "v2"
+
+
+def test_identify() -> None:
+    served = endpoint()
+    answer = post(served, "/v1/identify?top_k=3&exact=true", PICTURE).json()
+    candidate = {**MUG, "score": 0.4, "probability": 0.7, "threshold": 0.25}
+    assert answer["candidates"] == [pytest.approx(candidate)]
+    assert (answer["searched"], answer["tried"]) == (7, 3)
+    post(served, "/v1/identify", PICTURE)
+    assert served.engine.asked == [(("",), 3, True), (("",), 5, False)]
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("address", PICTURE_ADDRESSES)
+def test_all_ways_to_send_a_picture_say_the_same(address: str, image_format: str) -> None:
+    served = endpoint()
+    names = ("image", "other") if address.endswith("compare") else ("image",)
+    data = encoded(image_format=image_format)
+    form = served.client.post(address, files=dict.fromkeys(names, ("a.txt", data, "text/plain")))
+    text = served.client.post(address, json=dict.fromkeys(names, base64_of(data)))
+    assert form.status_code == text.status_code == 200
+    assert form.json() == text.json()
+    if len(names) == 1:
+        for kind in ("image/jpeg", "image/png", "Image/WebP; x=y"):  # the content decides, not what is said of it
+            raw = served.client.post(address, content=data, headers={"Content-Type": kind})
+            assert raw.json() == form.json()
+    else:
+        raw = served.client.post(address, content=data, headers={"Content-Type": "image/png"})
+        assert error_code(raw) == "unsupported_media_type"
+
+
+def test_an_object() -> None:
+    served = endpoint()
+    metrics = {"pretrained": {"classification.pr_auc": 0.5}, "personalized": {"classification.pr_auc": 0.75}}
+    served.catalog.cards = {"category": "mug", "calibration": CALIBRATION, "metrics": metrics}
+    response = served.client.get("/v1/objects/mug")
+    assert response.json() == {
+        **MUG,
+        "versions": ["v1", "v2"],
+        "category": "mug",
+        "threshold": 0.25,
+        "calibration": CALIBRATION,
+        "metrics": metrics,
+    }
+    assert response.headers["x-adapter-version"] == "v2"
+    pinned = served.client.get("/v1/objects/mug?version=v1")
+    assert pinned.json()["version"] == pinned.headers["x-adapter-version"] == "v1"
+    assert error_code(served.client.get("/v1/objects/mug?version=v9")) == "version_not_found"
+
+
+@pytest.mark.parametrize("card", [{"threshold": None}, {"threshold": float("nan")}, {"metrics": []}, {"category": 3}])
+def test_a_damaged_card(card: dict[str, Any]) -> None:
+    served = endpoint()
+    served.catalog.cards = card
+    response = served.client.get("/v1/objects/mug")
+    assert error_code(response) == "adapter_unusable"
+    assert "retry-after" not in response.headers
+
+
+def test_objects_are_listed_page_by_page() -> None:
+    client = endpoint().client
+    assert client.get("/v1/objects").json() == {
+        "objects": [MUG, {"object_id": "shop_cup", "version": "v1"}, {"object_id": "shop_tin", "version": "v1"}],
+        "next": None,
+    }
+    seen: list[str] = []
+    after: str | None = None
+    for _ in range(3):
+        page = client.get("/v1/objects", params={"limit": 1} | ({"after": after} if after else {})).json()
+        seen += [one["object_id"] for one in page["objects"]]
+        after = page["next"]
+    assert seen == ["mug", "shop_cup", "shop_tin"] and after is None
+    assert client.get("/v1/objects?after=nothing_of_this_name&limit=1").json()["objects"][0]["object_id"] == "shop_cup"
+
+
+@pytest.mark.parametrize("address", PICTURE_ADDRESSES[:-1])
+def test_a_pinned_version_is_what_is_asked(address: str) -> None:
+    served = endpoint()
+    pictures = (PICTURE, OTHER) if address.endswith("compare") else (PICTURE,)
+    response = post(served, f"{address}?version=v1", *pictures)
+    assert response.json()["version"] == response.headers["x-adapter-version"] == "v1"
+    assert "v1" in repr(served.engine.asked[0])
+    served.engine.failures = [VersionNotFoundError("gone")]
+    assert error_code(post(served, f"{address}?version=v1", *pictures)) == "version_not_found"
+    assert served.engine.failures == [], "a pinned version is not asked again"
+
+
+def test_a_live_version_that_vanishes_is_looked_up_again() -> None:
+    served = endpoint()
+    served.engine.failures = [VersionNotFoundError("gone")]
+    original = served.catalog.live
+    answers = iter(["v2", "v2", "v3"])  # before the body is read, after it, and when v2 was gone
+    served.catalog.live = lambda object_id: next(answers)  # type: ignore[method-assign]
+    response = post(served, "/v1/objects/mug/classify", PICTURE)
+    assert response.json()["version"] == response.headers["x-adapter-version"] == "v3"
+    assert served.engine.asked == [AdapterRef("mug", "v2"), AdapterRef("mug", "v3")]
+
+    served.catalog.live = original  # type: ignore[method-assign]
+    served.engine.failures = [VersionNotFoundError("gone")] * 2
+    assert error_code(post(served, "/v1/objects/mug/classify", PICTURE)) == "object_not_found"
+    assert served.engine.failures == []
+
+
+def without_request_id(response: httpx2.Response) -> tuple[int, dict[str, str], str]:
+    request_id = response.headers["x-request-id"]
+    headers = {name: value for name, value in response.headers.items() if name != "x-request-id"}
+    return response.status_code, headers, response.text.replace(request_id, "")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/objects/mug"),
+        ("GET", "/v1/objects/mug?version=v1"),
+        ("GET", "/v1/objects/mug?version=v9"),
+        ("DELETE", "/v1/objects/mug"),
+        *[("POST", address) for address in PICTURE_ADDRESSES[:-1]],
+        ("POST", "/v1/objects/mug/classify?version=v1"),
+    ],
+)
+@pytest.mark.parametrize("secret", ["shop", "shop admin"])
+def test_an_object_beyond_the_keys_prefixes_is_no_object(method: str, path: str, secret: str) -> None:
+    served = endpoint(Keys(KEYS))
+
+    def ask() -> httpx2.Response:
+        files = {"image": PICTURE, "other": OTHER} if method == "POST" else None
+        return served.client.request(method, path, files=files, headers=bearer(secret))
+
+    hidden = ask()
+    assert error_code(hidden) == "object_not_found"
+    assert served.engine.asked == [] and "mug" in served.catalog.published
+    del served.catalog.published["mug"]
+    assert without_request_id(ask()) == without_request_id(hidden)
+
+
+def test_a_key_sees_its_own_objects_alone() -> None:
+    served = endpoint(Keys(KEYS))
+    listed = served.client.get("/v1/objects?limit=1", headers=bearer("shop")).json()
+    assert listed == {"objects": [{"object_id": "shop_cup", "version": "v1"}], "next": "shop_cup"}
+    assert post(served, "/v1/objects/shop_cup/classify", PICTURE, headers=bearer("shop")).status_code == 200
+    assert post(served, "/v1/identify", PICTURE, headers=bearer("shop")).status_code == 200
+    assert served.engine.asked[1][0] == ("shop_", "store_")
+
+
+def test_deleting() -> None:
+    served = endpoint(Keys(KEYS))
+    assert error_code(served.client.delete("/v1/objects/shop_cup", headers=bearer("shop"))) == "not_allowed"
+    assert "shop_cup" in served.catalog.published
+    response = served.client.delete("/v1/objects/shop_cup", headers=bearer("shop admin"))
+    assert (response.status_code, response.content) == (204, b"")
+    assert "shop_cup" not in served.catalog.published
+    assert error_code(served.client.delete("/v1/objects/shop_cup", headers=bearer("shop admin"))) == "object_not_found"
+
+
+def test_without_keys_nobody_may_delete() -> None:
+    assert error_code(endpoint().client.delete("/v1/objects/mug")) == "not_allowed"
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic all", "Bearer all all", "all"]
+)
+def test_without_a_valid_key_there_is_nothing(header: str | None) -> None:
+    client = endpoint(Keys(KEYS)).client
+    addresses = [("GET", "/v1/objects"), ("GET", "/v1/objects/mug"), ("DELETE", "/v1/objects/mug")]
+    addresses += [("GET", "/v1/objects?limit=0"), *(("POST", address) for address in PICTURE_ADDRESSES)]
+    for method, path in addresses:
+        response = client.request(method, path, headers={} if header is None else {"Authorization": header})
+        assert error_code(response) == "unauthorized"
+        assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_probes_and_pages_need_no_key() -> None:
+    client = endpoint(Keys([])).client
+    for path in ("/", "/docs", "/openapi.json", "/healthz", "/readyz"):
+        assert client.get(path).status_code == 200
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_not_ready() -> None:
+    client = endpoint(ready=lambda: False).client
+    response = client.get("/readyz")
+    assert error_code(response) == "not_ready" and response.headers["retry-after"] == "1"
+    assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("kind", errors.ERRORS.values())
+def test_what_the_engine_cannot_answer(kind: type[errors.QueryError]) -> None:
+    served = endpoint()
+    served.engine.failures = [kind("the cause")] * 2
+    response = post(served, "/v1/objects/mug/detect", PICTURE)
+    pinned_none = kind is VersionNotFoundError
+    assert error_code(response) == ("object_not_found" if pinned_none else kind.code)
+    assert pinned_none or response.json()["error"]["message"] == "the cause"
+    retry = kind.code in ("overloaded", "timed_out", "registry_unavailable")
+    assert response.headers.get("retry-after") == ("1" if retry else None)
+    assert served.codes == [response.json()["error"]["code"]]
+
+
+def test_a_registry_that_was_never_reached() -> None:
+    served = endpoint()
+    served.catalog.failures = [RegistryUnavailableError("the registry has not been reached yet")]
+    assert error_code(served.client.get("/v1/objects/nothing")) == "registry_unavailable"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/objects/%2e%2e/embed",
+        "/v1/objects/%2e/embed",
+        "/v1/objects/a%00b/embed",
+        "/v1/objects/a%0a/embed",
+        "/v1/objects/m%C3%BCg/embed",
+        "/v1/objects/a%20b/embed",
+        f"/v1/objects/{'x' * 129}/embed",
+        "/v1/objects/mug/embed?version=..",
+        "/v1/objects/mug/embed?version=a%2Fb",
+        "/v1/objects/mug/embed?version=",
+        f"/v1/objects/mug/embed?version={'x' * 65}",
+        "/v1/objects/mug/segment?mask=jpg",
+        "/v1/objects/mug/segment?similarity=perhaps",
+        "/v1/identify?top_k=0",
+        "/v1/identify?top_k=101",
+        "/v1/identify?top_k=five",
+        "/v1/identify?exact=2",
+    ],
+)
+def test_bad_names_and_parameters(path: str) -> None:
+    served = endpoint()
+    response = post(served, path, PICTURE)
+    assert error_code(response) == "bad_request"
+    field = path.partition("?")[2].partition("=")[0] or "object_id"
+    assert response.json()["error"]["message"].startswith(f"{field}: ")
+    assert served.engine.asked == []
+
+
+@pytest.mark.parametrize("path", ["/v1/objects?limit=0", "/v1/objects?limit=1001", "/v1/objects?after=a/b"])
+def test_bad_parameters_of_the_list(path: str) -> None:
+    assert error_code(endpoint().client.get(path)) == "bad_request"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "/v1",
+        "/v1/",
+        "/v1/objects/",
+        "/v1/objects//embed",
+        "/v1/objects/mug/",
+        "/v1/objects/a%2Fb",
+        "/docs/",
+        "/v1/objects/x/y",
+    ],
+)
+def test_no_such_address(path: str) -> None:
+    response = endpoint().client.get(path, follow_redirects=False)
+    assert error_code(response) == "not_found"
+    assert {name: response.headers[name] for name in HEADERS} == HEADERS
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v1/objects/mug", "DELETE, GET"),
+        ("GET", "/v1/objects/mug/embed", "POST"),
+        ("POST", "/healthz", "GET"),
+        ("DELETE", "/", "GET"),
+        ("OPTIONS", "/v1/identify", "POST"),
+    ],
+)
+def test_no_such_method(method: str, path: str, allowed: str) -> None:
+    response = endpoint().client.request(method, path)
+    assert error_code(response) == "method_not_allowed"
+    assert response.headers["allow"] == allowed

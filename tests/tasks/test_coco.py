@@ -1,0 +1,107 @@
+"""COCO scores against values worked out by hand; every box is [xmin, ymin, width, height] on a 200 x 200 photo."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from persrep_ray.tasks.coco import Region, average_precision, box_region, mask_region
+
+SIZE = (200, 200)
+OBJECT = (20, 30, 50, 50)  # 2,500 px: COCO's "medium"
+
+
+def box(xmin: int, ymin: int, width: int, height: int) -> Region:
+    return box_region(np.array([xmin, ymin, width, height]), SIZE)
+
+
+def as_mask(region: Region) -> Region:
+    xmin, ymin, width, height = (int(value) for value in region.geometry)
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[ymin : ymin + height, xmin : xmin + width] = True
+    return mask_region(mask)
+
+
+def both_kinds(
+    truths: Sequence[Region | None], predictions: Sequence[Region | None], scores: Sequence[float]
+) -> list[dict[str, float]]:
+    """The metrics for boxes, and for the same rectangles as masks."""
+    masks = [[region and as_mask(region) for region in regions] for regions in (truths, predictions)]
+    return [
+        average_precision(truths, predictions, scores, "bbox"),
+        average_precision(masks[0], masks[1], scores, "segm"),
+    ]
+
+
+def test_perfect_predictions_are_one() -> None:
+    regions = [box(*OBJECT), box(0, 0, 10, 10), box(5, 5, 150, 150)]  # medium, small, large
+    for metrics in both_kinds([*regions, None], [*regions, None], [0.9, 0.1, -0.3, -1.0]):
+        assert metrics == {"map": 1.0, "map50": 1.0, "f1": 1.0}
+
+
+def test_a_false_positive_that_outranks_halves_precision() -> None:
+    for metrics in both_kinds([box(*OBJECT), None], [box(*OBJECT), box(*OBJECT)], [0.5, 0.9]):
+        assert [metrics["map"], metrics["map50"]] == pytest.approx([1 / 2, 1 / 2])
+        assert metrics["f1"] == pytest.approx(2 * 0.5 * 1 / 1.5)
+
+
+def test_a_false_positive_ranked_last_costs_nothing() -> None:
+    for metrics in both_kinds([None, box(*OBJECT)], [box(*OBJECT), box(*OBJECT)], [0.5, 0.9]):
+        assert metrics == {"map": 1.0, "map50": 1.0, "f1": 1.0}
+
+
+def test_a_false_positive_between_two_hits() -> None:
+    truths, predictions = [box(*OBJECT), None, box(*OBJECT)], [box(*OBJECT)] * 3
+    # recall points 0..0.5 have precision 1, the 50 above have 2/3
+    expected = (51 * 1 + 50 * 2 / 3) / 101
+    for metrics in both_kinds(truths, predictions, [0.9, 0.8, 0.7]):
+        assert [metrics["map"], metrics["map50"]] == pytest.approx([expected, expected])
+
+
+def test_f1_averages_the_area_ranges_that_have_truths() -> None:
+    # the false positive is small, the truth medium: in "all" precision is 1/2, in "medium" it does not count
+    for metrics in both_kinds([box(*OBJECT), None], [box(*OBJECT), box(0, 0, 10, 10)], [0.5, 0.9]):
+        assert metrics["map"] == pytest.approx(1 / 2)
+        assert metrics["f1"] == pytest.approx(2 * 0.75 / 1.75)
+
+
+def test_a_loose_prediction_counts_up_to_its_overlap() -> None:
+    # IoU 0.72: a hit at .50, .55, .60, .65, .70 and at none of the other five
+    for metrics in both_kinds([box(0, 0, 100, 100)], [box(0, 0, 100, 72)], [0.9]):
+        assert metrics == {"map": pytest.approx(0.5), "map50": 1.0, "f1": pytest.approx(0.5)}
+
+
+def test_a_missed_object_cuts_recall() -> None:
+    for metrics in both_kinds([box(*OBJECT), box(*OBJECT)], [box(*OBJECT), None], [0.9, -1.0]):
+        assert metrics["map"] == pytest.approx(51 / 101)
+        # 51 recall points with precision 1, 50 with 0; recall 1/2 throughout
+        assert metrics["f1"] == pytest.approx(51 / 101 * (2 * 0.5 / 1.5))
+
+
+def test_no_predictions_are_zero() -> None:
+    for metrics in both_kinds([box(*OBJECT), None], [None, None], [-1.0, -1.0]):
+        assert metrics == {"map": 0.0, "map50": 0.0, "f1": 0.0}
+
+
+def test_the_first_photo_matches_too() -> None:
+    """An annotation with id 0 would pass for unmatched."""
+    assert average_precision([box(*OBJECT)], [box(*OBJECT)], [0.0], "bbox")["map"] == 1.0
+
+
+def test_it_says_nothing(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        both_kinds([box(*OBJECT)], [box(*OBJECT)], [0.9])
+    assert capfd.readouterr() == ("", "")
+    assert caplog.messages == []
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(ValueError, match="no photo has a ground truth"):
+        average_precision([None], [box(*OBJECT)], [0.5], "bbox")
+    with pytest.raises(ValueError, match="2 ground truths, 1 predictions, 1 scores"):
+        average_precision([box(*OBJECT), None], [None], [0.5], "bbox")
+    with pytest.raises(ValueError, match="prediction on photo 1 is not finite"):
+        average_precision([box(*OBJECT), None], [None, box(*OBJECT)], [0.5, float("nan")], "bbox")
