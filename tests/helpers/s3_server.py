@@ -10,16 +10,13 @@ import struct
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
-
-Kind = Literal[
-    "reset", "truncated", "damaged", "hang", "lost", "InternalError", "SlowDown", "ConditionalRequestConflict"
-]
 
 # Fault to HTTP status; the other faults break the connection or the content.
 _STATUSES = {
@@ -31,7 +28,7 @@ _STATUSES = {
     "NoSuchBucket": 404,
 }
 
-ENVIRONMENT = {
+_ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "AKIDTEST",
     "AWS_SECRET_ACCESS_KEY": "the-secret-key",
     "AWS_SESSION_TOKEN": "the-session-token",
@@ -78,37 +75,39 @@ def s3_server() -> Iterator[int]:
 
 
 class FaultyS3(ThreadingHTTPServer):
-    """The proxy for one bucket, which it creates. Conditional writes are serialised, which the server leaves out.
+    """The proxy, while a `with` block runs. Conditional writes are serialised, which the server behind leaves out.
 
-    A `with` statement starts and stops it; `AWS_ENDPOINT_URL` has to be set to `endpoint`.
+    `environment` leads boto3 to it; `uri` is that of the bucket that `new_bucket` made last.
     """
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, server_port: int, bucket: str) -> None:
+    def __init__(self, server_port: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.server_port_behind = server_port
-        self.bucket = bucket
-        self.uri = f"s3://{bucket}"
-        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
-        self.requests: list[Request] = []
-        self.ignores_conditions = False
+        self.environment = {**_ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.server_address[1]}"}
         self.conditional = threading.Lock()
         self.closing = threading.Event()
-        self._faults: list[_Fault] = []
         self._scripted = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.new_bucket()
+
+    def new_bucket(self) -> None:
+        """Starts afresh: an empty bucket, no faults and no requests counted."""
+        self.bucket = f"bucket-{uuid.uuid4().hex}"
+        self.uri = f"s3://{self.bucket}"
+        self.requests: list[Request] = []
+        self.ignores_conditions = False
+        self._faults: list[_Fault] = []
+        connection = http.client.HTTPConnection("127.0.0.1", self.server_port_behind)
+        connection.request("PUT", f"/{self.bucket}", headers={"Host": "s3.us-east-1.amazonaws.com"})
+        status = connection.getresponse().status
+        connection.close()
+        if status != 200:
+            raise RuntimeError(f"the S3 server creates no bucket (HTTP {status})")
 
     def __enter__(self) -> FaultyS3:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server_port_behind)
-        connection.request(
-            "PUT",
-            f"/{self.bucket}",
-            headers={"Authorization": "AWS4-HMAC-SHA256 Credential=x/y/us-east-1/s3/aws4_request"},
-        )
-        assert connection.getresponse().status == 200
-        connection.close()
         self._thread.start()
         return self
 
@@ -148,6 +147,7 @@ class FaultyS3(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are sent apart, and must not wait for each other
     server: FaultyS3
 
     def log_message(self, *_: object) -> None:

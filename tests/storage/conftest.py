@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers.s3 import s3, s3_port
+from helpers.s3 import s3, s3_proxy
 
 from persrep_ray.storage.store import Store, open_store
 
-__all__ = ["s3", "s3_port"]
+__all__ = ["s3", "s3_proxy"]
 
 
 @pytest.fixture(params=["folder", "s3"])
