@@ -21,6 +21,7 @@ from persrep_ray.config.run import (
     TrainConfig,
     ViewsConfig,
     load_config,
+    recorded_config,
 )
 from persrep_ray.config.section import ConfigError, Section
 from persrep_ray.config.serve import EncoderConfig, HttpConfig, IdentifyConfig, ServeConfig, load_serve_config
@@ -51,4 +52,5 @@ __all__ = [
     "ViewsConfig",
     "load_config",
     "load_serve_config",
+    "recorded_config",
 ]
