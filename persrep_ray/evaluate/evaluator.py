@@ -28,7 +28,7 @@ CACHE_BYTES = 2 * 1024**3
 
 
 class SideReference(NamedTuple):
-    """What one side looks for in the dense tasks. Only the mode `persam` has `weights` (3,) of SAM's scales."""
+    """What a side looks for in the dense tasks. Only the mode `persam` has `weights` (3,) of SAM's scales."""
 
     dense: DenseReference
     weights: np.ndarray | None = None
@@ -154,8 +154,8 @@ class Evaluator:
         """Reference features of the object under the adapter `state`, float32, computed without autocast.
 
         Returns:
-            `cls` (T, D) of the train photos and `pretrained_cls` (T, D) without the adapter. If at least one train photo
-            has a mask, also `target` (D,) and `box_means` (M, D) of `dense.DenseReference`.
+            `cls` (T, D) of the train photos and `pretrained_cls` (T, D) without the adapter. If a train photo has a
+            mask, also `target` (D,) and `box_means` (M, D) of `dense.DenseReference`.
 
         Raises:
             EvaluateError: as in `evaluate`.
@@ -200,7 +200,7 @@ class Evaluator:
     def _scan(
         self, subject: ObjectPhotos, photos: Sequence[Photo], references: References | None = None
     ) -> dict[Side, Scan]:
-        """Embeds `photos` by both sides. With `references`, it also looks for the object on those of the dense tasks."""
+        """Embeds `photos` by both sides. With `references`, it also looks for the object on them."""
         seen: dict[Side, dict[File, Seen]] = {side: {} for side in SIDES}
         size = self._config.evaluate.batch_size
         waiting = sorted(photos, key=self._missing)  # photos that are kept come first, before a full cache drops them

@@ -1,7 +1,7 @@
 """Features of photos under one adapter after another. What no adapter changes is computed once and kept.
 
-A photo has two views: `standard` is its centre, for the global tasks, which use CLS; `dense` is the whole photo squashed
-to a square, for the tasks that use patches.
+A photo has two views: `standard` is its centre, for the global tasks, which use CLS; `dense` is the whole photo
+squashed to a square, for the tasks that use patches.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class PhotoCache:
         return (photo.path, "standard") in self._kept
 
     def readable(self, batch: Sequence[Photo], view: View | None) -> list[Photo]:
-        """The photos of `batch` that can be read, as input of `cls` (view standard), `patches` (dense) or `exact` (None).
+        """The photos of `batch` that can be read, for `cls` (view standard), `patches` (dense) or `exact` (None).
 
-        The rest is reported once in `problems` and is not tried again.
+        Each of the rest is reported once in `problems` and is not tried again.
         """
         self._decoded = {photo.path: self._decoded[photo.path] for photo in batch if photo.path in self._decoded}
         return [photo for photo in batch if (view and (photo.path, view) in self._kept) or self._can_decode(photo)]

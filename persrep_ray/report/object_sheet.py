@@ -39,7 +39,7 @@ def object_sheet(folder: RunFolder, config: RunConfig, photos: ObjectPhotos) -> 
     evaluation = folder.read_json(folder.evaluation(object_id))
     examples = unpack(evaluation["examples"], folder.read_evaluated(object_id, "examples.safetensors"), limits)
     shown = {
-        role: _spread(read_shards([folder.shard(chunk) for chunk in chunks], limits))
+        role: _spread(read_shards(folder, chunks, limits))
         for role, chunks in training_chunks(object_id, config).items()
     }
     masked = folder.masked_photos(photos)
@@ -76,5 +76,7 @@ def _row(example: Example, limits: DataConfig) -> TestRow:
 def _headline(metrics: Sides) -> str:
     before, after = metrics["pretrained"], metrics["personalized"]
     return "   ".join(
-        f"{name} {before[key]:.2f} → {after[key]:.2f}" for key, name in _HEADLINE.items() if key in before and key in after
+        f"{name} {before[key]:.2f} → {after[key]:.2f}"
+        for key, name in _HEADLINE.items()
+        if key in before and key in after
     )

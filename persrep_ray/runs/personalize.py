@@ -25,8 +25,9 @@ from persrep_ray.data.objects import Manifest, load_manifest
 from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.distributed.connect import connected
 from persrep_ray.distributed.outcome import Outcome
-from persrep_ray.distributed.pool import ObjectPool, make_publisher
+from persrep_ray.distributed.pool import ObjectPool
 from persrep_ray.distributed.resources import Plan, plan
+from persrep_ray.distributed.streaming import Pool
 from persrep_ray.generate.dreambooth.prompts.book import PromptSet
 from persrep_ray.generate.dreambooth.prompts.of_run import prompts_of_run
 from persrep_ray.generate.pipeline import Generation
@@ -140,11 +141,9 @@ class _Run:
             book=ray.put(self._prompts()),
             plan=counts,
         )
+        publishers = [*shared, ray.put(self._registry)]
         evaluation = ObjectPool(
-            make_publisher,
-            [*shared, ray.put(self._registry)],
-            actors=counts.evaluate_actors,
-            cpus=config.evaluate.cpus_per_actor,
+            Pool(make_publisher, publishers, counts.evaluate_actors, cpus=config.evaluate.cpus_per_actor)
         )
         self._stream(generation, cells, evaluation)
 
@@ -261,6 +260,13 @@ class _Run:
 
     def _show(self, *, final: bool = False) -> None:
         self._status.show([stage for stage in self._stages.values() if stage.total], final=final)
+
+
+def make_publisher(*arguments: Any) -> Any:
+    """A `Publisher`. It is imported where it is made because the driver needs neither torch nor transformers."""
+    from persrep_ray.runs.publish import Publisher
+
+    return Publisher(*arguments)
 
 
 def _what_to_expect(config: RunConfig, counts: Plan, *, ignored: bool) -> list[str]:

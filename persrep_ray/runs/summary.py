@@ -7,7 +7,8 @@ from typing import Any
 
 from persrep_ray.config import RunConfig
 from persrep_ray.config.versions import versions
-from persrep_ray.data.run_folder import RunFolder, read_json
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.generate.schedule import chunks
 from persrep_ray.generate.shards import ShardError, shard_report
 from persrep_ray.tasks.metrics import mean_sides
 
@@ -15,18 +16,20 @@ from persrep_ray.tasks.metrics import mean_sides
 def summarize(
     folder: RunFolder, config: RunConfig, selected: Iterable[str], failed: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Per object its status, version, error, seconds per stage, what the filter rejected, and metrics; the mean
-    metrics; config and versions."""
+    """The status, version, error, seconds per stage, filter counts and metrics of each object, and the mean metrics.
+
+    It reads one small file for each published object.
+    """
     objects: dict[str, Any] = {}
     for object_id in selected:
         error = failed.get(object_id)
-        result: dict[str, Any] = {} if error else read_json(folder.published(object_id))
+        result = work_done(folder, config, object_id) if error else folder.read_json(folder.published(object_id))
         objects[object_id] = {
             "status": "failed" if error else "published",
             "version": result.get("version"),
             "error": error,
-            "seconds": _seconds(folder, config, object_id),
-            "filter": _filter(folder, object_id),
+            "seconds": result["seconds"],
+            "filter": result["filter"],
             "metrics": result.get("metrics"),
         }
     return {
@@ -37,28 +40,36 @@ def summarize(
     }
 
 
-def _filter(folder: RunFolder, object_id: str) -> dict[str, Any] | None:
-    """How many sampled positives were rejected; None where none was sampled. `filtered/` has it per prompt."""
-    if not folder.filtered(object_id).exists():
-        return None
-    return {name: value for name, value in read_json(folder.filtered(object_id)).items() if name != "by_prompt"}
+def work_done(folder: RunFolder, config: RunConfig, object_id: str) -> dict[str, Any]:
+    """The seconds that each stage worked on an object, in all calls of the run, and how much the filter rejected.
 
-
-def _seconds(folder: RunFolder, config: RunConfig, object_id: str) -> dict[str, float | None]:
-    """Work per stage, summed over chunks, whichever calls of the run did it; None for a stage it never ended."""
-
-    def of(path: Any) -> float | None:
-        return round(read_json(path)["seconds"], 3) if path.exists() else None
-
-    shards = [folder.shard(chunk) for chunk in folder.chunks(object_id, config)]
-    try:
-        generate = round(sum(shard_report(shard)["seconds"] for shard in shards), 3)
-    except ShardError:  # some are missing, or damaged
-        generate = None
+    The seconds of a stage that has not ended are None.
+    """
     seconds = {
-        "mask": of(folder.masks(object_id) / "masks.json"),
-        "generate": generate,
-        "train": of(folder.trained(object_id) / "train.json"),
-        "evaluate": of(folder.published(object_id)),
+        "mask": _seconds(folder, folder.masks_report(object_id)),
+        "generate": _generating_seconds(folder, config, object_id),
+        "train": _seconds(folder, folder.train_report(object_id)),
+        "evaluate": _seconds(folder, folder.evaluation(object_id)),
     }
-    return seconds if config.generate.generator == "cut_paste" else {**seconds, "tune": of(folder.tuned(object_id))}
+    if config.generate.generator != "cut_paste":
+        seconds["fine_tune"] = _seconds(folder, folder.fine_tuned(object_id))
+    return {"seconds": seconds, "filter": _filter(folder, object_id)}
+
+
+def _seconds(folder: RunFolder, key: str) -> float | None:
+    return round(folder.read_json(key)["seconds"], 3) if folder.exists(key) else None
+
+
+def _generating_seconds(folder: RunFolder, config: RunConfig, object_id: str) -> float | None:
+    try:
+        return round(sum(shard_report(folder, chunk)["seconds"] for chunk in chunks(object_id, config)), 3)
+    except ShardError:  # a shard is missing or damaged
+        return None
+
+
+def _filter(folder: RunFolder, object_id: str) -> dict[str, Any] | None:
+    """How many sampled positives were rejected; None if none was sampled. `filtered/` has it per prompt."""
+    if not folder.exists(folder.filtered(object_id)):
+        return None
+    report = folder.read_json(folder.filtered(object_id))
+    return {name: value for name, value in report.items() if name != "by_prompt"}

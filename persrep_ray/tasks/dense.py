@@ -39,9 +39,9 @@ class DenseReference:
 class DensePrediction:
     """What was found on one photo.
 
-    `mask` (H, W) bool is the largest component with its holes filled. `box` (4,) int32 = [xmin, ymin, width, height], in
-    pixels, surrounds ALL components, as in the reference. Both are None if nothing was found. `score` is a cosine, and
-    -1 if nothing was found. `similarity` (h, w) float32 holds the cosine of each patch to the target.
+    `mask` (H, W) bool is the largest component with its holes filled. `box` (4,) int32 = [xmin, ymin, width, height],
+    in pixels, surrounds ALL components, as in the reference. Both are None if nothing was found. `score` is a cosine,
+    and -1 if nothing was found. `similarity` (h, w) float32 holds the cosine of each patch to the target.
     """
 
     mask: np.ndarray | None
@@ -84,7 +84,7 @@ def make_reference(train_patches: Sequence[np.ndarray], train_masks: Sequence[np
 
 
 Find = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
-"""An inference mode: it turns a similarity map (h, w) and the photo's size (H, W) into the object's mask (H, W) bool."""
+"""An inference mode, which turns a similarity map (h, w) and the photo's size (H, W) into a mask (H, W) bool."""
 
 
 def threshold(similarity: np.ndarray, photo_size: tuple[int, int]) -> np.ndarray:
@@ -219,7 +219,7 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
 
 
 def _patches_under(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Whether the mask (H, W) touches each patch's centre, (h, w) bool; if it touches none, the patches it covers most."""
+    """The patches (h, w) bool whose centres the mask (H, W) touches; if there are none, those that it covers most."""
     height, width = grid
     covered = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0
     if covered.any():

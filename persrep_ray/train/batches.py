@@ -38,8 +38,8 @@ class Pool:
     """Prefix outputs of views, grouped: a group per photo of the object, per photo of another object, and per role.
 
     `positive_photo` and `negative_photo` are the index, among its object's photos, of the photo that each synthetic
-    image was cut from, and -1 where there is none; `distractor_photo` is the index of each distractor among its object's photos.
-    `without` leaves these out together with the object's photo of that index.
+    image was cut from, and -1 if there is none; `distractor_photo` is the index of each distractor among its object's
+    photos. `without` leaves these out together with the object's photo of that index.
     """
 
     photos: tuple[torch.Tensor, ...]  # (V, T, D) each
@@ -131,8 +131,8 @@ class BatchSampler:
         self._own = own[~pool.is_held_out(own)]
         self._distractors = np.flatnonzero(~pool.is_held_out(pool.distractor_photo))
         self._distractor_weight = pool.distractor_weight[self._distractors]
-        # A generator that was fine-tuned to all photos may show what is in the held-out one, so a fold leaves out the
-        # positives that were not cut from a known photo. If no positive remains, views of the other photos replace them.
+        # A generator that was fine-tuned to all photos may show what is in the held-out photo, so a fold leaves out
+        # positives that were not cut from a known photo. If none remains, views of the other photos take their place.
         knows_all = (pool.positive_photo < 0) & (pool.held_out is not None)
         self._positives = np.flatnonzero(~pool.is_held_out(pool.positive_photo) & ~knows_all)
         negatives = np.flatnonzero(~pool.is_held_out(pool.negative_photo))

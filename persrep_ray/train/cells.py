@@ -1,8 +1,8 @@
 """Training cells: long-lived Ray Train runs that take object after object from the queue.
 
-A `TorchTrainer` takes 20 s to start, too long to start one per object. A cell is started once and trains until the queue
-is finished: rank 0 leases an object, all ranks train it, and rank 0 commits it. Only what is committed counts, so an
-object whose lease was lost is trained again.
+A `TorchTrainer` takes 20 s to start, too long to start one per object. A cell is started once and trains until the
+queue is finished: rank 0 leases an object, all ranks train it, and rank 0 commits it. Only what is committed counts, so
+an object whose lease was lost is trained again.
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ def score_fold(backbone: Backbone, pool: Pool, held_out: int) -> FoldScore:
     own = [views for index, views in enumerate(pool.photos) if index != held_out]
     queries = normalized_cls(backbone, pool.photos[held_out])  # (V, D): every view is a query, for finer ranks
     gallery_own = normalized_cls(backbone, torch.stack([views[0] for views in own]))
-    unseen = [views for views, held in zip(pool.distractors, fold.is_held_out(fold.distractor_photo), strict=True) if held]
+    unseen = [
+        views for views, held in zip(pool.distractors, fold.is_held_out(fold.distractor_photo), strict=True) if held
+    ]
     distractors = normalized_cls(backbone, torch.stack([views[0] for views in unseen or pool.distractors]))
     mine, theirs = (queries @ gallery_own.T).max(axis=1), (distractors @ gallery_own.T).max(axis=1)
     tests = np.concatenate([queries, distractors])

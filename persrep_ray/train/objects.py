@@ -54,7 +54,7 @@ class ObjectTrainer:
         most, seed = self._config.generate.negative_objects, self._config.seed
         distractors = choose_distractors(object_id, self._categories, most, seed)
         shards = {
-            role: read_shards([self._folder.shard(chunk) for chunk in chunks], self._config.data)
+            role: read_shards(self._folder, chunks, self._config.data)
             for role, chunks in training_chunks(object_id, self._config).items()
         }
         return TrainInputs(

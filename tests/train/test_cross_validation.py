@@ -30,7 +30,9 @@ def view(*vectors: tuple[float, float]) -> torch.Tensor:
 def pool(photos: list[torch.Tensor], others: list[torch.Tensor], distractor_photo: list[int]) -> Pool:
     none = torch.zeros(0, 2, 2)
     empty = np.array([], dtype=int)
-    return Pool(tuple(photos), tuple(others), np.array(distractor_photo), np.ones(len(others)), none, empty, none, empty)
+    return Pool(
+        tuple(photos), tuple(others), np.array(distractor_photo), np.ones(len(others)), none, empty, none, empty
+    )
 
 
 def score(rank: float, margin: float = 0.0) -> FoldScore:

@@ -42,7 +42,9 @@ def test_views_depend_only_on_the_seed_and_the_photo(make_inputs: Inputs) -> Non
     second = [backward.photo(photo) for photo in reversed(photos)][::-1]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     third = other_seed.photo(photos[0])
-    assert torch.equal(third[0], first[0][0]) and not torch.equal(third[1:], first[0][1:])  # the standard view is the same
+    assert torch.equal(third[0], first[0][0]) and not torch.equal(
+        third[1:], first[0][1:]
+    )  # the standard view is the same
 
 
 def test_a_photo_that_left_the_cache_gives_the_same_views_again(make_inputs: Inputs) -> None:
