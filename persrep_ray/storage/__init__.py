@@ -1,0 +1,1 @@
+"""One interface over a folder and S3."""

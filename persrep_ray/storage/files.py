@@ -1,0 +1,59 @@
+"""References to single files, wherever they are, and how they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from persrep_ray.config import ConfigError
+from persrep_ray.storage.base import File, RemoteFile, check_size
+from persrep_ray.storage.cache import cached
+from persrep_ray.storage.local import read_regular
+from persrep_ray.storage.s3 import S3Store
+from persrep_ray.storage.store import is_remote, open_store
+
+__all__ = ["File", "RemoteFile", "file_at", "local_path", "read_file"]
+
+
+def file_at(location: str | Path) -> File:
+    """The file at a local path, which need not exist, or at "s3://bucket/key".
+
+    Raises ConfigError if the location is not one, and NotFoundError and other `StorageError` from S3.
+    """
+    if not is_remote(str(location)):
+        return Path(location)
+    folder, _, name = str(location).rpartition("/")
+    if not name or folder.endswith("/"):
+        raise ConfigError(f"{location}: expected a file, as in s3://bucket/folder/file")
+    return open_store(folder).file(name)
+
+
+def local_path(file: File) -> Path:
+    """A local path with the content of `file`: a path itself, or this node's copy, which is fetched once.
+
+    The copy keeps the suffix of the name and must only be read. Raises `StorageError`.
+    """
+    if isinstance(file, Path):
+        return file
+    bucket, _, key = file.uri.removeprefix("s3://").partition("/")
+    name = hashlib.sha256(f"{file.uri}\0{file.tag}".encode()).hexdigest()
+    suffix = file.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,16}", file.suffix) else ""
+    return cached(name + suffix, lambda target: S3Store(bucket).download(key, file.tag, target))
+
+
+def read_file(file: File, max_bytes: int) -> bytes:
+    """The bytes of a regular file; `OSError` or `ValueError` if there is none.
+
+    A FIFO is refused, not waited for; a file that is larger than `max_bytes` is neither fetched nor read. The messages
+    about a local file do not name it.
+    """
+    if isinstance(file, RemoteFile):
+        check_size(file.size, max_bytes)
+    while True:
+        path = local_path(file)
+        try:
+            return read_regular(path, max_bytes)
+        except FileNotFoundError:
+            if isinstance(file, Path):
+                raise
