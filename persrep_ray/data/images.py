@@ -6,11 +6,8 @@ Colour profiles are ignored, and of an animation or a multi-picture file the fir
 from __future__ import annotations
 
 import io
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from persrep_ray.config import DataConfig
+from persrep_ray.storage.files import File, read_file
 
 FORMATS = ("JPEG", "PNG", "WebP", "BMP")  # told by content: a wrong suffix is common and harmless
 
@@ -50,9 +48,9 @@ class _OverLimitError(ValueError):
     """Becomes an `ImageTooLargeError` where the name of the file is known."""
 
 
-def read_rgb(path: Path, limits: DataConfig) -> NDArray[np.uint8]:
-    """The photo at `path`, upright: (H, W, 3) uint8. Raises `ImageError`."""
-    return decode_rgb(_read(path, limits), limits, str(path))
+def read_rgb(file: File, limits: DataConfig) -> NDArray[np.uint8]:
+    """The photo in `file`, upright: (H, W, 3) uint8. Raises `ImageError`."""
+    return decode_rgb(_read(file, limits), limits, str(file))
 
 
 def decode_rgb(data: bytes, limits: DataConfig, source: str, formats: tuple[str, ...] = FORMATS) -> NDArray[np.uint8]:
@@ -74,9 +72,9 @@ def decode_rgb(data: bytes, limits: DataConfig, source: str, formats: tuple[str,
         return np.array(image)
 
 
-def read_mask(path: Path, limits: DataConfig) -> NDArray[np.bool_]:
-    """The foreground mask at `path`, upright: (H, W) bool. Raises `ImageError`."""
-    return decode_mask(_read(path, limits), limits, str(path))
+def read_mask(file: File, limits: DataConfig) -> NDArray[np.bool_]:
+    """The foreground mask in `file`, upright: (H, W) bool. Raises `ImageError`."""
+    return decode_mask(_read(file, limits), limits, str(file))
 
 
 def decode_mask(data: bytes, limits: DataConfig, source: str) -> NDArray[np.bool_]:
@@ -100,17 +98,17 @@ def decode_mask(data: bytes, limits: DataConfig, source: str) -> NDArray[np.bool
         return mask
 
 
-def check_header(path: Path, limits: DataConfig) -> None:
-    """Raises `ImageError` unless `path` looks like an image within the limits; decodes no pixel."""
-    data = _read(path, limits)
-    with _image_errors(str(path)):
+def check_header(file: File, limits: DataConfig) -> None:
+    """Raises `ImageError` unless `file` looks like an image within the limits; decodes no pixel."""
+    data = _read(file, limits)
+    with _image_errors(str(file)):
         _open(data, limits)
 
 
-def check_pixels(path: Path, limits: DataConfig) -> tuple[int, int]:
-    """(H, W) of the upright image at `path`. Raises `ImageError` where `read_rgb` would, at about half its price."""
-    data = _read(path, limits)
-    with _image_errors(str(path)):
+def check_pixels(file: File, limits: DataConfig) -> tuple[int, int]:
+    """(H, W) of the upright image in `file`. Raises `ImageError` where `read_rgb` would, at about half its price."""
+    data = _read(file, limits)
+    with _image_errors(str(file)):
         image = _open(data, limits)
         width, height = image.size
         # A JPEG is still read to its end, but at an eighth of its size; the other formats ignore this.
@@ -170,23 +168,9 @@ def _encode(array: NDArray[Any], image_format: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _read(path: Path, limits: DataConfig) -> bytes:
-    with _image_errors(str(path)):
-        return read_regular(path, limits.max_bytes)
-
-
-def read_regular(path: Path, max_bytes: int) -> bytes:
-    """The bytes of the regular file at `path`; `OSError` or `ValueError` (message without the path) if there is none.
-
-    Never blocks: a FIFO is refused, not waited for; a file that is larger than `max_bytes`, or grows so, is not read.
-    """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a regular file")
-        if status.st_size > max_bytes:
-            raise ValueError(f"{status.st_size:,} bytes, the limit is {max_bytes:,}")
-        return file.read(max_bytes + 1)
+def _read(file: File, limits: DataConfig) -> bytes:
+    with _image_errors(str(file)):
+        return read_file(file, limits.max_bytes)
 
 
 def _open(data: bytes, limits: DataConfig, formats: tuple[str, ...] = FORMATS) -> Image.Image:

@@ -22,7 +22,7 @@ import ray
 from persrep_ray.config import RunConfig
 from persrep_ray.data.distractors import choose_distractors
 from persrep_ray.data.objects import Manifest, load_manifest
-from persrep_ray.data.run_folder import RunFolder, open_run, read_json
+from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.distributed.connect import connected
 from persrep_ray.distributed.outcome import Outcome
 from persrep_ray.distributed.pool import ObjectPool, make_publisher
@@ -30,7 +30,6 @@ from persrep_ray.distributed.resources import Plan, plan
 from persrep_ray.generate.dreambooth.prompts.book import PromptSet
 from persrep_ray.generate.dreambooth.prompts.of_run import prompts_of_run
 from persrep_ray.generate.pipeline import Generation
-from persrep_ray.generate.shards import is_whole
 from persrep_ray.masks.pipeline import make_masks
 from persrep_ray.registry.registry import Registry
 from persrep_ray.runs.inputs import check_generator, input_digests, photos_in, select_objects
@@ -43,34 +42,36 @@ _TICK_S = 0.1
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for, beside the configuration."""
+    """What a user asks for besides the configuration. Locations are local paths or `s3://` URIs."""
 
-    objects: Path
-    registry: Path
-    out: Path
+    objects: str
+    registry: str
+    out: str
     only: tuple[str, ...] = ()
-    backgrounds: Path | None = None
-    negatives: Path | None = None
+    backgrounds: str | None = None
+    negatives: str | None = None
     verbose: bool = False
 
 
 def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict[str, Any]:
-    """Runs or resumes; returns what `summary.json` then holds. An object that fails is in there, and stops nothing.
+    """Starts or resumes a run and returns what `summary.json` then holds. A failed object is listed and stops nothing.
 
     Raises:
-        ConfigError: something the user has to mend before anything can be done.
-        ValueError: the data folder cannot be used.
+        ConfigError: something that the user has to fix before anything can be done.
+        ValueError: the photos cannot be used.
+        StorageError: a bucket cannot be read or written.
     """
+    registry_store, out_store = open_store(request.registry), open_store(request.out)
     manifest = load_manifest(request.objects, config.data)
     selected = select_objects(manifest, request.only)
     backgrounds = photos_in(request.backgrounds, "--backgrounds")
     negatives = photos_in(request.negatives, "--negatives")
     status.warn([f"{problem.path}: {problem.cause}" for problem in manifest.problems])
-    registry = Registry(request.registry.absolute())
     check_generator(config)
     inputs = input_digests(manifest, backgrounds, negatives, config)
-    with open_run(request.out.absolute(), config, inputs) as folder:
-        run = _Run(config, manifest, folder, registry, status)
+    registry_store.check_writable()
+    with open_run(out_store, config, inputs, status.say) as folder:
+        run = _Run(config, manifest, folder, Registry(registry_store), status)
         run.look_at(selected)
         if run.unfinished:
             with connected(verbose=request.verbose):
@@ -100,13 +101,14 @@ class _Run:
 
     def look_at(self, selected: Iterable[str]) -> None:
         """Sorts the objects by how far earlier calls got with them."""
+        published = self._published()
+        trained = self._folder.trained()
         for object_id in selected:
             if object_id not in self._categories:
                 causes = [p.cause for p in self._manifest.problems if p.object_id == object_id]
                 self._fail("data", object_id, "; ".join(["no usable train photo", *causes[:3]]))
-            elif not self._is_published(object_id):
-                is_trained = self._folder.trained(object_id).is_dir()
-                (self._trained if is_trained else self._to_train).append(object_id)
+            elif object_id not in published:
+                (self._trained if object_id in trained else self._to_train).append(object_id)
 
     @property
     def unfinished(self) -> bool:
@@ -127,12 +129,7 @@ class _Run:
         cells = Cells(config, self._folder, shared, min(counts.cells, len(self._to_train)))
         self._make_masks(shared, counts.mask_actors)
         self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
-        chunks = [
-            chunk
-            for object_id in self._by_category(self._to_train)
-            for chunk in self._folder.chunks(object_id, config)
-            if not is_whole(self._folder.shard(chunk))
-        ]
+        chunks = self._missing_chunks()
         generation = Generation(
             chunks,
             config,
@@ -150,6 +147,18 @@ class _Run:
             cpus=config.evaluate.cpus_per_actor,
         )
         self._stream(generation, cells, evaluation)
+
+    def _missing_chunks(self) -> list[Chunk]:
+        """The chunks of the objects to train, object by object, that have no readable shard yet."""
+        store = self._folder.store
+        present = {entry.key for entry in store.list("synthetic/")}
+
+        def is_missing(chunk: Chunk) -> bool:
+            key = self._folder.shard(chunk.object_id, chunk.role, chunk.start)
+            return key not in present or not is_whole(store, key)
+
+        ordered = self._by_category(self._to_train)
+        return [one for object_id in ordered for one in chunks(object_id, self._config) if is_missing(one)]
 
     def _by_category(self, object_ids: Iterable[str]) -> list[str]:
         """In the order in which they are generated: what a category needs is made once, and is at hand then."""
@@ -171,7 +180,7 @@ class _Run:
         else:
             for object_id in self._to_train:
                 needed.update(choose_distractors(object_id, self._categories, most, seed))
-        missing = sorted(object_id for object_id in needed if not self._folder.masks(object_id).is_dir())
+        missing = sorted(needed - self._folder.masked())
         self._stages["mask"].total = len(missing)
         for outcome in make_masks(missing, shared, actors=actors, cpus=self._config.masks.cpus_per_actor):
             self._stages["mask"].count_object()
@@ -233,10 +242,16 @@ class _Run:
                 there.add(outcome.object_id)
                 submit(outcome.object_id)
 
-    def _is_published(self, object_id: str) -> bool:
-        """Whether it is done: the result is there, and the registry still has what it tells of."""
-        file = self._folder.published(object_id)
-        return file.exists() and read_json(file)["version"] in self._registry.versions(object_id)
+    def _published(self) -> set[str]:
+        """The objects that are done: their results are there, and the registry still has the versions they name."""
+        results = self._folder.published_objects()
+        live = self._registry.live() if results else {}
+
+        def is_there(object_id: str) -> bool:
+            version = self._folder.read_json(self._folder.published(object_id))["version"]
+            return live.get(object_id) == version or version in self._registry.versions(object_id)
+
+        return {object_id for object_id in results if is_there(object_id)}
 
     def _fail(self, stage: str, object_id: str, cause: str) -> None:
         """Stages' own errors name object and stage already; all end up in one form."""
