@@ -3,7 +3,9 @@
 from persrep_ray.config.generate import (
     DreamBoothConfig,
     FilterConfig,
+    FolderConfig,
     GenerateConfig,
+    GeneratorName,
     PromptConfig,
     SamplingConfig,
 )
@@ -37,7 +39,9 @@ __all__ = [
     "EncoderConfig",
     "EvaluateConfig",
     "FilterConfig",
+    "FolderConfig",
     "GenerateConfig",
+    "GeneratorName",
     "HttpConfig",
     "IdentifyConfig",
     "LoraSection",

@@ -45,8 +45,8 @@ class EvaluateError(ValueError):
 class Evaluation:
     """The result for one adapter.
 
-    `pretrained` and `personalized` are flat metrics (`tasks.metrics.METRICS`); a task without data is absent. `by_split`
-    holds, for each test split of the object's photos, both sides' metrics on all test photos of that split.
+    `pretrained` and `personalized` are flat metrics (`tasks.metrics.METRICS`); a task without data is absent.
+    `by_split` holds, for each test split of the object's photos, both sides' metrics on all test photos of that split.
     """
 
     pretrained: dict[str, float]

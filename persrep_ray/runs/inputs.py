@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.util
 from collections.abc import Iterable, Sequence
 
 from persrep_ray.config import ConfigError, RunConfig
 from persrep_ray.data.objects import Manifest, ObjectPhotos
 from persrep_ray.data.tree import open_tree
-from persrep_ray.storage.files import File, RemoteFile, file_at
+from persrep_ray.generate.generators import generators_of
+from persrep_ray.storage.files import File, RemoteFile
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
@@ -41,27 +41,13 @@ def photos_in(location: str | None, option: str) -> list[File]:
     return photos
 
 
-def check_generator(config: RunConfig) -> None:
-    """Raises ConfigError where the generator or its filter needs a package that is not installed."""
-    generate = config.generate
-    if generate.generator == "cut_paste":
-        return
-    for package in ("diffusers", "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(
-                f"generate.generator: {generate.generator} needs the package {package}: "
-                "pip install 'persrep-ray[dreambooth]'"
-            )
-    if generate.filter.metric == "dreamsim" and importlib.util.find_spec("dreamsim") is None:
-        raise ConfigError("generate.filter.metric: dreamsim needs the package dreamsim: pip install dreamsim")
-
-
 def input_digests(
     manifest: Manifest, backgrounds: Iterable[File], negatives: Iterable[File], config: RunConfig
 ) -> dict[str, str]:
-    """A digest per object and folder: train photos, masks and prompts by content, the others by name and size.
+    """A digest per object, folder and file that the generators read.
 
-    Files on S3 count by their tags, so nothing is downloaded. Raises ConfigError for a prompt file that cannot be read.
+    Train photos and masks count by content, other photos by name and size. Files on S3 count by their tags, so nothing
+    is downloaded. Raises ConfigError for something that a generator cannot read.
     """
     digests = {f"object {photos.object_id}": _object_digest(photos) for photos in manifest.objects.values()}
     for name, files in (("--backgrounds", backgrounds), ("--negatives", negatives)):
@@ -69,14 +55,8 @@ def input_digests(
         for file in files:
             _add(digest, file, content=False)
         digests[name] = digest.hexdigest()[:16]
-    prompts = config.generate.prompts.file
-    if prompts is not None:
-        digest = hashlib.sha256()
-        try:
-            _add(digest, file_at(prompts), content=True)
-        except OSError as error:
-            raise ConfigError(f"generate.prompts.file: {prompts}: cannot be read: {error.strerror}") from error
-        digests["generate.prompts.file"] = digest.hexdigest()[:16]
+    for generator in generators_of(config).values():
+        digests |= generator.digests()
     return digests
 
 

@@ -2,8 +2,6 @@
 
     manifest → masks → generation → training → evaluation and publishing → summary
 
-Generation is cut-and-paste, or DreamBooth (fine-tuning, then sampling), or both at a time.
-
 Masks are a barrier (an object's negatives are cut out of other objects' photos). From then on everything streams: an
 object is trained the moment its last chunk has landed and evaluated the moment it is trained, while others are still
 being generated. What is in the run folder is never done again, so the same command resumes a killed run.
@@ -28,12 +26,13 @@ from persrep_ray.distributed.outcome import Outcome
 from persrep_ray.distributed.pool import ObjectPool
 from persrep_ray.distributed.resources import Plan, plan
 from persrep_ray.distributed.streaming import Pool
-from persrep_ray.generate.dreambooth.prompts.book import PromptSet
-from persrep_ray.generate.dreambooth.prompts.of_run import prompts_of_run
+from persrep_ray.generate.generators import check_packages, generators_of
 from persrep_ray.generate.pipeline import Generation
+from persrep_ray.generate.schedule import missing_chunks
+from persrep_ray.generate.types import GeneratorInputs
 from persrep_ray.masks.pipeline import make_masks
 from persrep_ray.registry.registry import Registry
-from persrep_ray.runs.inputs import check_generator, input_digests, photos_in, select_objects
+from persrep_ray.runs.inputs import input_digests, photos_in, select_objects
 from persrep_ray.runs.progress import StageProgress, StatusLine
 from persrep_ray.runs.summary import summarize
 from persrep_ray.train.cells import Cells
@@ -68,7 +67,7 @@ def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict
     backgrounds = photos_in(request.backgrounds, "--backgrounds")
     negatives = photos_in(request.negatives, "--negatives")
     status.warn([f"{problem.path}: {problem.cause}" for problem in manifest.problems])
-    check_generator(config)
+    check_packages(config)
     inputs = input_digests(manifest, backgrounds, negatives, config)
     registry_store.check_writable()
     with open_run(out_store, config, inputs, status.say) as folder:
@@ -97,7 +96,9 @@ class _Run:
         self.failed: dict[str, str] = {}
         self._to_train: list[str] = []
         self._trained: list[str] = []
-        names = ("mask", "tune", "generate", "train", "evaluate")
+        self._generators = generators_of(config)
+        prepare = [one.preparation for one in self._generators.values() if one.preparation]
+        names = ("mask", *prepare, "generate", "train", "evaluate")
         self._stages = {name: StageProgress(name) for name in names}
 
     def look_at(self, selected: Iterable[str]) -> None:
@@ -118,57 +119,44 @@ class _Run:
     def execute(self, backgrounds: list[Path], negatives: list[Path]) -> None:
         """Takes every unfinished object through the stages it still needs."""
         config, available = self._config, ray.cluster_resources()
+        stages = [stage for generator in self._generators.values() for stage in generator.stages()]
         counts = plan(
             config,
+            [stage.demand for stage in stages],
             cpus=available.get("CPU", 0),
             gpus=available.get("GPU", 0),
             objects=len(self._to_train) + len(self._trained),
         )
-        self._status.warn(_what_to_expect(config, counts, ignored=bool(backgrounds or negatives)))
+        self._warn_of_surprises(counts, has_photos=bool(backgrounds or negatives))
         shared = [ray.put(value) for value in (config, self._manifest, self._folder)]
         # Started first: cells take long to start, and masks are made meanwhile.
         cells = Cells(config, self._folder, shared, min(counts.cells, len(self._to_train)))
         self._make_masks(shared, counts.mask_actors)
         self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
-        chunks = self._missing_chunks()
-        generation = Generation(
-            chunks,
-            config,
-            self._folder,
-            shared,
-            backgrounds=ray.put(backgrounds),
-            negatives=ray.put(negatives),
-            book=ray.put(self._prompts()),
-            plan=counts,
+        chunks = missing_chunks(self._by_category(self._to_train), self._folder, config)
+        categories = [self._categories[object_id] for object_id in self._to_train]
+        inputs = GeneratorInputs(
+            self._folder, categories, backgrounds, negatives, lambda text: self._status.warn([text])
         )
+        prepared = {name: generator.prepare(inputs) for name, generator in self._generators.items()}
+        generation = Generation(chunks, config, self._folder, shared, prepared, counts.pools)
         publishers = [*shared, ray.put(self._registry)]
         evaluation = ObjectPool(
             Pool(make_publisher, publishers, counts.evaluate_actors, cpus=config.evaluate.cpus_per_actor)
         )
         self._stream(generation, cells, evaluation)
 
-    def _missing_chunks(self) -> list[Chunk]:
-        """The chunks of the objects to train, object by object, that have no readable shard yet."""
-        store = self._folder.store
-        present = {entry.key for entry in store.list("synthetic/")}
-
-        def is_missing(chunk: Chunk) -> bool:
-            key = self._folder.shard(chunk.object_id, chunk.role, chunk.start)
-            return key not in present or not is_whole(store, key)
-
-        ordered = self._by_category(self._to_train)
-        return [one for object_id in ordered for one in chunks(object_id, self._config) if is_missing(one)]
-
     def _by_category(self, object_ids: Iterable[str]) -> list[str]:
         """In the order in which they are generated: what a category needs is made once, and is at hand then."""
         return sorted(object_ids, key=lambda object_id: (self._categories[object_id] or "", object_id))
 
-    def _prompts(self) -> PromptSet | None:
-        """Of the objects to train; none where nothing is drawn from prompts."""
-        if self._config.generate.generator == "cut_paste":
-            return None
-        categories = [self._categories[object_id] for object_id in self._to_train]
-        return prompts_of_run(self._config, self._folder, categories, lambda problem: self._status.warn([problem]))
+    def _warn_of_surprises(self, counts: Plan, *, has_photos: bool) -> None:
+        """Says what the user may not have meant; `has_photos`: there are photos of backgrounds or negatives."""
+        if has_photos and not any(generator.uses_photos for generator in self._generators.values()):
+            name = self._config.generate.generator
+            self._status.warn([f"--backgrounds and --negatives are not used by generate.generator={name}"])
+        for generator in self._generators.values():
+            self._status.warn(generator.warnings(counts.pools))
 
     def _make_masks(self, shared: list[Any], actors: int) -> None:
         """Of the objects to train, and of the others that they are told apart from."""
@@ -190,18 +178,17 @@ class _Run:
 
     def _stream(self, generation: Generation, cells: Cells, evaluation: ObjectPool) -> None:
         """Hands objects from stage to stage until none is left."""
-        generating = {chunk.object_id for chunk in generation.requests}
+        generating = {chunk.object_id for chunk in generation.chunks}
         for object_id in sorted(set(self._to_train) - generating):  # all its images are there from an earlier call
             if cause := generation.why_unusable(object_id):
                 self._fail("generate", object_id, cause)
-            generation.drop_weights(object_id)
+            generation.clean_up(object_id)
         self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
         training = set(self._to_train) - generating
-        self._stages["tune"].total = generation.to_fine_tune
         evaluating = set(self._trained)
         for stage, objects in (("generate", generating), ("train", self._to_train)):
             self._stages[stage].total = len(objects)
-        self._stages["generate"].images_total = sum(chunk.count for chunk in generation.requests)
+        self._stages["generate"].images_total = sum(chunk.count for chunk in generation.chunks)
         self._stages["train"].images_total = self._config.train.images_per_object * len(self._to_train)
         self._stages["evaluate"].total = len(self._to_train) + len(self._trained)
         for object_id in sorted(training):
@@ -215,7 +202,8 @@ class _Run:
             if not generating:
                 cells.close()
             self._stages["generate"].count_images(generation.images)
-            self._stages["tune"].done = generation.tuned
+            for name, (done, total) in generation.preparations().items():
+                self._stages[name].done, self._stages[name].total = done, total
             self._status.warn(generation.new_warnings())
             self._stages["train"].count_images(cells.images)
             self._show()
@@ -267,17 +255,3 @@ def make_publisher(*arguments: Any) -> Any:
     from persrep_ray.runs.publish import Publisher
 
     return Publisher(*arguments)
-
-
-def _what_to_expect(config: RunConfig, counts: Plan, *, ignored: bool) -> list[str]:
-    """What a user may not have meant; `ignored`: there are photos of backgrounds or negatives."""
-    warnings = []
-    if ignored and config.generate.generator == "dreambooth":
-        warnings.append("--backgrounds and --negatives are for cut-and-paste; generate.generator=dreambooth takes none")
-    if counts.sample_actors and not counts.sample_gpus:
-        warnings.append(
-            "images are sampled on CPUs, which takes minutes each with a model of the usual size: the cluster has no "
-            "GPU now; where it will have some, set generate.dreambooth.gpus_per_actor and "
-            "generate.sampling.gpus_per_actor"
-        )
-    return warnings

@@ -25,7 +25,7 @@ from persrep_ray.generate.schedule import calibration_chunks
 from persrep_ray.generate.shards import read_shards
 from persrep_ray.registry.registry import Registry
 from persrep_ray.report.object_sheet import object_sheet
-from persrep_ray.runs.summary import work_done
+from persrep_ray.runs.summary import work_report
 
 _PROTOTYPES = "prototypes.safetensors"
 
@@ -98,7 +98,7 @@ class Publisher:
         published = {
             "version": version,
             "metrics": evaluation["metrics"],
-            **work_done(self._folder, self._config, object_id),
+            **work_report(self._folder, self._config, object_id),
         }
         self._folder.write_json(self._folder.published(object_id), published)
 
