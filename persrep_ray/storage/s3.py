@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import boto3
 from botocore.client import Config
-from botocore.exceptions import ChecksumError, IncompleteReadError, InvalidEndpointConfigurationError
+from botocore.exceptions import ChecksumError, InvalidEndpointConfigurationError
 
 from persrep_ray.config import ConfigError
 from persrep_ray.storage.base import (
@@ -205,16 +205,12 @@ class S3Store:
     def _receive(self, s3: Any, key: str, file: BinaryIO, max_bytes: int | None = None, **condition: str) -> str:
         """Writes an object to `file`, checks that it is whole and returns its tag."""
         reply = s3.get_object(Bucket=self.bucket, Key=self._name(key), **condition)
-        expected, received, md5 = reply["ContentLength"], 0, hashlib.md5(usedforsecurity=False)
+        tag, md5 = _tag(reply), hashlib.md5(usedforsecurity=False)
         with closing(reply["Body"]) as body:
-            check_size(expected, max_bytes)
-            while chunk := body.read(_CHUNK_BYTES):
+            check_size(reply["ContentLength"], max_bytes)
+            while chunk := body.read(_CHUNK_BYTES):  # botocore checks the length
                 file.write(chunk)
                 md5.update(chunk)
-                received += len(chunk)
-        if received != expected:
-            raise IncompleteReadError(actual_bytes=received, expected_bytes=expected)
-        tag = _tag(reply)
         if self._is_md5(tag, reply) and tag != md5.hexdigest():
             raise ChecksumError(checksum_type="MD5", expected_checksum=tag, actual_checksum=md5.hexdigest())
         return tag

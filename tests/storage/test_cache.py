@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from helpers.s3_server import FaultyS3
@@ -30,15 +32,24 @@ def test_a_file_that_several_processes_want_is_fetched_once(s3: FaultyS3) -> Non
     store = open_store(s3.uri)
     content = os.urandom(1_000_000)
     store.write("photo.jpg", content)
-    script = (
-        "import hashlib, sys; from persrep_ray.storage.files import RemoteFile, local_path;"
-        "file = RemoteFile(sys.argv[1], sys.argv[2], 1_000_000);"
-        "sys.stdin.readline(); print(hashlib.sha256(local_path(file).read_bytes()).hexdigest())"
-    )
     file = store.file("photo.jpg")
+    script = (
+        "import hashlib, sys; from persrep_ray.storage.files import RemoteFile, local_path\n"
+        "file = RemoteFile(sys.argv[1], sys.argv[2], 1_000_000)\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "print(hashlib.sha256(local_path(file).read_bytes()).hexdigest())"
+    )
     command = [sys.executable, "-c", script, str(file), file.tag]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [process.communicate("go\n")[0] for process in processes]
+    processes = [subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    slow = threading.Event()  # the download takes a while, so that both processes ask for the file meanwhile
+    s3.fail("reset", when=lambda request: request.operation == "GetObject" and slow.wait(0.5))
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [process.communicate()[0] for process in processes]
 
     assert len(set(answers)) == 1 and len(answers[0]) == 65
     assert read_file(file, 1_000_000) == content

@@ -43,6 +43,17 @@ def test_a_read_outlives_a_fault(store: Store, s3: FaultyS3, kind: str) -> None:
     assert local_path(file).read_bytes() == content
 
 
+@pytest.mark.usefixtures("new_client")
+def test_damage_is_found_by_the_tag_where_the_uploader_sent_no_checksum(
+    store: Store, s3: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    store.write("photo", b"content")
+
+    s3.fail("damaged")
+    assert store.read("photo") == b"content"
+
+
 @pytest.mark.parametrize("kind", [*TEMPORARY, "lost"])
 @pytest.mark.parametrize(
     ("name", "change"),
