@@ -6,10 +6,10 @@
 
 A version is complete when its card exists, which is written last. Readers take no lock.
 
-`delete` swaps the pointer for a tombstone, then removes the files. The tombstone stays and counts the deletions: what is
-published after the n-th deletion lies in `versions.<n>/`. A publisher that is overtaken by a deletion finds its swap
-refused and starts again in the new folder, and a deleter only removes older folders. So the files of a live version are
-never removed, however slow either of them is.
+`delete` swaps the pointer for a tombstone, then removes the files. The tombstone stays and counts the deletions: after
+the n-th deletion, versions lie in `versions.<n>/`. A publisher that is overtaken by a deletion finds its swap refused and
+starts again in the new folder, and a deleter only removes older folders. So the files of a live version are never
+removed, however slow either of them is.
 """
 
 from __future__ import annotations
@@ -264,8 +264,8 @@ class Registry:
     def _write_version(self, prefix: str, contents: Mapping[str, bytes]) -> bool:
         """Completes a version whose files are all of one publisher; False if it is being deleted.
 
-        Each file is only created, never replaced, in one order, and a publisher gives way at the first file that differs
-        from its own. Raises `RegistryError` if the publisher to which it gives way does not complete the version.
+        Each file is only created, never replaced, in one order, and a publisher gives way at the first file that is not
+        as its own. Raises `RegistryError` if the publisher to which it gives way does not complete the version.
         """
         for name, content in contents.items():
             try:

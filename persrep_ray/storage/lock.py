@@ -73,7 +73,7 @@ def held(store: Store, key: str, busy: str, say: Callable[[str], None]) -> Itera
     ConflictError is raised after a body that ended without an error.
     """
     pid = os.getpid()
-    owner = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "machine": _machine()}
+    owner: dict[str, Any] = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "machine": _machine()}
     owner |= {"pid": pid, "started": _started(pid), "beat": 0}
     lock = Held(store, key, owner, _acquired(store, key, owner, busy, say))
     try:

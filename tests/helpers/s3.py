@@ -13,7 +13,7 @@ from persrep_ray.storage import s3 as s3_store
 
 __all__ = ["s3", "s3_proxy"]
 
-READ_TIMEOUT_S = 0.5
+READ_TIMEOUT_S = 1.0  # what a hang costs; shorter, and a busy machine would seem to hang
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ _STATUSES = {
     "AccessDenied": 403,
     "ExpiredToken": 400,
     "NoSuchBucket": 404,
+    "NotImplemented": 501,
 }
 
 _ENVIRONMENT = {
