@@ -164,7 +164,7 @@ class LocalStore:
             return
         try:
             with os.scandir(here) as found:
-                entries = sorted(found, key=lambda entry: f"{entry.name}/" if entry.is_dir() else entry.name)
+                entries = sorted(found, key=lambda entry: f"{entry.name}/" if _is_folder(entry) else entry.name)
         except (FileNotFoundError, NotADirectoryError):
             return
         for entry in entries:
@@ -173,10 +173,10 @@ class LocalStore:
                 continue
             if entry.is_symlink() and not _is_below(here / entry.name, os.path.realpath(self.root)):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 yield from self._walk(key, prefix, (*above, real))
                 continue
-            with suppress(FileNotFoundError):  # it was deleted meanwhile, or is a broken link
+            with suppress(OSError):  # it was deleted meanwhile, or is a broken link
                 status = entry.stat()
                 if stat.S_ISREG(status.st_mode) and key.startswith(prefix):
                     yield Entry(key, status.st_size, _tag(status))
@@ -233,6 +233,13 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("not a regular file")
         yield file
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_below(path: Path, real_root: str) -> bool:

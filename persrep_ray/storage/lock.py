@@ -38,11 +38,12 @@ class Held:
         self._heart.start()
 
     def release(self) -> None:
-        """Lets others have the lock, if it is still held. Raises StorageError."""
+        """Lets other processes have the lock, if it is still held."""
         self._released.set()
         self._heart.join()
         if not self.lost:
-            self._rewrite({})
+            with suppress(StorageError):  # the lock will look like that of a dead process
+                self._rewrite({})
 
     def _beat(self) -> None:
         beat = 0
@@ -78,11 +79,8 @@ def held(store: Store, key: str, busy: str, say: Callable[[str], None]) -> Itera
     lock = Held(store, key, owner, _acquired(store, key, owner, busy, say))
     try:
         yield lock
-    except BaseException:
-        with suppress(StorageError):  # the error of the body matters more
-            lock.release()
-        raise
-    lock.release()
+    finally:
+        lock.release()
     if lock.lost:
         raise failure(ConflictError, "hold", store.url(key), "another process has taken the lock over")
 

@@ -27,6 +27,7 @@ def test_links_within_the_root_count_and_others_do_not(store: Store, tmp_path: P
     (root / "mug/1").symlink_to("0")
     (root / "mug/loop").symlink_to("..")
     (root / "mug/nowhere").symlink_to("nothing")
+    (root / "mug/itself").symlink_to("itself")
     (root / "mug/out").symlink_to(outside / "secret")
     (root / "away").symlink_to(outside)
 
