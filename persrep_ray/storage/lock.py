@@ -1,4 +1,4 @@
-"""The lock of a run: one holder at a time, on a folder and on S3, that outlives no process.
+"""The lock of a run, on a folder and on S3: it has one holder at a time, and the lock of a dead process is taken over.
 
 The lock is a file that its holder rewrites every `BEAT_S` seconds by compare-and-swap. A released lock is an empty JSON
 object, because S3 stores cannot delete a file only if it is unchanged.
@@ -23,7 +23,6 @@ from persrep_ray.storage.store import Store
 
 BEAT_S = 5.0
 STALE_S = 30.0  # a lock that nobody has rewritten for so long, by the clock of whoever waits, belongs to a dead process
-
 WATCH_S = 1.0  # how often a waiter looks
 
 
