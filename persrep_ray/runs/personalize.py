@@ -33,8 +33,10 @@ from persrep_ray.generate.types import GeneratorInputs
 from persrep_ray.masks.pipeline import make_masks
 from persrep_ray.registry.registry import Registry
 from persrep_ray.runs.inputs import input_digests, photos_in, select_objects
+from persrep_ray.runs.open_run import open_run
 from persrep_ray.runs.progress import StageProgress, StatusLine
 from persrep_ray.runs.summary import summarize
+from persrep_ray.storage.store import open_store
 from persrep_ray.train.cells import Cells
 
 _TICK_S = 0.1
