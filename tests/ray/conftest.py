@@ -16,6 +16,9 @@ import pytest
 import ray
 import torch
 import transformers
+from helpers.s3 import s3, s3_proxy
+
+__all__ = ["s3", "s3_proxy"]
 
 ROOT = Path(__file__).resolve().parents[2]
 # A token of the user's would switch authentication on; and workers must not yield to everything else on the machine.

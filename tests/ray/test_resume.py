@@ -20,11 +20,15 @@ from persrep_ray.backbones.lora import ADAPTER_FILES, load_lora
 from persrep_ray.config import RunConfig
 from persrep_ray.data.objects import load_manifest
 from persrep_ray.data.run_folder import RunFolder
-from persrep_ray.generate.cut_paste.chunks import ChunkGenerator
-from persrep_ray.generate.dreambooth.generator import DreamBooth, ObjectFineTuner
-from persrep_ray.generate.dreambooth.prompts.book import build_prompts
+from persrep_ray.generate.cut_paste.worker import CutPasteWorker, UserPhotos
+from persrep_ray.generate.dreambooth.object_fine_tuner import ObjectFineTuner
+from persrep_ray.generate.dreambooth.object_sampler import ObjectSampler
+from persrep_ray.generate.dreambooth.prompts.prompt_set import build_prompts
+from persrep_ray.generate.dreambooth.run import DreamBoothRun
+from persrep_ray.generate.schedule import chunks
 from persrep_ray.generate.shards import read_shards, write_shard
 from persrep_ray.registry.registry import Registry
+from persrep_ray.storage.store import open_store
 from persrep_ray.train.objects import ObjectTrainer
 
 PATIENCE_S = 400
@@ -68,21 +72,21 @@ def test_a_run_killed_at_every_stage_is_finished_by_the_same_command(
         after = artifacts(out)
         assert made.items() <= after.items(), "something finished was made again"
         made = after
-        registry = Registry(out / "registry")
+        registry = Registry(open_store(out / "registry"))
         for object_id in registry.objects():  # whatever is visible is whole
-            assert load_file(registry.path(object_id) / "adapter_model.safetensors")
+            assert load_file(registry.local_copy(object_id) / "adapter_model.safetensors")
 
     process = start(arguments)
     assert process.wait(PATIENCE_S) == 0, (tmp_path / "output.txt").read_text()
     assert made.items() <= artifacts(out).items()
     summary = json.loads((out / "summary.json").read_text())
-    registry = Registry(out / "registry")
+    registry = Registry(open_store(out / "registry"))
     for object_id in OBJECTS:
         one = summary["objects"][object_id]
         assert one["status"] == "published"
         assert registry.versions(object_id) == [registry.current(object_id)] == [one["version"]]
         assert all(seconds > 0 for seconds in one["seconds"].values()), "seconds outlive the process that spent them"
-    assert not list(out.glob("scratch/*")) and not list(out.glob("synthetic/*/.*"))
+    assert not list(out.glob("ray/*")) and not list(out.glob("synthetic/*/.*"))
     compare_with_an_uninterrupted_object(sample, out, tmp_path / "plain")
 
 
@@ -90,17 +94,15 @@ def compare_with_an_uninterrupted_object(sample: Any, out: Path, plain: Path) ->
     """`green` once more in this process, without Ray: the same images, the same adapter."""
     torch.set_num_threads(1)
     config = RunConfig.model_validate(json.loads((out / "run.json").read_text())["config"])
-    manifest, folder = load_manifest(sample.objects, config.data), RunFolder(plain)
+    manifest, folder = load_manifest(sample.objects, config.data), RunFolder(open_store(plain))
     shutil.copytree(out / "masks", plain / "masks")
-    book = build_prompts(config.generate)
-    ObjectFineTuner(config, manifest, folder, book, print)("green")
-    cut_paste, sampler = ChunkGenerator(config, manifest, folder), DreamBooth(config, manifest, folder, book, print)
-    for chunk in folder.chunks("green", config):
-        if chunk.generator == "cut_paste":
-            cut_paste.write(chunk)
-        else:
-            write_shard(folder.shard(chunk), sampler.generate(chunk), {})
-        mine, theirs = (read_shards([one.shard(chunk)], config.data) for one in (folder, RunFolder(out)))
+    run = DreamBoothRun(config, manifest, folder, build_prompts(config.generate), print)
+    ObjectFineTuner(run)("green")
+    cut_paste, sampler = CutPasteWorker(config, manifest, folder, UserPhotos()), ObjectSampler(run)
+    for chunk in chunks("green", config):
+        images = cut_paste.make(chunk)[0] if chunk.generator == "cut_paste" else sampler.sample(chunk)
+        write_shard(folder, chunk, images, {"seconds": 0.0})
+        mine, theirs = (read_shards(one, [chunk], config.data) for one in (folder, RunFolder(open_store(out))))
         assert all(np.array_equal(a.image, b.image) for a, b in zip(mine, theirs, strict=True))
     ObjectTrainer(load_lora(config), config, manifest, folder)("green", lambda done, total: None)
     for name in ADAPTER_FILES:
