@@ -85,7 +85,7 @@ class TestEmbedding:
         processor = transformers.SamImageProcessorPil.from_pretrained(checkpoint)
         self._compare(processor, checkpoint, noise(*size))
 
-    def test_without_a_preprocessor_colours_are_normalised_as_in_the_training_of_sam(self, folder: Path) -> None:
+    def test_without_a_preprocessor_colours_are_normalised_as_in_training(self, folder: Path) -> None:
         (folder / "preprocessor_config.json").unlink()
         square = {"height": SIDE, "width": SIDE}
         processor = transformers.SamImageProcessorPil(size={"longest_edge": SIDE}, pad_size=square)
@@ -142,7 +142,7 @@ class TestSegment:
         assert np.array_equal(np.argwhere(mask)[[0, -1]], [[2, 2], [17, 29]])
 
     @pytest.mark.parametrize("size", [(90, 130), (130, 90), (3, 500)])
-    def test_a_real_decoder_gives_a_mask_of_the_size_of_the_photo(self, checkpoint: Path, size: tuple[int, int]) -> None:
+    def test_a_real_decoder_gives_a_mask_of_the_photo_size(self, checkpoint: Path, size: tuple[int, int]) -> None:
         under_test = segmenter(checkpoint)
         mask = under_test.segment(under_test.embed(noise(*size)), MAP)
         assert mask.shape == size and mask.dtype == np.bool_
