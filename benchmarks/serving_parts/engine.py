@@ -20,7 +20,7 @@ from persrep_ray.data.objects import load_manifest
 from persrep_ray.registry.registry import FILES, Registry
 from persrep_ray.serving.engine.adapters import Adapter
 from persrep_ray.serving.engine.answers import AdapterRef
-from persrep_ray.serving.engine.encoder import MultiAdapterEncoder, Picture, Row
+from persrep_ray.serving.engine.encoder import ImageInput, MultiAdapterEncoder, Row
 from persrep_ray.serving.engine.engine import LocalEngine
 from persrep_ray.serving.engine.profile import read_profile
 
@@ -37,14 +37,14 @@ def targets_of(registry: Registry) -> list[AdapterRef]:
     return [AdapterRef(object_id, str(registry.current(object_id))) for object_id in registry.objects()]
 
 
-async def bank_overhead(engine: LocalEngine, target: AdapterRef) -> float:
+async def bank_overhead(engine: LocalEngine, ref: AdapterRef) -> float:
     """Median milliseconds that the bank adds to a query whose adapter is in memory."""
-    async with engine.bank.lease(target):
+    async with engine.bank.lease(ref):
         pass
     times = []
     for _ in range(2000):
         started = time.perf_counter()
-        async with engine.bank.lease(target):
+        async with engine.bank.lease(ref):
             pass
         times.append(time.perf_counter() - started)
     return 1000 * statistics.median(times)
@@ -53,20 +53,20 @@ async def bank_overhead(engine: LocalEngine, target: AdapterRef) -> float:
 async def batches(engine: LocalEngine, registry: Registry, photo: Path, rounds: int = 9, rows: int = 16) -> float:
     """Seconds of a batch whose rows all want the same adapter over one whose rows all want another, in turns.
 
-    All pictures differ, within a batch and from batch to batch.
+    All images differ, within a batch and from batch to batch.
     """
-    picture = standard_view(read_rgb(photo, DataConfig()), (await engine.view_sides())[0])
+    image = standard_view(read_rgb(photo, DataConfig()), (await engine.view_sides())[0])
     adapters = []
-    for target in targets_of(registry)[:rows]:
-        async with engine.bank.lease(target) as adapter:
+    for ref in targets_of(registry)[:rows]:
+        async with engine.bank.lease(ref) as adapter:
             adapters.append(adapter)
     ratios = []
     for number in range(rounds + 1):
         seconds = []
         for turn, wanted in enumerate((adapters[:1] * rows, adapters)):
-            shifted = [np.roll(picture, (2 * number + turn, 3 * row), axis=(0, 1)) for row in range(rows)]
+            shifted = [np.roll(image, (2 * number + turn, 3 * row), axis=(0, 1)) for row in range(rows)]
             started = time.perf_counter()
-            engine.encoder.encode([Row(Picture(one), adapter) for one, adapter in zip(shifted, wanted, strict=True)])
+            engine.encoder.encode([Row(ImageInput(one), adapter) for one, adapter in zip(shifted, wanted, strict=True)])
             seconds.append(time.perf_counter() - started)
         ratios.append(seconds[0] / seconds[1])
     return statistics.median(ratios[1:])  # the first round warms up
@@ -75,12 +75,12 @@ async def batches(engine: LocalEngine, registry: Registry, photo: Path, rounds: 
 async def cold_loads(engine: LocalEngine, registry: Registry) -> dict[str, float]:
     """Milliseconds from a lease to an adapter that is neither in memory nor in the system's file cache."""
     times = []
-    for target in targets_of(registry):
+    for ref in targets_of(registry):
         for name in FILES:
-            forget(registry.path(target.object_id, target.version) / name)
-        assert target not in engine.bank
+            forget(registry.path(ref.object_id, ref.version) / name)
+        assert ref not in engine.bank
         started = time.perf_counter()
-        async with engine.bank.lease(target):
+        async with engine.bank.lease(ref):
             times.append(1000 * (time.perf_counter() - started))
     return {"p50": statistics.median(times), "p99": sorted(times)[int(len(times) * 0.99)]}
 
@@ -101,8 +101,8 @@ async def resident(engine: LocalEngine, registry: Registry) -> dict[str, float]:
     async with engine.bank.lease(first):  # threads and buffers of a first load belong to the base
         pass
     base, counted = resident_bytes(), engine.bank.nbytes
-    for target in others:
-        async with engine.bank.lease(target):
+    for ref in others:
+        async with engine.bank.lease(ref):
             pass
     grown = resident_bytes() - base
     return {
@@ -121,25 +121,25 @@ def resident_bytes() -> int:
 
 async def identify(engine: LocalEngine, registry: Registry, photo: Path, rounds: int = 3) -> dict[str, float]:
     """Exact identify beside separate full forwards: what each of the adapters would cost on its own."""
-    picture = standard_view(read_rgb(photo, DataConfig()), (await engine.view_sides())[0])
+    image = standard_view(read_rgb(photo, DataConfig()), (await engine.view_sides())[0])
     follower = asyncio.create_task(engine.run())
     count = len(registry.objects())
-    while (await engine.identify(picture, [""], top_k=5, exact=False)).searched < count:
+    while (await engine.identify(image, [""], top_k=5, exact=False)).searched < count:
         await asyncio.sleep(0.2)
-    await engine.identify(picture, [""], top_k=5, exact=True)  # all adapters are in memory from here on
+    await engine.identify(image, [""], top_k=5, exact=True)  # all adapters are in memory from here on
     adapters = []
-    for target in targets_of(registry):
-        async with engine.bank.lease(target) as adapter:
+    for ref in targets_of(registry):
+        async with engine.bank.lease(ref) as adapter:
             adapters.append(adapter)
     ratios, exact_s, shortlist_s = [], [], []
     for number in range(rounds):
-        shifted = [np.roll(picture, (number + 1, index), axis=(0, 1)) for index in range(count)]
+        shifted = [np.roll(image, (number + 1, index), axis=(0, 1)) for index in range(count)]
         separate = one_by_one(engine.encoder, shifted, adapters)
         started = time.perf_counter()
-        await engine.identify(np.roll(picture, -1 - number, axis=0), [""], top_k=5, exact=True)
+        await engine.identify(np.roll(image, -1 - number, axis=0), [""], top_k=5, exact=True)
         exact_s.append(time.perf_counter() - started)
         started = time.perf_counter()
-        await engine.identify(np.roll(picture, -100 - number, axis=0), [""], top_k=5, exact=False)
+        await engine.identify(np.roll(image, -100 - number, axis=0), [""], top_k=5, exact=False)
         shortlist_s.append(time.perf_counter() - started)
         ratios.append(exact_s[-1] / separate)
     follower.cancel()
@@ -170,14 +170,14 @@ async def same_top1(trained: Registry, data: Path, *, threads: int, shortlists: 
     right = total = 0
     for object_id, photos in manifest.objects.items():
         for photo in photos.test:
-            picture = standard_view(read_rgb(photo.path, limits), side)
-            exact = await exact_engine.identify(picture, [""], top_k=1, exact=True)
-            first = [one.target.object_id for one in exact.candidates]
+            image = standard_view(read_rgb(photo.path, limits), side)
+            exact = await exact_engine.identify(image, [""], top_k=1, exact=True)
+            first = [one.ref.object_id for one in exact.candidates]
             right += first == [object_id]
             total += 1
             for size, engine in engines.items():
-                short = await engine.identify(picture, [""], top_k=1, exact=False)
-                same[size] += first == [one.target.object_id for one in short.candidates]
+                short = await engine.identify(image, [""], top_k=1, exact=False)
+                same[size] += first == [one.ref.object_id for one in short.candidates]
     for follower in followers:
         follower.cancel()
     return {
@@ -188,9 +188,9 @@ async def same_top1(trained: Registry, data: Path, *, threads: int, shortlists: 
     }
 
 
-def one_by_one(encoder: MultiAdapterEncoder, pictures: Sequence[np.ndarray], adapters: Sequence[Adapter]) -> float:
-    """Seconds of a whole forward for each picture with its adapter; the pictures differ, so no prefix is shared."""
+def one_by_one(encoder: MultiAdapterEncoder, images: Sequence[np.ndarray], adapters: Sequence[Adapter]) -> float:
+    """Seconds of a whole forward for each image with its adapter; the images differ, so no prefix is shared."""
     started = time.perf_counter()
-    for picture, adapter in zip(pictures, adapters, strict=True):
-        encoder.encode([Row(Picture(picture), adapter)])
+    for image, adapter in zip(images, adapters, strict=True):
+        encoder.encode([Row(ImageInput(image), adapter)])
     return time.perf_counter() - started

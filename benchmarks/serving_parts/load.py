@@ -21,16 +21,16 @@ from PIL import Image
 
 
 def fresh(photos: Sequence[np.ndarray], number: int) -> bytes:
-    """A JPEG that no request sent before: the encoder keeps what it computed of pictures that come again."""
-    picture = photos[number % len(photos)].copy()
-    picture[:16, :16] = np.random.default_rng(number + time.time_ns()).integers(0, 255, (16, 16, 3))
+    """A JPEG that no request sent before: the encoder keeps what it computed of images that come again."""
+    image = photos[number % len(photos)].copy()
+    image[:16, :16] = np.random.default_rng(number + time.time_ns()).integers(0, 255, (16, 16, 3))
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=90)
+    Image.fromarray(image).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
 async def run(url: str, photos: Sequence[np.ndarray], objects: int, clients: int, seconds: float) -> dict[str, object]:
-    """Classifies pictures, each by the next of `objects` adapters in turn."""
+    """Classifies images, each by the next of `objects` adapters in turn."""
     statuses: Counter[int] = Counter()
     latencies: list[float] = []
     numbers = count()

@@ -19,13 +19,13 @@ from safetensors.numpy import load_file
 from persrep_ray.backbones.backbone import load_backbone
 from persrep_ray.config import ServeConfig
 from persrep_ray.registry.registry import Registry
-from persrep_ray.serving.engine.answers import AdapterRef, Verdict
+from persrep_ray.serving.engine.answers import AdapterRef, Classification
 from persrep_ray.serving.engine.profile import Profile
 from persrep_ray.tasks.features import normalize
 
 
 class PeftEncoder:
-    """Answers `classify`, one picture at a time."""
+    """Answers `classify`, one image at a time."""
 
     def __init__(self, config: ServeConfig, profile: Profile) -> None:
         torch.set_num_threads(config.encoder.threads or max(1, int(config.encoder.cpus_per_replica)))
@@ -50,9 +50,9 @@ class PeftEncoder:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._classify, *arguments)
 
     @torch.inference_mode()
-    def _classify(self, target: AdapterRef, standard: np.ndarray) -> Verdict:
-        self._peft.set_adapter(target.object_id)
+    def _classify(self, ref: AdapterRef, standard: np.ndarray) -> Classification:
+        self._peft.set_adapter(ref.object_id)
         pixels = self._backbone.pixels([standard], self._side)
         cls = self._backbone.suffix(self._backbone.prefix(pixels)).cls[0].numpy()
-        score = float((self._prototypes[target.object_id] @ normalize(cls)).max())
-        return Verdict(score, 0.5, self._thresholds[target.object_id])
+        score = float((self._prototypes[ref.object_id] @ normalize(cls)).max())
+        return Classification(score, 0.5, self._thresholds[ref.object_id])

@@ -23,6 +23,7 @@ from persrep_ray.config.run import (
     TrainConfig,
     ViewsConfig,
     load_config,
+    recorded_config,
 )
 from persrep_ray.config.section import ConfigError, Section
 from persrep_ray.config.serve import EncoderConfig, HttpConfig, IdentifyConfig, ServeConfig, load_serve_config
@@ -55,4 +56,5 @@ __all__ = [
     "ViewsConfig",
     "load_config",
     "load_serve_config",
+    "recorded_config",
 ]

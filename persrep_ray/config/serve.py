@@ -21,8 +21,8 @@ class HttpConfig(Section):
         description="API keys, hashed (docs/SERVING.md); null: PERSREP_API_KEYS; without both, everybody may ask",
     )
     max_body_bytes: int = Field(default=16 * 1024 * 1024, gt=0, description="a larger request body is refused")
-    max_pixels: int = Field(default=40_000_000, gt=0, description="a larger picture is refused before it is decoded")
-    decode_threads: int = Field(default=2, ge=1, le=64, description="pictures decoded at a time, per replica")
+    max_pixels: int = Field(default=40_000_000, gt=0, description="a larger image is refused before it is decoded")
+    decode_threads: int = Field(default=2, ge=1, le=64, description="images decoded at a time, per replica")
     max_waiting: int = Field(default=64, ge=1, description="requests in work per replica; more get 503")
     body_timeout_s: float = Field(default=20.0, gt=0, description="for a request body to arrive")
     timeout_s: float = Field(default=20.0, gt=0, description="for an answer, once the body is there; then 503")
@@ -40,7 +40,7 @@ class EncoderConfig(Section):
     cpus_per_replica: float = Field(default=1.0, ge=0)
     gpus_per_replica: float = Field(default=0.0, ge=0)
     threads: int | None = Field(default=None, ge=1, description="of PyTorch; null: cpus_per_replica, at least 1")
-    batch_rows: int = Field(default=16, ge=1, le=1024, description="pictures of a batch, at most")
+    batch_rows: int = Field(default=16, ge=1, le=1024, description="images of a batch, at most")
     max_waiting: int = Field(default=64, ge=1, description="queries in work per replica; more wait, or get 503")
     max_queued: int = Field(default=128, ge=1, description="queries that wait for a replica; more get 503")
     bank_bytes: int = Field(default=2 * 1024**3, gt=0, description="for adapters, on the device")
@@ -57,7 +57,7 @@ class EncoderConfig(Section):
 
 
 class IdentifyConfig(Section):
-    """Which of all objects is in a picture."""
+    """Which of all objects is in an image."""
 
     shortlist: int = Field(
         default=16, ge=1, description="objects tried by their own adapter, chosen by the pretrained features"

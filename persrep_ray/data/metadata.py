@@ -1,4 +1,4 @@
-"""The JSON files beside a data set, in the reference's format: semantic categories and test splits of its objects."""
+"""The JSON files next to a dataset, in the reference's format: the objects' semantic categories and test splits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_categories(file: File, limits: DataConfig) -> dict[str, str]:
 def read_test_splits(file: File, limits: DataConfig) -> dict[tuple[str, str], str]:
     """(object id, file name or stem) -> test split, of an `*_image_annos.json`. `ValueError` names file and key.
 
-    An image's id is its file name, bare or below its object's folder; the entries of train images are passed over.
+    An image's id is its file name, bare or below its object's folder; the entries of train images are ignored.
     """
     splits = {}
     for image_id, entry in _read_json(file, limits).items():

@@ -5,7 +5,7 @@ Two layouts are read. Flat: `<root>/<object>/*.jpg`, all of them train photos. R
 more test photos with masks in `test_dense/` and `test_dense_masks/`, test splits in `*_image_annos.json`. In both,
 `class_to_sc` of `*_info.json` gives the objects' categories.
 
-A bad photo, mask or folder becomes a `Problem` and is left out: it never stops the others.
+A bad photo, mask or folder becomes a `Problem` and is left out; it never stops the rest.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _photos(tree: Tree, folder: str, masks: str | None = None) -> dict[str, list
 def _check_all(
     train: dict[str, list[Photo]], test: list[list[Photo]], limits: DataConfig
 ) -> tuple[dict[File, Photo], list[Problem]]:
-    """The usable photos by path, and what is wrong with the others."""
+    """The usable photos by path, and what is wrong with the rest."""
     must_decode = [photo for photos in train.values() for photo in photos]
     others = [photo for photos in test for photo in photos]
     decode_all = len(must_decode) + len(others) <= _DECODE_ALL_UP_TO
@@ -141,7 +141,7 @@ def _check_all(
 
 
 def _check(photo: Photo, decode: bool, limits: DataConfig) -> tuple[Photo | None, Problem | None]:
-    """The photo if it is usable, without its mask if only that is bad; and what was wrong."""
+    """The photo if it is usable (without its mask if only the mask is bad), and what is wrong."""
     try:
         if photo.mask is None and not decode:
             check_header(photo.path, limits)

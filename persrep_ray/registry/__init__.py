@@ -1,1 +1,1 @@
-"""Versioned adapters, published atomically."""
+"""Versioned adapters in a store, published atomically."""

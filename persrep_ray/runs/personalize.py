@@ -23,8 +23,9 @@ from persrep_ray.data.objects import Manifest, load_manifest
 from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.distributed.connect import connected
 from persrep_ray.distributed.outcome import Outcome
-from persrep_ray.distributed.pool import ObjectPool, make_publisher
+from persrep_ray.distributed.pool import ObjectPool
 from persrep_ray.distributed.resources import Plan, plan
+from persrep_ray.distributed.streaming import Pool
 from persrep_ray.generate.generators import check_packages, generators_of
 from persrep_ray.generate.pipeline import Generation
 from persrep_ray.generate.schedule import missing_chunks
@@ -32,8 +33,10 @@ from persrep_ray.generate.types import GeneratorInputs
 from persrep_ray.masks.pipeline import make_masks
 from persrep_ray.registry.registry import Registry
 from persrep_ray.runs.inputs import input_digests, photos_in, select_objects
+from persrep_ray.runs.open_run import open_run
 from persrep_ray.runs.progress import StageProgress, StatusLine
 from persrep_ray.runs.summary import summarize
+from persrep_ray.storage.store import open_store
 from persrep_ray.train.cells import Cells
 
 _TICK_S = 0.1
@@ -129,7 +132,7 @@ class _Run:
         self._warn_of_surprises(counts, has_photos=bool(backgrounds or negatives))
         shared = [ray.put(value) for value in (config, self._manifest, self._folder)]
         # Started first: cells take long to start, and masks are made meanwhile.
-        cells = Cells(config, self._folder, shared, min(counts.cells, len(self._to_train)))
+        cells = Cells(config, shared, min(counts.cells, len(self._to_train)))
         self._make_masks(shared, counts.mask_actors)
         self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
         chunks = missing_chunks(self._by_category(self._to_train), self._folder, config)
@@ -139,11 +142,9 @@ class _Run:
         )
         prepared = {name: generator.prepare(inputs) for name, generator in self._generators.items()}
         generation = Generation(chunks, config, self._folder, shared, prepared, counts.pools)
+        publishers = [*shared, ray.put(self._registry)]
         evaluation = ObjectPool(
-            make_publisher,
-            [*shared, ray.put(self._registry)],
-            actors=counts.evaluate_actors,
-            cpus=config.evaluate.cpus_per_actor,
+            Pool(make_publisher, publishers, counts.evaluate_actors, cpus=config.evaluate.cpus_per_actor)
         )
         self._stream(generation, cells, evaluation)
 
@@ -249,3 +250,10 @@ class _Run:
 
     def _show(self, *, final: bool = False) -> None:
         self._status.show([stage for stage in self._stages.values() if stage.total], final=final)
+
+
+def make_publisher(*arguments: Any) -> Any:
+    """A `Publisher`. It is imported where it is made because the driver needs neither torch nor transformers."""
+    from persrep_ray.runs.publish import Publisher
+
+    return Publisher(*arguments)

@@ -1,6 +1,6 @@
 """The Ray Serve application: an ingress that speaks HTTP, and encoders that hold backbone and adapters.
 
-The ingress authenticates, limits, decodes and shrinks pictures; the encoders batch them, whatever objects they are
+The ingress authenticates, limits, decodes and shrinks images; the encoders batch them, whatever objects they are
 about. Queries go to encoders by consistent hashing of the object's id: each encoder keeps the adapters of its share of
 the objects, and still batches all of them together.
 """
@@ -20,7 +20,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from persrep_ray.config import ConfigError, ServeConfig, load_serve_config
-from persrep_ray.serving.engine.answers import AdapterRef, Comparison, Identification, Localization, Verdict
+from persrep_ray.serving.engine.answers import AdapterRef, Classification, Comparison, Identification, Localization
 from persrep_ray.serving.engine.catalog import Catalog
 from persrep_ray.serving.engine.errors import Failure, OverloadedError, QueryError
 from persrep_ray.serving.engine.profile import Profile, read_profile
@@ -79,20 +79,20 @@ class RemoteEngine:
                 _log.info("no encoder answers yet: %s", error)
                 await asyncio.sleep(_RETRY_PAUSE_S)
 
-    async def embed(self, target: AdapterRef, standard: np.ndarray) -> np.ndarray:
-        answer: np.ndarray = await self._ask(target.object_id, "embed", target, standard)
+    async def embed(self, ref: AdapterRef, standard: np.ndarray) -> np.ndarray:
+        answer: np.ndarray = await self._ask(ref.object_id, "embed", ref, standard)
         return answer
 
-    async def classify(self, target: AdapterRef, standard: np.ndarray) -> Verdict:
-        answer: Verdict = await self._ask(target.object_id, "classify", target, standard)
+    async def classify(self, ref: AdapterRef, standard: np.ndarray) -> Classification:
+        answer: Classification = await self._ask(ref.object_id, "classify", ref, standard)
         return answer
 
-    async def locate(self, target: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
-        answer: Localization = await self._ask(target.object_id, "locate", target, dense, size)
+    async def locate(self, ref: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
+        answer: Localization = await self._ask(ref.object_id, "locate", ref, dense, size)
         return answer
 
-    async def compare(self, target: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
-        answer: Comparison = await self._ask(target.object_id, "compare", target, standards)
+    async def compare(self, ref: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
+        answer: Comparison = await self._ask(ref.object_id, "compare", ref, standards)
         return answer
 
     async def identify(

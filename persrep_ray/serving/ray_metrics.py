@@ -20,13 +20,13 @@ class RayMetrics(Metrics):
         self._loads = Histogram(
             "persrep_adapter_load_seconds", description="Reading an adapter from the registry.", boundaries=_SECONDS
         )
-        self._rows = Histogram("persrep_batch_rows", description="Pictures of a batch.", boundaries=_ROWS)
+        self._rows = Histogram("persrep_batch_rows", description="Images of a batch.", boundaries=_ROWS)
         self._adapters = Histogram(
             "persrep_batch_adapters", description="Distinct adapters of a batch.", boundaries=_ROWS
         )
         self._encoded = Histogram("persrep_batch_seconds", description="Encoding a batch.", boundaries=_SECONDS)
         self._waited = Histogram(
-            "persrep_queue_seconds", description="A picture's wait for its batch to start.", boundaries=_SECONDS
+            "persrep_queue_seconds", description="An image's wait for its batch to start.", boundaries=_SECONDS
         )
         self._errors = Counter("persrep_errors", description="Queries that got an error.", tag_keys=("code",))
 

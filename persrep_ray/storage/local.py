@@ -64,37 +64,37 @@ class LocalStore:
     def stat(self, key: str) -> Entry | None:
         try:
             with self._errors("stat", key):
-                status = self._existing(key).stat()
+                status = self._path(key).stat()
         except NotFoundError:
             return None
         return Entry(key, status.st_size, _tag(status)) if stat.S_ISREG(status.st_mode) else None
 
     def read(self, key: str, *, max_bytes: int | None = None) -> bytes:
         with self._errors("read", key):
-            return read_regular(self._existing(key), max_bytes)
+            return read_regular(self._path(key), max_bytes)
 
     def read_tagged(self, key: str) -> tuple[bytes, str]:
-        with self._errors("read", key), _opened(self._existing(key)) as file:
+        with self._errors("read", key), _opened(self._path(key)) as file:
             return file.read(), _tag(os.fstat(file.fileno()))
 
     def write(self, key: str, data: bytes | Path) -> None:
-        target = self._path(key)
-        with self._errors("write", key), self._written(data) as scratch:
-            _replace(scratch, target)
+        with self._errors("write", key):
+            target = self._path(key)
+            with self._written(data) as scratch:
+                _replace(scratch, target)
 
     def write_if(self, key: str, data: bytes, tag: str | None) -> str:
-        target = self._path(key)
-        bucket = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:2]
+        name = hashlib.sha256(check_key(key).encode(errors="surrogateescape")).hexdigest()
         locks = self.root / RESERVED / "locks"
-        with self._errors("write", key), self._written(data) as scratch, exclusive(locks / bucket) as lock:
+        with self._errors("write", key), self._written(data) as scratch, exclusive(locks / name[:2]) as lock:
             current = self.stat(key)
             if (current.tag if current else None) != tag or not lock.is_held():
                 raise failure(ConflictError, "write", self.url(key), "it was changed by another process")
-            return _replace(scratch, target)
+            return _replace(scratch, self._path(key))
 
     def delete(self, key: str) -> None:
-        path = self._path(key)
         with self._errors("delete", key), suppress(FileNotFoundError, NotADirectoryError):
+            path = self._path(key)
             path.unlink()
             _sync(path.parent)
 
@@ -148,15 +148,12 @@ class LocalStore:
         return self.root / RESERVED / "writing"
 
     def _path(self, key: str) -> Path:
-        return self.root / check_key(key)
-
-    def _existing(self, key: str) -> Path:
-        return self._inside(self._path(key))
+        return self._inside(self.root / check_key(key))
 
     def _inside(self, path: Path) -> Path:
-        """Returns `path`; raises StorageError if a symbolic link on the way leads out of the root."""
+        """Returns `path`; raises OSError if a symbolic link on the way leads out of the root."""
         if not _is_below(path, os.path.realpath(self.root)):
-            raise StorageError(f"read {path}: a symbolic link leads out of {self.root}")
+            raise OSError(f"a symbolic link leads out of {self.root}")
         return path
 
     def _walk(self, folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[Entry]:

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from persrep_ray.storage.store import Store
 BEAT_S = 5.0
 STALE_S = 30.0  # a lock that nobody has rewritten for so long, by the clock of whoever waits, belongs to a dead process
 
-_WATCH_S = 1.0  # how often a waiter looks
+WATCH_S = 1.0  # how often a waiter looks
 
 
 class Held:
@@ -48,10 +48,8 @@ class Held:
         beat = 0
         while not self.lost and not self._released.wait(BEAT_S):
             beat += 1
-            try:
+            with suppress(StorageError):  # the store may come back before another process takes the lock over
                 self._rewrite({**self._owner, "beat": beat})
-            except StorageError:
-                pass  # the store may come back before anybody takes the lock over
 
     def _rewrite(self, content: dict[str, Any]) -> None:
         data = json.dumps(content).encode()
@@ -74,53 +72,41 @@ def held(store: Store, key: str, busy: str, say: Callable[[str], None]) -> Itera
     `STALE_S`, which `say` is told. If another process takes this lock over, the yielded `lost` becomes true, and
     ConflictError is raised after a body that ended without an error.
     """
-    owner = {"owner": uuid.uuid4().hex, **_process(os.getpid()), "beat": 0}
+    pid = os.getpid()
+    owner: dict[str, Any] = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "machine": _machine()}
+    owner |= {"pid": pid, "started": _started(pid), "beat": 0}
     lock = Held(store, key, owner, _acquired(store, key, owner, busy, say))
     try:
         yield lock
     except BaseException:
-        _release_after_error(lock)
+        with suppress(StorageError):  # the error of the body matters more
+            lock.release()
         raise
     lock.release()
     if lock.lost:
         raise failure(ConflictError, "hold", store.url(key), "another process has taken the lock over")
 
 
-def _release_after_error(lock: Held) -> None:
-    try:
-        lock.release()
-    except StorageError:
-        pass  # the error of the body matters more
-
-
 def _acquired(store: Store, key: str, owner: dict[str, Any], busy: str, say: Callable[[str], None]) -> str:
-    """The tag of the lock, now that it is ours."""
+    """The tag of the lock, now that it is ours. Raises ConfigError once its holder shows a sign of life."""
+    watched: dict[str, str | None] = {}  # the holder that we wait for and the tag of its lock
+    since = 0.0
     while True:
         holder, tag = _read(store, key)
-        if tag is not None and holder and not _is_gone(holder):
-            _await_death(store, key, holder, tag, busy, say)
+        if holder and not _is_gone(holder):
+            name = str(holder.get("owner"))
+            if _is_here(holder) or watched.get(name, tag) != tag:
+                raise ConfigError(f"{busy} (process {holder.get('pid')} on host {holder.get('host')})")
+            if name not in watched:
+                say(f"{store.url(key)}: waiting up to {STALE_S:g} s to see whether the process that holds it is alive")
+                watched, since = {name: tag}, time.monotonic()
+            if time.monotonic() - since < STALE_S:
+                time.sleep(WATCH_S)
+                continue
         try:
             return store.write_if(key, json.dumps(owner).encode(), tag)
         except ConflictError:
             continue  # it was released or taken meanwhile
-
-
-def _await_death(
-    store: Store, key: str, holder: dict[str, Any], tag: str, busy: str, say: Callable[[str], None]
-) -> None:
-    """Returns when the lock has not changed for `STALE_S`; raises ConfigError once its holder shows a sign of life."""
-    refusal = ConfigError(f"{busy} (process {holder.get('pid')} on host {holder.get('host')})")
-    if _is_here(holder):
-        raise refusal
-    say(f"{store.url(key)}: waiting up to {STALE_S:.0f} s to see whether its holder is alive")
-    started = time.monotonic()
-    while time.monotonic() - started < STALE_S:
-        time.sleep(_WATCH_S)
-        entry = store.stat(key)
-        if entry is None:
-            return
-        if entry.tag != tag:
-            raise refusal
 
 
 def _read(store: Store, key: str) -> tuple[dict[str, Any], str | None]:
@@ -136,31 +122,27 @@ def _read(store: Store, key: str) -> tuple[dict[str, Any], str | None]:
     return holder if isinstance(holder, dict) else {"host": "unknown"}, tag
 
 
-def _process(pid: int) -> dict[str, Any]:
-    """What tells a process from all others, on all machines and in all containers."""
-    return {
-        "host": socket.gethostname(),
-        "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-        "pid_namespace": os.readlink("/proc/self/ns/pid"),
-        "pid": pid,
-        "started": _started(pid),
-    }
-
-
-def _started(pid: int) -> str | None:
-    """When a process was started, in ticks since the machine's start; None if there is no such process."""
+def _machine() -> str | None:
+    """What all processes share that see each other in /proc; None on systems without it."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return None
-    return stat.rpartition(")")[2].split()[19]
+
+
+def _started(pid: object) -> str | None:
+    """When a process was started, in ticks since the machine's start; None if it does not run."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
 
 
 def _is_here(holder: dict[str, Any]) -> bool:
-    """Whether the holder's process would be seen in this machine's /proc."""
-    here = _process(os.getpid())
-    return all(holder.get(name) == here[name] for name in ("host", "boot", "pid_namespace"))
+    """Whether the holder, if it runs, is in this machine's /proc."""
+    return holder.get("machine") is not None and holder["machine"] == _machine()
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
-    return _is_here(holder) and _started(int(holder.get("pid", 0))) != holder.get("started")
+    return _is_here(holder) and _started(holder.get("pid")) != holder.get("started")

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import boto3
 from botocore.client import Config
-from botocore.exceptions import ChecksumError, IncompleteReadError, InvalidEndpointConfigurationError
+from botocore.exceptions import ChecksumError, InvalidEndpointConfigurationError
 
 from persrep_ray.config import ConfigError
 from persrep_ray.storage.base import (
@@ -48,10 +48,10 @@ CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 20.0
 ATTEMPTS = 7
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0
+KEYS_PER_REQUEST = 1_000  # the most that S3 lists or deletes at once
 PART_BYTES = 16 * 1024**2  # a larger file is uploaded in parts of this size
 
 _MOST_PARTS = 10_000
-_DELETED_AT_ONCE = 1_000  # keys, the most that one request may name
 _CHUNK_BYTES = 1024**2
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _WRITER = "writer"  # metadata that tells who wrote an object
@@ -74,7 +74,7 @@ class S3Store:
         return f"s3://{self.bucket}/{self.prefix}{key}"
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        query = {"Prefix": self.prefix + check_prefix(prefix)}
+        query = {"Prefix": self.prefix + check_prefix(prefix), "MaxKeys": KEYS_PER_REQUEST}
         while True:
             page = self._ask("list", prefix, "list_objects_v2", **query)
             for item in page.get("Contents", ()):
@@ -120,8 +120,8 @@ class S3Store:
 
     def delete_all(self, prefix: str) -> None:
         names = [{"Key": self._name(entry.key)} for entry in self.list(prefix)]
-        for start in range(0, len(names), _DELETED_AT_ONCE):
-            batch = {"Objects": names[start : start + _DELETED_AT_ONCE], "Quiet": True}
+        for start in range(0, len(names), KEYS_PER_REQUEST):
+            batch = {"Objects": names[start : start + KEYS_PER_REQUEST], "Quiet": True}
             reply = self._ask("delete", prefix, "delete_objects", Delete=batch)
             for error in reply.get("Errors", ())[:1]:
                 kind = AccessError if error.get("Code") == "AccessDenied" else StorageError
@@ -205,16 +205,12 @@ class S3Store:
     def _receive(self, s3: Any, key: str, file: BinaryIO, max_bytes: int | None = None, **condition: str) -> str:
         """Writes an object to `file`, checks that it is whole and returns its tag."""
         reply = s3.get_object(Bucket=self.bucket, Key=self._name(key), **condition)
-        expected, received, md5 = reply["ContentLength"], 0, hashlib.md5(usedforsecurity=False)
+        tag, md5 = _tag(reply), hashlib.md5(usedforsecurity=False)
         with closing(reply["Body"]) as body:
-            check_size(expected, max_bytes)
-            while chunk := body.read(_CHUNK_BYTES):
+            check_size(reply["ContentLength"], max_bytes)
+            while chunk := body.read(_CHUNK_BYTES):  # botocore checks the length
                 file.write(chunk)
                 md5.update(chunk)
-                received += len(chunk)
-        if received != expected:
-            raise IncompleteReadError(actual_bytes=received, expected_bytes=expected)
-        tag = _tag(reply)
         if self._is_md5(tag, reply) and tag != md5.hexdigest():
             raise ChecksumError(checksum_type="MD5", expected_checksum=tag, actual_checksum=md5.hexdigest())
         return tag

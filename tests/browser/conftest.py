@@ -13,7 +13,7 @@ from selenium.webdriver.chrome.service import Service
 _FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync "
-    "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"  # a camera that shows a test picture
+    "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"  # a camera that shows a test image
 )
 
 

@@ -17,7 +17,14 @@ from serving.http.fakes import FakeCatalog
 
 from persrep_ray.config import DataConfig, ServeConfig
 from persrep_ray.data.images import read_mask
-from persrep_ray.serving.engine.answers import AdapterRef, Candidate, Comparison, Identification, Localization, Verdict
+from persrep_ray.serving.engine.answers import (
+    AdapterRef,
+    Candidate,
+    Classification,
+    Comparison,
+    Identification,
+    Localization,
+)
 from persrep_ray.serving.engine.errors import NoMasksError
 from persrep_ray.serving.http.api import make_app
 from persrep_ray.serving.http.auth import KeyEntry, Keys
@@ -28,8 +35,12 @@ MASK = read_mask(SAMPLE / "test_masks" / "mug_0" / "06.png", DataConfig())
 THINGS = sorted(path.name for path in (SAMPLE / "train").iterdir())
 MASKLESS = "tin_0"
 PARTS = [f"part_{number:05}" for number in range(2400)]
-VERDICTS = {"mug_0": Verdict(0.81, 0.96, 0.52), "mug_1": Verdict(0.58, 0.64, 0.55), "tin_2": Verdict(0.57, 0.61, 0.5)}
-NO = Verdict(0.31, 0.04, 0.52)
+CLASSIFICATIONS = {
+    "mug_0": Classification(0.81, 0.96, 0.52),
+    "mug_1": Classification(0.58, 0.64, 0.55),
+    "tin_2": Classification(0.57, 0.61, 0.5),
+}
+NO = Classification(0.31, 0.04, 0.52)
 
 
 def mask_of(size: tuple[int, int]) -> np.ndarray:
@@ -49,7 +60,7 @@ def similarity_map() -> np.ndarray:
 
 @dataclass
 class PhotoEngine:
-    """Tells of the photo whatever picture it gets. `failures` are raised first; all that is about `held` waits."""
+    """Tells of the photo whatever image it gets. `failures` are raised first; all that is about `held` waits."""
 
     failures: list[Exception] = field(default_factory=list)
     held: str | None = None
@@ -61,22 +72,22 @@ class PhotoEngine:
     async def view_sides(self) -> tuple[int, int]:
         return 224, 336
 
-    async def embed(self, target: AdapterRef, standard: np.ndarray) -> np.ndarray:
+    async def embed(self, ref: AdapterRef, standard: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
-    async def compare(self, target: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
+    async def compare(self, ref: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
         raise NotImplementedError
 
-    async def classify(self, target: AdapterRef, standard: np.ndarray) -> Verdict:
-        await self._ask(target.object_id)
-        return VERDICTS.get(target.object_id, NO)
+    async def classify(self, ref: AdapterRef, standard: np.ndarray) -> Classification:
+        await self._ask(ref.object_id)
+        return CLASSIFICATIONS.get(ref.object_id, NO)
 
-    async def locate(self, target: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
-        await self._ask(target.object_id)
+    async def locate(self, ref: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
+        await self._ask(ref.object_id)
         self.sizes.append(size)
-        if target.object_id == MASKLESS:
-            raise NoMasksError(f"object {target.object_id} was published without masks")
-        if target.object_id not in VERDICTS:
+        if ref.object_id == MASKLESS:
+            raise NoMasksError(f"object {ref.object_id} was published without masks")
+        if ref.object_id not in CLASSIFICATIONS:
             return Localization(None, None, -1.0, np.zeros((24, 24), np.float32))
         mask = mask_of(size)
         return Localization(box_of(mask), mask, 0.74, similarity_map())
@@ -85,7 +96,11 @@ class PhotoEngine:
         self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool
     ) -> Identification:
         await self._ask("identify")
-        found = [Candidate(AdapterRef(name, "v1"), verdict) for name, verdict in VERDICTS.items()] if self.found else []
+        found = (
+            [Candidate(AdapterRef(name, "v1"), classification) for name, classification in CLASSIFICATIONS.items()]
+            if self.found
+            else []
+        )
         return Identification(tuple(found), searched=len(THINGS) + len(PARTS), tried=16)
 
     async def _ask(self, about: str) -> None:

@@ -118,7 +118,7 @@ class Page:
         return [button.text.replace("\n", " ") for button in self.get("found").find_elements(By.TAG_NAME, "button")]
 
     def asked_and_answered(self) -> None:
-        """All four answers about picture and object are shown."""
+        """All four answers about image and object are shown."""
         self.wait(lambda: all(self.text(f"ms-{task}").endswith(" ms") for task in TASKS))
 
 
@@ -195,7 +195,7 @@ def test_what_the_answers_say(page: Page) -> None:
         "threshold": "0.52",
         "probability": "96 %",
         "box": f"{width} × {height} px at {x}, {y}",
-        "mask": f"{MASK.mean():.0%} of the picture".replace("%", " %"),
+        "mask": f"{MASK.mean():.0%} of the image".replace("%", " %"),
         "version": "v1",
     }
     assert page.candidates() == ["mug_0 96 %", "mug_1 64 %", "tin_2 61 %"]
@@ -239,7 +239,7 @@ def test_box_mask_and_heat_map_are_drawn_where_they_belong(page: Page) -> None:
     assert not page.pixels("overlay").any() and not page.get("legend").is_displayed()
 
 
-def test_large_pictures_are_sent_small_and_upright(page: Page, tmp_path: Path) -> None:
+def test_large_images_are_sent_small_and_upright(page: Page, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side
     Image.new("RGB", (4000, 2000)).save(tmp_path / "large.jpg", exif=exif)
@@ -251,7 +251,7 @@ def test_large_pictures_are_sent_small_and_upright(page: Page, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
-def test_pictures_can_be_dropped_and_pasted(page: Page, kind: str) -> None:
+def test_images_can_be_dropped_and_pasted(page: Page, kind: str) -> None:
     bring = """
         const bytes = Uint8Array.from(atob(arguments[0]), c => c.charCodeAt(0));
         const file = new File([bytes], "a.jpg", { type: "image/jpeg" });
@@ -267,13 +267,13 @@ def test_pictures_can_be_dropped_and_pasted(page: Page, kind: str) -> None:
     assert page.text("said") == "Choose an object, or one that was recognised"
 
 
-def test_pictures_can_be_taken_with_the_camera(page: Page) -> None:
+def test_images_can_be_taken_with_the_camera(page: Page) -> None:
     page.get("live").click()
     page.wait(lambda: page.run("return document.getElementById('video').videoWidth"))
     page.run("window.track = document.getElementById('video').srcObject.getTracks()[0]")
     page.get("snap").click()
     page.wait(lambda: len(page.candidates()) == 3)
-    assert len(np.unique(page.pixels("photo").reshape(-1, 4), axis=0)) > 10, "not a black picture"
+    assert len(np.unique(page.pixels("photo").reshape(-1, 4), axis=0)) > 10, "not a black image"
     assert page.run("return window.track.readyState") == "ended", "the camera is switched off"
 
 
@@ -362,7 +362,7 @@ def test_a_newer_request_cancels_the_older(page: Page) -> None:
     page.asked_and_answered()
     assert page.text("said") == "Yes, this shows mug_0"
     page.wait(lambda: page.site.engine.cancelled == 3)
-    assert page.site.engine.asked.count("identify") == 1, "the picture is the same"
+    assert page.site.engine.asked.count("identify") == 1, "the image is the same"
 
 
 def test_offline(page: Page) -> None:
@@ -379,10 +379,10 @@ def test_offline(page: Page) -> None:
     assert not page.get("toast").is_displayed()
 
 
-def test_a_file_that_is_no_picture(page: Page, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image(page: Page, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("hello")
     page.upload(tmp_path / "note.txt")
-    page.wait_for("problems", "not_a_picture The browser cannot read this file as a picture.")
+    page.wait_for("problems", "not_an_image The browser cannot read this file as an image.")
     page.get("dismiss").click()
     assert not page.get("toast").is_displayed() and page.site.engine.asked == []
 

@@ -138,17 +138,17 @@ def processes_below(ancestor: int, title: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Query:
-    """A picture for an object."""
+    """An image for an object."""
 
     object_id: str
-    picture: bytes
+    image: bytes
     task: str = "classify"
 
 
 async def ask(session: aiohttp.ClientSession, url: str, query: Query) -> tuple[int, dict[str, object], str]:
     """Status, JSON and X-Adapter-Version."""
     async with session.post(
-        f"{url}/v1/objects/{query.object_id}/{query.task}", data=query.picture, headers={"Content-Type": "image/png"}
+        f"{url}/v1/objects/{query.object_id}/{query.task}", data=query.image, headers={"Content-Type": "image/png"}
     ) as answer:
         return answer.status, await answer.json(), answer.headers.get("X-Adapter-Version", "")
 
@@ -176,7 +176,7 @@ def under_load(
                         error = body.get("error")
                         said = str(error["code"]) if isinstance(error, dict) else version
                     except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-                        status, said = 0, f"{error!r}, {len(query.picture)} bytes sent"
+                        status, said = 0, f"{error!r}, {len(query.image)} bytes sent"
                     answers[query.object_id, status, said] += 1
 
             await asyncio.gather(*(client() for _ in range(clients)))
@@ -187,12 +187,12 @@ def under_load(
 
 
 def disc_png(number: int, index: int = PHOTOS) -> bytes:
-    """A picture of the object `disc_<number>`; from index `PHOTOS` on, one that no prototype knows."""
+    """An image of the object `disc_<number>`; from index `PHOTOS` on, one that no prototype knows."""
     return _png(photo(number, index)[0])
 
 
 def noise_png(size: int) -> bytes:
-    """A picture that does not compress: about 3 * size * size bytes."""
+    """An image that does not compress: about 3 * size * size bytes."""
     return _png(np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8))
 
 

@@ -89,7 +89,7 @@ def test_a_killed_replica_fails_no_request(endpoint: Endpoint, deployment: str) 
         os.kill(before[0], signal.SIGKILL)
         wait_until(lambda: len(set(endpoint.replicas(deployment)) - {before[0]}) == 2)
 
-    # Some pictures are larger than any buffer that a proxy has by default.
+    # Some images are larger than any buffer that a proxy has by default.
     loads = [*queries(), *queries("segment"), Query("disc_0", noise_png(700))]
     answers = under_load(endpoint.url, loads, kill_one)
     assert {status for _, status, _ in answers} == {200}, answers
@@ -114,14 +114,14 @@ def test_rollback_and_a_pinned_version(endpoint: Endpoint, publisher: DiscPublis
     publisher.publish(1, "v2")
     query = queries()[1]
     wait_until(lambda: ask_once(endpoint, query)[2] == "v2")
-    pinned = ask_once(endpoint, Query("disc_1", query.picture, "classify?version=v1"))
+    pinned = ask_once(endpoint, Query("disc_1", query.image, "classify?version=v1"))
     assert (pinned[0], pinned[2]) == (200, "v1")
     publisher.registry.make_live("disc_1", "v1")
     wait_until(lambda: ask_once(endpoint, query)[2] == "v1")
-    back = ask_once(endpoint, Query("disc_1", query.picture, "classify?version=v1"))
+    back = ask_once(endpoint, Query("disc_1", query.image, "classify?version=v1"))
     assert back[1]["score"] == pytest.approx(pinned[1]["score"], abs=1e-4)
-    assert ask_once(endpoint, Query("disc_1", query.picture, "classify?version=v2"))[1]["score"] != back[1]["score"]
-    missing = ask_once(endpoint, Query("disc_1", query.picture, "classify?version=v9"))
+    assert ask_once(endpoint, Query("disc_1", query.image, "classify?version=v2"))[1]["score"] != back[1]["score"]
+    missing = ask_once(endpoint, Query("disc_1", query.image, "classify?version=v9"))
     assert (missing[0], missing[1]["error"]["code"]) == (404, "version_not_found")
 
 
@@ -180,9 +180,9 @@ def test_an_object_as_it_was_published(endpoint: Endpoint) -> None:
 def test_identify_finds_the_object(endpoint: Endpoint) -> None:
     async def identify() -> tuple[int, dict[str, Any]]:
         async with aiohttp.ClientSession() as session:
-            picture = disc_png(3)
+            image = disc_png(3)
             async with session.post(
-                f"{endpoint.url}/v1/identify?top_k=1&exact=true", data=picture, headers={"Content-Type": "image/png"}
+                f"{endpoint.url}/v1/identify?top_k=1&exact=true", data=image, headers={"Content-Type": "image/png"}
             ) as answer:
                 return answer.status, await answer.json()
 

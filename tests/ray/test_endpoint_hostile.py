@@ -77,11 +77,11 @@ def test_hostile_requests_get_answers_and_memory_stays(endpoint: Endpoint) -> No
 
 
 def test_uploads_that_end_early_leave_nothing_behind(endpoint: Endpoint) -> None:
-    picture = disc_png(0)
+    image = disc_png(0)
     head = "POST /v1/objects/disc_0/classify HTTP/1.1\r\nHost: e\r\nContent-Type: image/png\r\n"
-    head += f"Content-Length: {len(picture)}"
+    head += f"Content-Length: {len(image)}"
     with ThreadPoolExecutor(8) as pool:
-        sent = [head.encode() + b"\r\n\r\n" + picture[: len(picture) * part // 40] for part in range(40)]
+        sent = [head.encode() + b"\r\n\r\n" + image[: len(image) * part // 40] for part in range(40)]
         statuses = list(pool.map(lambda data: status_of(endpoint, data, send_all=False), sent))
     assert all(status == 0 or 400 <= status < 500 or status == 503 for status in statuses), statuses
     good(endpoint)

@@ -17,11 +17,11 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from persrep_ray.config import ConfigError, ServeConfig
 from persrep_ray.serving import deployments
 from persrep_ray.serving.deployments import Ingress, RemoteEngine
-from persrep_ray.serving.engine.answers import AdapterRef, Verdict
+from persrep_ray.serving.engine.answers import AdapterRef, Classification
 from persrep_ray.serving.engine.errors import AdapterUnusableError, Failure, OverloadedError
 
-PICTURE = np.zeros((2, 2, 3), np.uint8)
-VERDICT = Verdict(0.9, 0.8, 0.5)
+IMAGE = np.zeros((2, 2, 3), np.uint8)
+CLASSIFICATION = Classification(0.9, 0.8, 0.5)
 
 
 class Handle:
@@ -43,17 +43,17 @@ class Handle:
         return outcome
 
 
-def classify(outcomes: Sequence[Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Verdict, Handle]:
+def classify(outcomes: Sequence[Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Classification, Handle]:
     monkeypatch.setattr(deployments, "_RETRY_PAUSE_S", 0)
     handle = Handle(outcomes)
     engine = RemoteEngine(handle)  # type: ignore[arg-type]
-    return asyncio.run(engine.classify(AdapterRef("mug", "v1"), PICTURE)), handle
+    return asyncio.run(engine.classify(AdapterRef("mug", "v1"), IMAGE)), handle
 
 
 def test_a_lost_encoder_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = [ActorDiedError(), DeploymentUnavailableError("encoder")]
-    verdict, handle = classify([*gone, VERDICT], monkeypatch)
-    assert verdict == VERDICT and not handle.outcomes
+    classification, handle = classify([*gone, CLASSIFICATION], monkeypatch)
+    assert classification == CLASSIFICATION and not handle.outcomes
     assert handle.sessions == ["mug"], "queries about an object go to the encoder that has its adapter"
 
 
@@ -84,7 +84,7 @@ def test_a_query_that_nobody_waits_for_is_called_off() -> None:
             return response
 
     async def scenario() -> None:
-        query = asyncio.create_task(RemoteEngine(Busy([])).classify(AdapterRef("mug", "v1"), PICTURE))  # type: ignore[arg-type]
+        query = asyncio.create_task(RemoteEngine(Busy([])).classify(AdapterRef("mug", "v1"), IMAGE))  # type: ignore[arg-type]
         await asyncio.sleep(0)
         query.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -22,7 +22,7 @@ from safetensors.torch import load as load_tensors
 
 from persrep_ray.backbones.families import PROJECTIONS
 from persrep_ray.config import BackboneConfig
-from persrep_ray.serving.engine.answers import AdapterRef, Verdict
+from persrep_ray.serving.engine.answers import AdapterRef, Classification
 from persrep_ray.tasks.dense import DenseReference
 from persrep_ray.tasks.features import normalize
 
@@ -72,7 +72,7 @@ class Adapter:
     `cls` (T, D) float32, unit rows: the object's photos. `dense` is None for an object without masks.
     """
 
-    target: AdapterRef
+    ref: AdapterRef
     a: torch.Tensor
     b: torch.Tensor
     cls: np.ndarray
@@ -86,19 +86,19 @@ class Adapter:
         dense = 0 if self.dense is None else self.dense.target.nbytes + self.dense.box_means.nbytes
         return self.a.nbytes + self.b.nbytes + self.cls.nbytes + dense
 
-    def verdict(self, score: float) -> Verdict:
+    def classification(self, score: float) -> Classification:
         """What a cosine to one of the object's photos means."""
         logit = self.slope * score + self.intercept
         probability = 1 / (1 + math.exp(-logit)) if logit > 0 else math.exp(logit) / (1 + math.exp(logit))
-        return Verdict(score=score, probability=probability, threshold=self.threshold)
+        return Classification(score=score, probability=probability, threshold=self.threshold)
 
-    def classify(self, cls: np.ndarray) -> Verdict:
-        """Of a picture's CLS (D,) under this adapter."""
-        return self.verdict(float((self.cls @ normalize(cls)).max()))
+    def classify(self, cls: np.ndarray) -> Classification:
+        """Of an image's CLS (D,) under this adapter."""
+        return self.classification(float((self.cls @ normalize(cls)).max()))
 
 
 def parse_adapter(
-    target: AdapterRef,
+    ref: AdapterRef,
     files: Mapping[str, bytes],
     layout: Layout,
     *,
@@ -126,7 +126,7 @@ def parse_adapter(
     if not isinstance(calibration, dict):
         raise AdapterMisfitError("card.json has no calibration: publish the object anew")
     return Adapter(
-        target=target,
+        ref=ref,
         a=_stacked([tensors[name] for name in layout.names("lora_A")], dtype).to(device),
         b=_stacked([tensors[name].float() * scale for name in layout.names("lora_B")], dtype).to(device),
         cls=normalize(cls),
@@ -206,8 +206,8 @@ def _stacked(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tenso
     shape = (len(tensors), *tensors[0].shape)
     pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     stacked = torch.frombuffer(pages, dtype=dtype).view(shape)
-    for target, tensor in zip(stacked, tensors, strict=True):
-        target.copy_(tensor)
+    for slot, tensor in zip(stacked, tensors, strict=True):
+        slot.copy_(tensor)
     return stacked
 
 

@@ -18,8 +18,8 @@ class AdapterRef:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Does the picture show the object?
+class Classification:
+    """Does the image show the object?
 
     `score`: largest cosine to the object's photos, -1..1. `probability`: the score, calibrated, 0..1.
     """
@@ -35,10 +35,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Localization:
-    """Where the picture shows the object, in pixels of the `size` that was asked for.
+    """Where the image shows the object, in pixels of the `size` that was asked for.
 
     `box` [x, y, width, height] and `mask` (H, W) bool are None where nothing was found; `score` is then -1.
-    `similarity` (h, w) float32: cosine of each patch to the object, -1..1, row-major over the whole picture.
+    `similarity` (h, w) float32: cosine of each patch to the object, -1..1, row-major over the whole image.
     """
 
     box: tuple[int, int, int, int] | None
@@ -49,18 +49,18 @@ class Localization:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two pictures: `same` is what a `Verdict` of one against the other says, `each` tells of either alone."""
+    """Two images: `same` is what a `Classification` of one against the other says, `each` tells of either alone."""
 
-    same: Verdict
-    each: tuple[Verdict, Verdict]
+    same: Classification
+    each: tuple[Classification, Classification]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An object that a picture shows."""
+    """An object that an image shows."""
 
-    target: AdapterRef
-    verdict: Verdict
+    ref: AdapterRef
+    classification: Classification
 
 
 @dataclass(frozen=True)
@@ -75,22 +75,22 @@ class Identification:
 class Engine(Protocol):
     """Who answers: the engine itself, or a client of engines in other processes. All methods raise `QueryError`.
 
-    `standard` is a (S, S, 3) uint8 RGB `standard_view` of the picture and `dense` the whole picture by `resize_square`,
+    `standard` is a (S, S, 3) uint8 RGB `standard_view` of the image and `dense` the whole image by `resize_square`,
     with the sides that `view_sides` gives.
     """
 
     async def view_sides(self) -> tuple[int, int]:
         """Sides of the standard and of the dense view, pixels."""
 
-    async def embed(self, target: AdapterRef, standard: np.ndarray) -> np.ndarray:
+    async def embed(self, ref: AdapterRef, standard: np.ndarray) -> np.ndarray:
         """(D,) float32 of unit length."""
 
-    async def classify(self, target: AdapterRef, standard: np.ndarray) -> Verdict: ...
+    async def classify(self, ref: AdapterRef, standard: np.ndarray) -> Classification: ...
 
-    async def locate(self, target: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
+    async def locate(self, ref: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
         """`size` is the (H, W) that mask and box are wanted in."""
 
-    async def compare(self, target: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison: ...
+    async def compare(self, ref: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison: ...
 
     async def identify(
         self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool

@@ -44,51 +44,49 @@ class AdapterBank:
     def __len__(self) -> int:
         return len(self._adapters)
 
-    def __contains__(self, target: AdapterRef) -> bool:
-        return target in self._adapters
+    def __contains__(self, ref: AdapterRef) -> bool:
+        return ref in self._adapters
 
     @asynccontextmanager
-    async def lease(self, target: AdapterRef) -> AsyncIterator[Adapter]:
+    async def lease(self, ref: AdapterRef) -> AsyncIterator[Adapter]:
         """The adapter, which stays in memory within. Raises `QueryError`."""
-        self._users[target] += 1  # also while it loads: it must not be dropped before its first use
+        self._users[ref] += 1  # also while it loads: it must not be dropped before its first use
         try:
-            yield await self._get(target)
+            yield await self._get(ref)
         finally:
-            self._users[target] -= 1
-            if not self._users[target]:
-                del self._users[target]
+            self._users[ref] -= 1
+            if not self._users[ref]:
+                del self._users[ref]
             self._shrink()
 
-    async def _get(self, target: AdapterRef) -> Adapter:
-        adapter = self._adapters.get(target)
+    async def _get(self, ref: AdapterRef) -> Adapter:
+        adapter = self._adapters.get(ref)
         self._metrics.adapter_looked_up(hit=adapter is not None)
         if adapter is not None:
-            self._adapters.move_to_end(target)
+            self._adapters.move_to_end(ref)
             return adapter
-        if target not in self._loading:
-            task = asyncio.create_task(self._load_into(target))
-            self._loading[target] = task
-            task.add_done_callback(lambda done: self._loaded(target, done))
-        load = self._loading[target]
+        if ref not in self._loading:
+            task = asyncio.create_task(self._load_into(ref))
+            self._loading[ref] = task
+            task.add_done_callback(lambda done: self._loaded(ref, done))
+        load = self._loading[ref]
         # `wait` leaves the load alone: a client that goes away must not take it away from the others
         await asyncio.wait([load], timeout=self._timeout_s)
         if not load.done():
-            raise RegistryUnavailableError(
-                f"object {target.object_id}, version {target.version}: the registry is too slow"
-            )
+            raise RegistryUnavailableError(f"object {ref.object_id}, version {ref.version}: the registry is too slow")
         return load.result()
 
-    async def _load_into(self, target: AdapterRef) -> Adapter:
+    async def _load_into(self, ref: AdapterRef) -> Adapter:
         started = time.monotonic()
-        adapter = await asyncio.get_running_loop().run_in_executor(self._pool, self._load, target)
+        adapter = await asyncio.get_running_loop().run_in_executor(self._pool, self._load, ref)
         self._metrics.adapter_loaded(time.monotonic() - started)
-        self._adapters[target] = adapter
+        self._adapters[ref] = adapter
         self.nbytes += adapter.nbytes
         self._shrink()
         return adapter
 
-    def _loaded(self, target: AdapterRef, task: asyncio.Task[Adapter]) -> None:
-        del self._loading[target]
+    def _loaded(self, ref: AdapterRef, task: asyncio.Task[Adapter]) -> None:
+        del self._loading[ref]
         if not task.cancelled():
             task.exception()  # seen: with nobody waiting any more, asyncio would complain
 
@@ -96,8 +94,8 @@ class AdapterBank:
         """Drops the least recently used adapters that nobody uses until the budget is kept."""
         if self.nbytes <= self._budget:
             return
-        for target in list(self._adapters):
-            if target not in self._users:
-                self.nbytes -= self._adapters.pop(target).nbytes
+        for ref in list(self._adapters):
+            if ref not in self._users:
+                self.nbytes -= self._adapters.pop(ref).nbytes
                 if self.nbytes <= self._budget:
                     return

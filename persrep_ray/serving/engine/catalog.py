@@ -28,11 +28,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Copy:
-    """The pointers at one time: the live versions, and in the order of their ids the objects and targets."""
+    """The pointers at one time: the live versions, and in the order of their ids the objects and refs."""
 
     versions: Mapping[str, str]
     ids: tuple[str, ...]
-    targets: tuple[AdapterRef, ...]
+    refs: tuple[AdapterRef, ...]
 
     @classmethod
     def of(cls, versions: Mapping[str, str]) -> _Copy:
@@ -103,9 +103,9 @@ class Catalog:
         parts = [ids[part] for part in matching(ids, prefixes)]
         return parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))  # one part may be all of it: no copy
 
-    def targets(self) -> tuple[AdapterRef, ...]:
+    def refs(self) -> tuple[AdapterRef, ...]:
         """All that is live, sorted by id; the same tuple until something changes. Raises `RegistryUnavailableError`."""
-        return self._known().targets
+        return self._known().refs
 
     async def versions(self, object_id: str) -> list[str]:
         """All versions of an object. Raises `RegistryUnavailableError`."""
@@ -113,13 +113,13 @@ class Catalog:
 
     async def card(self, object_id: str, version: str) -> dict[str, Any]:
         """The card of a version. Raises `QueryError`."""
-        target = AdapterRef(object_id, version)
-        if target not in self._cards:
-            self._cards[target] = await self._read(self._source.card, target)
+        ref = AdapterRef(object_id, version)
+        if ref not in self._cards:
+            self._cards[ref] = await self._read(self._source.card, ref)
             while len(self._cards) > _CARDS_KEPT:
                 self._cards.popitem(last=False)
-        self._cards.move_to_end(target)
-        return self._cards[target]
+        self._cards.move_to_end(ref)
+        return self._cards[ref]
 
     async def delete(self, object_id: str) -> None:
         """Removes an object with all its versions; it is gone here at once, elsewhere with the next refresh.
@@ -130,8 +130,8 @@ class Catalog:
         self._deleted.add(object_id)
         if self._copy is not None:
             self._copy = _without(self._copy, {object_id})
-        for target in [target for target in self._cards if target.object_id == object_id]:
-            del self._cards[target]  # it may be published anew under the same version
+        for ref in [ref for ref in self._cards if ref.object_id == object_id]:
+            del self._cards[ref]  # it may be published anew under the same version
 
     def _known(self) -> _Copy:
         if self._copy is None:

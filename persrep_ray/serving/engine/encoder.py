@@ -1,6 +1,6 @@
 """Features of a batch in which every row may want a different adapter, in one pass.
 
-The prefix is computed once for each distinct picture, the suffix once for all rows, with each row's own LoRA added to
+The prefix is computed once for each distinct image, the suffix once for all rows, with each row's own LoRA added to
 query, key and value by batched matrix products (the idea of multi-LoRA serving, S-LoRA, arXiv 2311.03285, on a ViT).
 """
 
@@ -19,12 +19,12 @@ from persrep_ray.backbones.backbone import Backbone, Features, computes_bfloat16
 from persrep_ray.config import BackboneConfig
 from persrep_ray.serving.engine.adapters import Adapter, Layout
 
-_PREFIX_BYTES = 64 * 1024 * 1024  # of recent pictures: 0.2 MB each at 224 pixels in bfloat16, 16 MB at 2048
+_PREFIX_BYTES = 64 * 1024 * 1024  # of recent images: 0.2 MB each at 224 pixels in bfloat16, 16 MB at 2048
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An RGB picture (S, S, 3) uint8 in the size that the backbone is to see it in. Equal pictures share a digest."""
+class ImageInput:
+    """An RGB image (S, S, 3) uint8 in the size that the backbone is to see it in. Equal images share a digest."""
 
     pixels: np.ndarray
     digest: bytes = field(init=False)
@@ -38,9 +38,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Row:
-    """One picture under one adapter; None: the pretrained backbone."""
+    """One image under one adapter; None: the pretrained backbone."""
 
-    picture: Picture
+    image: Image
     adapter: Adapter | None
 
 
@@ -72,8 +72,8 @@ class MultiAdapterEncoder:
 
     @torch.inference_mode()
     def encode(self, rows: Sequence[Row]) -> Features:
-        """Features of B rows, whose pictures have all one side: cls (B, D) and patches (B, N, D), float32."""
-        hidden = self._hidden([row.picture for row in rows])
+        """Features of B rows, whose images have all one side: cls (B, D) and patches (B, N, D), float32."""
+        hidden = self._hidden([row.image for row in rows])
         self._adapt([row.adapter for row in rows])
         try:
             return self.backbone.suffix(hidden)
@@ -81,22 +81,22 @@ class MultiAdapterEncoder:
             for projection in self._projections:
                 projection.rows = None
 
-    def _hidden(self, pictures: Sequence[Picture]) -> torch.Tensor:
-        """(B, T, D) of the prefix: computed for pictures that no recent batch had, once each."""
-        distinct = {picture.digest: picture for picture in pictures}
+    def _hidden(self, images: Sequence[ImageInput]) -> torch.Tensor:
+        """(B, T, D) of the prefix: computed for images that no recent batch had, once each."""
+        distinct = {image.digest: image for image in images}
         found = {digest: self._prefixes[digest] for digest in distinct if digest in self._prefixes}
-        missing = [picture for digest, picture in distinct.items() if digest not in found]
+        missing = [image for digest, image in distinct.items() if digest not in found]
         if missing:
-            pixels = self.backbone.pixels([picture.pixels for picture in missing], missing[0].pixels.shape[0])
-            for picture, hidden in zip(missing, self.backbone.prefix(pixels), strict=True):
-                found[picture.digest] = hidden.clone()  # a view would keep its whole batch in memory
+            pixels = self.backbone.pixels([image.pixels for image in missing], missing[0].pixels.shape[0])
+            for image, hidden in zip(missing, self.backbone.prefix(pixels), strict=True):
+                found[image.digest] = hidden.clone()  # a view would keep its whole batch in memory
         for digest, hidden in found.items():
             self._prefixes[digest] = hidden
             self._prefixes.move_to_end(digest)
         used = sum(hidden.nbytes for hidden in self._prefixes.values())
         while used > _PREFIX_BYTES:
             used -= self._prefixes.popitem(last=False)[1].nbytes
-        return torch.stack([found[picture.digest] for picture in pictures])
+        return torch.stack([found[image.digest] for image in images])
 
     def _adapt(self, adapters: Sequence[Adapter | None]) -> None:
         """Puts each row's matrices where the projections find them: (B, r, D) and (B, D, r) for each."""

@@ -25,11 +25,18 @@ from persrep_ray.serving.engine.adapters import (
     parse_adapter,
     pretrained_prototypes,
 )
-from persrep_ray.serving.engine.answers import AdapterRef, Candidate, Comparison, Identification, Localization, Verdict
+from persrep_ray.serving.engine.answers import (
+    AdapterRef,
+    Candidate,
+    Classification,
+    Comparison,
+    Identification,
+    Localization,
+)
 from persrep_ray.serving.engine.bank import AdapterBank
 from persrep_ray.serving.engine.batcher import Batcher
 from persrep_ray.serving.engine.catalog import Catalog
-from persrep_ray.serving.engine.encoder import MultiAdapterEncoder, Picture, Row
+from persrep_ray.serving.engine.encoder import ImageInput, MultiAdapterEncoder, Row
 from persrep_ray.serving.engine.errors import (
     AdapterUnusableError,
     NoMasksError,
@@ -97,27 +104,27 @@ class LocalEngine:
     async def view_sides(self) -> tuple[int, int]:
         return self._sides
 
-    async def embed(self, target: AdapterRef, standard: np.ndarray) -> np.ndarray:
-        async with self.bank.lease(target) as adapter:
-            return normalize(await self._cls(Picture(standard), adapter))
+    async def embed(self, ref: AdapterRef, standard: np.ndarray) -> np.ndarray:
+        async with self.bank.lease(ref) as adapter:
+            return normalize(await self._cls(ImageInput(standard), adapter))
 
-    async def classify(self, target: AdapterRef, standard: np.ndarray) -> Verdict:
-        async with self.bank.lease(target) as adapter:
-            return adapter.classify(await self._cls(Picture(standard), adapter))
+    async def classify(self, ref: AdapterRef, standard: np.ndarray) -> Classification:
+        async with self.bank.lease(ref) as adapter:
+            return adapter.classify(await self._cls(ImageInput(standard), adapter))
 
-    async def compare(self, target: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
-        async with self.bank.lease(target) as adapter:
-            first, second = await asyncio.gather(*(self._cls(Picture(one), adapter) for one in standards))
+    async def compare(self, ref: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
+        async with self.bank.lease(ref) as adapter:
+            first, second = await asyncio.gather(*(self._cls(ImageInput(one), adapter) for one in standards))
             return Comparison(
-                same=adapter.verdict(float(normalize(first) @ normalize(second))),
+                same=adapter.classification(float(normalize(first) @ normalize(second))),
                 each=(adapter.classify(first), adapter.classify(second)),
             )
 
-    async def locate(self, target: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
-        async with self.bank.lease(target) as adapter:
+    async def locate(self, ref: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
+        async with self.bank.lease(ref) as adapter:
             if adapter.dense is None:
-                raise NoMasksError(f"object {target.object_id}, version {target.version}: published without masks")
-            patches = await self._features(Picture(dense), adapter, "patches")
+                raise NoMasksError(f"object {ref.object_id}, version {ref.version}: published without masks")
+            patches = await self._features(ImageInput(dense), adapter, "patches")
         grid = patches.reshape(self._grid, self._grid, -1)
         return await asyncio.get_running_loop().run_in_executor(self._arithmetic, _locate, adapter, grid, size)
 
@@ -125,32 +132,34 @@ class LocalEngine:
         self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool
     ) -> Identification:
         await self._wait_until_searchable()
-        picture = Picture(standard)
+        image = ImageInput(standard)
         known, most = self._index.count(prefixes), self._config.identify.shortlist
         if exact or known <= most:
-            chosen = self._index.targets(prefixes)
+            chosen = self._index.refs(prefixes)
         else:
-            pretrained = await self._cls(picture, None)
+            pretrained = await self._cls(image, None)
             chosen = await asyncio.get_running_loop().run_in_executor(
                 self._arithmetic, self._index.shortlist, pretrained, prefixes, most
             )
         tried: list[Candidate] = []
         size = self._config.encoder.batch_rows
         for start in range(0, len(chosen), size):  # batch by batch, so that others' queries get their turn in between
-            tried += await self._try(picture, chosen[start : start + size])
-        found = sorted((one for one in tried if one.verdict.match), key=lambda one: -one.verdict.probability)
+            tried += await self._try(image, chosen[start : start + size])
+        found = sorted(
+            (one for one in tried if one.classification.match), key=lambda one: -one.classification.probability
+        )
         return Identification(tuple(found[:top_k]), searched=known, tried=len(tried))
 
-    async def _try(self, picture: Picture, targets: Sequence[AdapterRef]) -> list[Candidate]:
-        """What the adapters of `targets` say. One that is damaged or was just deleted is left out."""
+    async def _try(self, image: ImageInput, refs: Sequence[AdapterRef]) -> list[Candidate]:
+        """What the adapters of `refs` say. One that is damaged or was just deleted is left out."""
         async with AsyncExitStack() as stack:
-            leases = [stack.enter_async_context(self.bank.lease(target)) for target in targets]
+            leases = [stack.enter_async_context(self.bank.lease(ref)) for ref in refs]
             adapters = _usable(await asyncio.gather(*leases, return_exceptions=True))
-            candidates = [self._candidate(picture, adapter) for adapter in adapters]
+            candidates = [self._candidate(image, adapter) for adapter in adapters]
             return _usable(await asyncio.gather(*candidates, return_exceptions=True))
 
-    async def _candidate(self, picture: Picture, adapter: Adapter) -> Candidate:
-        return Candidate(adapter.target, adapter.classify(await self._cls(picture, adapter)))
+    async def _candidate(self, image: ImageInput, adapter: Adapter) -> Candidate:
+        return Candidate(adapter.ref, adapter.classify(await self._cls(image, adapter)))
 
     async def _wait_until_searchable(self) -> None:
         """Without the objects, "none of them" would be a lie."""
@@ -159,14 +168,16 @@ class LocalEngine:
         except asyncio.TimeoutError:
             raise RegistryUnavailableError("the objects of the registry have not been read yet") from None
 
-    async def _cls(self, picture: Picture, adapter: Adapter | None) -> np.ndarray:
-        return await self._features(picture, adapter, "cls")
+    async def _cls(self, image: ImageInput, adapter: Adapter | None) -> np.ndarray:
+        return await self._features(image, adapter, "cls")
 
-    async def _features(self, picture: Picture, adapter: Adapter | None, want: Literal["cls", "patches"]) -> np.ndarray:
+    async def _features(
+        self, image: ImageInput, adapter: Adapter | None, want: Literal["cls", "patches"]
+    ) -> np.ndarray:
         """(D,) or (N, D). Raises `AdapterUnusableError` for one whose values, though finite, are beyond all reason."""
-        features = await self._batcher.submit(_Job(Row(picture, adapter), want), (picture.pixels.shape[0], want))
+        features = await self._batcher.submit(_Job(Row(image, adapter), want), (image.pixels.shape[0], want))
         if adapter is not None and not np.isfinite(features).all():
-            raise self._unusable(adapter.target, "its features are not finite")
+            raise self._unusable(adapter.ref, "its features are not finite")
         return features
 
     def _encode(self, jobs: Sequence[_Job]) -> Sequence[np.ndarray]:
@@ -175,32 +186,32 @@ class LocalEngine:
         wanted = features.cls if jobs[0].want == "cls" else features.patches
         return list(wanted.cpu().numpy())
 
-    def _load(self, target: AdapterRef) -> Adapter:
-        files = self._source.files(target)
+    def _load(self, ref: AdapterRef) -> Adapter:
+        files = self._source.files(ref)
         try:
             return parse_adapter(
-                target, files, self.encoder.layout, dtype=self.encoder.dtype, device=torch.device(self._device)
+                ref, files, self.encoder.layout, dtype=self.encoder.dtype, device=torch.device(self._device)
             )
         except AdapterMisfitError as error:
-            raise self._unusable(target, error) from error
+            raise self._unusable(ref, error) from error
 
-    def _read_pretrained(self, target: AdapterRef) -> np.ndarray:
-        files = self._source.files(target, PRETRAINED_FILES)
+    def _read_pretrained(self, ref: AdapterRef) -> np.ndarray:
+        files = self._source.files(ref, PRETRAINED_FILES)
         try:
             return pretrained_prototypes(files, self.encoder.layout)
         except AdapterMisfitError as error:
-            raise self._unusable(target, error) from error
+            raise self._unusable(ref, error) from error
 
-    def _unusable(self, target: AdapterRef, cause: object) -> AdapterUnusableError:
-        named = f"object {target.object_id}, version {target.version}"
+    def _unusable(self, ref: AdapterRef, cause: object) -> AdapterUnusableError:
+        named = f"object {ref.object_id}, version {ref.version}"
         _log.error("%s: %s", named, cause)  # the cause may name paths: for the operator, not for the client
         return AdapterUnusableError(f"{named}: its files are damaged or made for another backbone")
 
     async def _update_index(self) -> None:
-        targets = self._catalog.targets()
-        if targets is not self._indexed:
-            await asyncio.get_running_loop().run_in_executor(self._indexer, self._index.update, targets)
-            self._indexed = targets
+        refs = self._catalog.refs()
+        if refs is not self._indexed:
+            await asyncio.get_running_loop().run_in_executor(self._indexer, self._index.update, refs)
+            self._indexed = refs
         self._searchable.set()
 
 
@@ -213,7 +224,7 @@ def _usable(results: Sequence[_T | BaseException]) -> list[_T]:
 
 
 def _distinct_adapters(jobs: Sequence[_Job]) -> int:
-    return len({job.row.adapter.target if job.row.adapter else None for job in jobs})
+    return len({job.row.adapter.ref if job.row.adapter else None for job in jobs})
 
 
 def _locate(adapter: Adapter, patches: np.ndarray, size: tuple[int, int]) -> Localization:

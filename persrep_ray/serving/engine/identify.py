@@ -1,4 +1,4 @@
-"""Which objects to try on a picture: those whose photos look most alike to the pretrained backbone."""
+"""Which objects to try on an image: those whose photos look most alike to the pretrained backbone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 class _Snapshot:
     """Targets and their ids, sorted; `rows` (P, D): their unit prototypes; `starts` (N,): where each one's begin."""
 
-    targets: tuple[AdapterRef, ...]
+    refs: tuple[AdapterRef, ...]
     ids: tuple[str, ...]
     rows: np.ndarray
     starts: np.ndarray
@@ -41,38 +41,38 @@ class PrototypeIndex:
         self._rows: dict[AdapterRef, np.ndarray | None] = {}  # None: cannot be used, and versions never change
         self._snapshot = _EMPTY
 
-    def update(self, targets: Sequence[AdapterRef]) -> None:
-        """Reads what is new of `targets`, which are sorted by id, and forgets what is gone.
+    def update(self, refs: Sequence[AdapterRef]) -> None:
+        """Reads what is new of `refs`, which are sorted by id, and forgets what is gone.
 
         Raises `RegistryUnavailableError` if something cannot be read now: the index then lacks it.
         """
         known, self._rows = self._rows, {}
         failure: RegistryUnavailableError | None = None
-        for target in targets:
+        for ref in refs:
             try:
-                self._rows[target] = known[target] if target in known else self._read(target)
+                self._rows[ref] = known[ref] if ref in known else self._read(ref)
             except VersionNotFoundError:
                 continue  # gone since the list was made
             except AdapterUnusableError as error:
                 _log.warning("%s; identify leaves it out", error)
-                self._rows[target] = None
+                self._rows[ref] = None
             except RegistryUnavailableError as error:
                 failure = error
-        self._snapshot = self._snapshot_of({target: rows for target, rows in self._rows.items() if rows is not None})
+        self._snapshot = self._snapshot_of({ref: rows for ref, rows in self._rows.items() if rows is not None})
         if failure is not None:
             raise failure
 
     def count(self, prefixes: Iterable[str]) -> int:
-        """Of `targets`."""
+        """Of `refs`."""
         return sum(part.stop - part.start for part in matching(self._snapshot.ids, prefixes))
 
-    def targets(self, prefixes: Iterable[str]) -> list[AdapterRef]:
+    def refs(self, prefixes: Iterable[str]) -> list[AdapterRef]:
         """All objects in the index whose id starts with one of `prefixes`."""
         snapshot = self._snapshot
-        return [target for part in matching(snapshot.ids, prefixes) for target in snapshot.targets[part]]
+        return [ref for part in matching(snapshot.ids, prefixes) for ref in snapshot.refs[part]]
 
     def shortlist(self, cls: np.ndarray, prefixes: Iterable[str], most: int) -> list[AdapterRef]:
-        """The `most` objects with the largest cosine of a photo to `cls` (D,), the pretrained CLS of the picture."""
+        """The `most` objects with the largest cosine of a photo to `cls` (D,), the pretrained CLS of the image."""
         snapshot = self._snapshot
         parts = matching(snapshot.ids, prefixes)
         if not parts:
@@ -80,14 +80,14 @@ class PrototypeIndex:
         best = np.maximum.reduceat(snapshot.rows @ normalize(cls), snapshot.starts)  # (N,)
         allowed = np.concatenate([np.arange(part.start, part.stop) for part in parts])
         order = np.argsort(-best[allowed], kind="stable")[:most]
-        return [snapshot.targets[index] for index in allowed[order]]
+        return [snapshot.refs[index] for index in allowed[order]]
 
     def _snapshot_of(self, usable: dict[AdapterRef, np.ndarray]) -> _Snapshot:
         if not usable:
             return _EMPTY
         rows = np.concatenate(list(usable.values()))
         starts = np.cumsum([0, *(len(found) for found in usable.values())])
-        for target, start, end in zip(usable, starts[:-1], starts[1:], strict=True):
-            self._rows[target] = rows[start:end]  # a view: the prototypes of 100,000 objects are not held twice
-        targets = tuple(usable)
-        return _Snapshot(targets, tuple(target.object_id for target in targets), rows, starts[:-1])
+        for ref, start, end in zip(usable, starts[:-1], starts[1:], strict=True):
+            self._rows[ref] = rows[start:end]  # a view: the prototypes of 100,000 objects are not held twice
+        refs = tuple(usable)
+        return _Snapshot(refs, tuple(ref.object_id for ref in refs), rows, starts[:-1])

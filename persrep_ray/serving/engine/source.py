@@ -66,27 +66,27 @@ class Source:
         self._check()
         return versions
 
-    def card(self, target: AdapterRef) -> dict[str, Any]:
+    def card(self, ref: AdapterRef) -> dict[str, Any]:
         """Raises also `VersionNotFoundError`, `AdapterUnusableError`."""
         try:
-            card = json.loads(self.file(target, "card.json"))
+            card = json.loads(self.file(ref, "card.json"))
             if not isinstance(card, dict):
                 raise ValueError("card.json does not hold an object")
         except (ValueError, RecursionError) as error:
-            raise self._explained(error, target) from error
+            raise self._explained(error, ref) from error
         return card
 
-    def file(self, target: AdapterRef, name: str) -> bytes:
+    def file(self, ref: AdapterRef, name: str) -> bytes:
         """The content of one of `registry.local.FILES`. Raises also `VersionNotFoundError`, `AdapterUnusableError`."""
         try:
-            folder = self._registry.path(target.object_id, target.version)
+            folder = self._registry.path(ref.object_id, ref.version)
             return read_regular(folder / name, _MAX_FILE_BYTES)
         except (OSError, ValueError) as error:
-            raise self._explained(error, target) from error
+            raise self._explained(error, ref) from error
 
-    def files(self, target: AdapterRef, names: Iterable[str] = FILES) -> dict[str, bytes]:
+    def files(self, ref: AdapterRef, names: Iterable[str] = FILES) -> dict[str, bytes]:
         """Several files of a version, all by default. Raises as `file`."""
-        return {name: self.file(target, name) for name in names}
+        return {name: self.file(ref, name) for name in names}
 
     def delete(self, object_id: str) -> None:
         self._check()
@@ -120,12 +120,12 @@ class Source:
         if not os.path.isdir(self._objects):
             raise RegistryUnavailableError("the registry cannot be reached")
 
-    def _explained(self, error: Exception, target: AdapterRef) -> Exception:
+    def _explained(self, error: Exception, ref: AdapterRef) -> Exception:
         """`error` in terms of the client. An absent file of a present version is damage: versions appear whole."""
         self._check()
-        named = f"object {target.object_id}, version {target.version}"
+        named = f"object {ref.object_id}, version {ref.version}"
         try:
-            self._registry.path(target.object_id, target.version)
+            self._registry.path(ref.object_id, ref.version)
         except NotPublishedError:
             return VersionNotFoundError(f"{named}: no such version")
         except (RegistryError, OSError):

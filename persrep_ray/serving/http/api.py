@@ -20,7 +20,7 @@ from persrep_ray.serving.http.routes import Endpoint
 from persrep_ray.serving.http.schemas import Status, responses
 
 _DESCRIPTION = """
-Questions about personalized objects. Pictures are JPEG, PNG or WebP, told by their content: as the raw body, as the
+Questions about personalized objects. Images are JPEG, PNG or WebP, told by their content: as the raw body, as the
 field `image` of a form, or as base64 in JSON.
 """
 
@@ -48,7 +48,7 @@ def make_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    pool = ThreadPoolExecutor(config.http.decode_threads, thread_name_prefix="pictures")
+    pool = ThreadPoolExecutor(config.http.decode_threads, thread_name_prefix="images")
     app.state.endpoint = Endpoint(config.http, engine, catalog, keys, pool)
     about = _about(ready)
     app.include_router(about)

@@ -16,7 +16,7 @@ _LONGEST_SIDE = 2048  # that is asked for; the mask of a 40-megapixel photo is n
 
 
 def asked_size(size: tuple[int, int]) -> tuple[int, int]:
-    """The (H, W) to locate at, for a picture of `size`."""
+    """The (H, W) to locate at, for an image of `size`."""
     return capped_size(size, _LONGEST_SIDE)
 
 

@@ -1,4 +1,4 @@
-"""Request bodies to pictures. Everything in here is hostile: each limit is checked before what it limits is done."""
+"""Request bodies to images. Everything in here is hostile: each limit is checked before what it limits is done."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_BRACKETS = 32  # brackets and commas in a JSON body: base64 has none, and 
 
 @dataclass(frozen=True)
 class BodyKind:
-    """What the request says its body is, and the names of the pictures in it."""
+    """What the request says its body is, and the names of the images in it."""
 
     media_type: str
     boundary: bytes
@@ -34,15 +34,15 @@ class BodyKind:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A view of a picture, (S, S, 3) uint8, and the (H, W) of the upright picture itself."""
+class DecodedImage:
+    """A view of an image, (S, S, 3) uint8, and the (H, W) of the upright image itself."""
 
     view: np.ndarray
     size: tuple[int, int]
 
 
 def body_kind(request: Request, names: Sequence[str]) -> BodyKind:
-    """What the headers say. Raises `RequestError` where it is nothing that can hold pictures of these names."""
+    """What the headers say. Raises `RequestError` where it is nothing that can hold images of these names."""
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise RequestError("unsupported_media_type", "the body must not be compressed (Content-Encoding)")
     content_type = request.headers.get("content-type", "")
@@ -74,10 +74,10 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def pictures(
+def images(
     body: bytes, kind: BodyKind, limits: DataConfig, view: Callable[[np.ndarray], np.ndarray]
-) -> list[Picture]:
-    """The pictures in a body in the order of `kind.names`, each as its `view`. Blocks. Raises `RequestError`."""
+) -> list[DecodedImage]:
+    """The images in a body in the order of `kind.names`, each as its `view`. Blocks. Raises `RequestError`."""
     if kind.media_type == "application/json":
         files = _from_json(body, kind.names)
     elif kind.media_type == "multipart/form-data":
@@ -91,8 +91,8 @@ def pictures(
         except ImageTooLargeError as error:
             raise RequestError("image_too_large", str(error)) from error
         except ImageError as error:  # its message may hold internals of a decoder
-            raise RequestError("bad_image", f"{name}: not a readable JPEG, PNG or WebP picture") from error
-        found.append(Picture(view(pixels), (pixels.shape[0], pixels.shape[1])))
+            raise RequestError("bad_image", f"{name}: not a readable JPEG, PNG or WebP image") from error
+        found.append(DecodedImage(view(pixels), (pixels.shape[0], pixels.shape[1])))
         del pixels
     return found
 

@@ -1,4 +1,4 @@
-"""The addresses below /v1: who asks, about which version of which object, with which pictures; then the engine answers.
+"""The addresses below /v1: who asks, about which version of which object, with which images; then the engine answers.
 
 In this order: nothing of a body is read for a caller without a key, or about an object that is not there.
 """
@@ -25,13 +25,13 @@ from persrep_ray.serving.engine.errors import AdapterUnusableError, ObjectNotFou
 from persrep_ray.serving.http import drawing, intake, schemas
 from persrep_ray.serving.http.auth import Access, Keys
 from persrep_ray.serving.http.errors import RequestError
-from persrep_ray.serving.http.schemas import After, ObjectId, Version, picture_body, responses
+from persrep_ray.serving.http.schemas import After, ObjectId, Version, image_body, responses
 
 _T = TypeVar("_T")
 _ANY = ("unauthorized", "bad_request", "overloaded", "timed_out", "internal", "registry_unavailable")
 _OBJECT = (*_ANY, "object_not_found")
-_PICTURE = ("body_timeout", "body_too_large", "image_too_large", "unsupported_media_type", "bad_image")
-_QUERY = (*_OBJECT, "version_not_found", *_PICTURE, "adapter_unusable")
+_IMAGE = ("body_timeout", "body_too_large", "image_too_large", "unsupported_media_type", "bad_image")
+_QUERY = (*_OBJECT, "version_not_found", *_IMAGE, "adapter_unusable")
 
 router = APIRouter(prefix="/v1")
 _key = HTTPBearer(auto_error=False, scheme_name="key", description="Needed if the endpoint was started with keys.")
@@ -45,9 +45,9 @@ class Endpoint:
     engine: Engine
     catalog: Catalog
     keys: Keys
-    pool: ThreadPoolExecutor  # where pictures are decoded and drawn; its threads bound the memory
+    pool: ThreadPoolExecutor  # where images are decoded and drawn; its threads bound the memory
 
-    def target(self, access: Access, object_id: str, version: str | None) -> AdapterRef:
+    def ref(self, access: Access, object_id: str, version: str | None) -> AdapterRef:
         """Raises `ObjectNotFoundError`, the very same whether there is no such object or the key may not know of it."""
         live = self.catalog.live(object_id)
         if live is None or not access.sees(object_id):
@@ -58,22 +58,22 @@ class Endpoint:
         self, access: Access, object_id: str, version: str | None, question: Callable[[AdapterRef], Awaitable[_T]]
     ) -> tuple[AdapterRef, _T]:
         """Who answered, and the answer. A live version that vanishes meanwhile is looked up and asked once more."""
-        target = self.target(access, object_id, version)
+        ref = self.ref(access, object_id, version)
         try:
-            return target, await question(target)
+            return ref, await question(ref)
         except VersionNotFoundError:
             if version is not None:
                 raise
-        target = self.target(access, object_id, None)
+        ref = self.ref(access, object_id, None)
         try:
-            return target, await question(target)
+            return ref, await question(ref)
         except VersionNotFoundError:
             raise ObjectNotFoundError(f"there is no object {object_id}") from None
 
-    async def pictures(
+    async def images(
         self, request: Request, names: Sequence[str], kind: Literal["standard", "dense"]
-    ) -> list[intake.Picture]:
-        """The views of the pictures in the request's body. Raises `RequestError`."""
+    ) -> list[intake.DecodedImage]:
+        """The views of the images in the request's body. Raises `RequestError`."""
         body_kind = intake.body_kind(request, names)
         body = await intake.read_body(request, self.http.max_body_bytes)
         standard, dense = await self.engine.view_sides()
@@ -82,7 +82,7 @@ class Endpoint:
         def view(pixels: np.ndarray) -> np.ndarray:
             return standard_view(pixels, standard) if kind == "standard" else resize_square(pixels, dense)
 
-        return await self.in_pool(lambda: intake.pictures(body, body_kind, limits, view))
+        return await self.in_pool(lambda: intake.images(body, body_kind, limits, view))
 
     async def in_pool(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
@@ -133,19 +133,17 @@ async def show_object(
     here: _Here, caller: _Caller, response: Response, object_id: ObjectId, version: Version = None
 ) -> schemas.ObjectCard:
     """What was recorded when the version was published."""
-    target, card = await here.ask(
-        caller, object_id, version, lambda target: here.catalog.card(target.object_id, target.version)
-    )
+    ref, card = await here.ask(caller, object_id, version, lambda ref: here.catalog.card(ref.object_id, ref.version))
     versions = await here.catalog.versions(object_id)
-    response.headers["X-Adapter-Version"] = target.version
+    response.headers["X-Adapter-Version"] = ref.version
     try:
         return schemas.ObjectCard(
-            **_named(target),
+            **_named(ref),
             versions=versions,
             **{name: card.get(name) for name in ("category", "threshold", "calibration", "metrics")},
         )
     except ValidationError as error:
-        named = f"object {target.object_id}, version {target.version}"
+        named = f"object {ref.object_id}, version {ref.version}"
         raise AdapterUnusableError(f"{named}: its card is damaged; delete and publish the object anew") from error
 
 
@@ -157,7 +155,7 @@ async def show_object(
 )
 async def delete_object(here: _Here, caller: _Caller, object_id: ObjectId) -> None:
     """Removes the object with all its versions. The key must be one that may delete."""
-    here.target(caller, object_id, None)
+    here.ref(caller, object_id, None)
     if not caller.may_delete:
         raise RequestError("not_allowed", "this needs a key that may delete")
     await here.catalog.delete(object_id)
@@ -165,70 +163,66 @@ async def delete_object(here: _Here, caller: _Caller, object_id: ObjectId) -> No
 
 @router.post(
     "/objects/{object_id}/embed",
-    summary="Embed a picture",
+    summary="Embed an image",
     responses=responses(*_QUERY, versioned=True),
-    openapi_extra=picture_body(["image"]),
+    openapi_extra=image_body(["image"]),
 )
 async def embed(
     here: _Here, caller: _Caller, request: Request, response: Response, object_id: ObjectId, version: Version = None
 ) -> schemas.Embedding:
-    """The picture's features, as the object's adapter sees it."""
-    here.target(caller, object_id, version)
-    (picture,) = await here.pictures(request, ["image"], "standard")
-    target, embedding = await here.ask(
-        caller, object_id, version, lambda target: here.engine.embed(target, picture.view)
-    )
-    response.headers["X-Adapter-Version"] = target.version
-    return schemas.Embedding(**_named(target), embedding=embedding.tolist())
+    """The image's features, as the object's adapter sees it."""
+    here.ref(caller, object_id, version)
+    (image,) = await here.images(request, ["image"], "standard")
+    ref, embedding = await here.ask(caller, object_id, version, lambda ref: here.engine.embed(ref, image.view))
+    response.headers["X-Adapter-Version"] = ref.version
+    return schemas.Embedding(**_named(ref), embedding=embedding.tolist())
 
 
 @router.post(
     "/objects/{object_id}/classify",
-    summary="Does the picture show the object?",
+    summary="Does the image show the object?",
     responses=responses(*_QUERY, versioned=True),
-    openapi_extra=picture_body(["image"]),
+    openapi_extra=image_body(["image"]),
 )
 async def classify(
     here: _Here, caller: _Caller, request: Request, response: Response, object_id: ObjectId, version: Version = None
 ) -> schemas.Classification:
-    """Compares the picture to the photos that the object was made from."""
-    here.target(caller, object_id, version)
-    (picture,) = await here.pictures(request, ["image"], "standard")
-    target, verdict = await here.ask(
-        caller, object_id, version, lambda target: here.engine.classify(target, picture.view)
-    )
-    response.headers["X-Adapter-Version"] = target.version
+    """Compares the image to the photos that the object was made from."""
+    here.ref(caller, object_id, version)
+    (image,) = await here.images(request, ["image"], "standard")
+    ref, classification = await here.ask(caller, object_id, version, lambda ref: here.engine.classify(ref, image.view))
+    response.headers["X-Adapter-Version"] = ref.version
     return schemas.Classification(
-        **_named(target),
-        score=verdict.score,
-        probability=verdict.probability,
-        threshold=verdict.threshold,
-        match=verdict.match,
+        **_named(ref),
+        score=classification.score,
+        probability=classification.probability,
+        threshold=classification.threshold,
+        match=classification.match,
     )
 
 
 @router.post(
     "/objects/{object_id}/detect",
-    summary="Where in the picture is the object?",
+    summary="Where in the image is the object?",
     responses=responses(*_QUERY, "object_without_masks", versioned=True),
-    openapi_extra=picture_body(["image"]),
+    openapi_extra=image_body(["image"]),
 )
 async def detect(
     here: _Here, caller: _Caller, request: Request, response: Response, object_id: ObjectId, version: Version = None
 ) -> schemas.Detection:
-    """Boxes in pixels of the upright picture."""
-    target, located, size = await _locate(here, caller, request, object_id, version)
+    """Boxes in pixels of the upright image."""
+    ref, located, size = await _locate(here, caller, request, object_id, version)
     found = await here.in_pool(lambda: drawing.enlarged(located, size))
-    response.headers["X-Adapter-Version"] = target.version
+    response.headers["X-Adapter-Version"] = ref.version
     boxes = [] if found.box is None else [schemas.Box(box=list(found.box), score=found.score)]
-    return schemas.Detection(**_named(target), boxes=boxes)
+    return schemas.Detection(**_named(ref), boxes=boxes)
 
 
 @router.post(
     "/objects/{object_id}/segment",
     summary="Which pixels are the object?",
     responses=responses(*_QUERY, "object_without_masks", versioned=True),
-    openapi_extra=picture_body(["image"]),
+    openapi_extra=image_body(["image"]),
 )
 async def segment(
     here: _Here,
@@ -240,41 +234,41 @@ async def segment(
     mask: Annotated[Literal["rle", "png"], Query(description="COCO's run lengths, or a PNG.")] = "rle",
     similarity: Annotated[bool, Query(description="Whether to send how alike each patch is, too.")] = False,
 ) -> schemas.Segmentation:
-    """A mask of the size of the upright picture."""
-    target, located, size = await _locate(here, caller, request, object_id, version)
+    """A mask of the size of the upright image."""
+    ref, located, size = await _locate(here, caller, request, object_id, version)
 
     def draw() -> schemas.Segmentation:
         found = drawing.enlarged(located, size)
         encode = drawing.as_rle if mask == "rle" else drawing.as_png
         return schemas.Segmentation(
-            **_named(target),
+            **_named(ref),
             score=found.score,
             mask=None if found.mask is None else encode(found.mask),
             similarity=drawing.as_map(found.similarity) if similarity else None,
         )
 
-    response.headers["X-Adapter-Version"] = target.version
+    response.headers["X-Adapter-Version"] = ref.version
     return await here.in_pool(draw)
 
 
 @router.post(
     "/objects/{object_id}/compare",
-    summary="Do two pictures show the same?",
+    summary="Do two images show the same?",
     responses=responses(*_QUERY, versioned=True),
-    openapi_extra=picture_body(["image", "other"]),
+    openapi_extra=image_body(["image", "other"]),
 )
 async def compare(
     here: _Here, caller: _Caller, request: Request, response: Response, object_id: ObjectId, version: Version = None
 ) -> schemas.Comparison:
-    """Compares two pictures to each other with the object's adapter, and either to the object."""
-    here.target(caller, object_id, version)
-    image, other = await here.pictures(request, ["image", "other"], "standard")
-    target, comparison = await here.ask(
-        caller, object_id, version, lambda target: here.engine.compare(target, (image.view, other.view))
+    """Compares two images to each other with the object's adapter, and either to the object."""
+    here.ref(caller, object_id, version)
+    image, other = await here.images(request, ["image", "other"], "standard")
+    ref, comparison = await here.ask(
+        caller, object_id, version, lambda ref: here.engine.compare(ref, (image.view, other.view))
     )
-    response.headers["X-Adapter-Version"] = target.version
+    response.headers["X-Adapter-Version"] = ref.version
     return schemas.Comparison(
-        **_named(target),
+        **_named(ref),
         same=comparison.same.match,
         similarity=comparison.same.score,
         probability=comparison.same.probability,
@@ -285,9 +279,9 @@ async def compare(
 
 @router.post(
     "/identify",
-    summary="Which objects does the picture show?",
-    responses=responses(*_ANY, *_PICTURE),
-    openapi_extra=picture_body(["image"]),
+    summary="Which objects does the image show?",
+    responses=responses(*_ANY, *_IMAGE),
+    openapi_extra=image_body(["image"]),
 )
 async def identify(
     here: _Here,
@@ -297,14 +291,14 @@ async def identify(
     exact: Annotated[bool, Query(description="Whether to try every object's adapter: slow, but misses none.")] = False,
 ) -> schemas.Identification:
     """Among the objects that the key knows of, those above their threshold."""
-    (picture,) = await here.pictures(request, ["image"], "standard")
-    found = await here.engine.identify(picture.view, caller.prefixes, top_k=top_k, exact=exact)
+    (image,) = await here.images(request, ["image"], "standard")
+    found = await here.engine.identify(image.view, caller.prefixes, top_k=top_k, exact=exact)
     candidates = [
         schemas.Candidate(
-            **_named(one.target),
-            score=one.verdict.score,
-            probability=one.verdict.probability,
-            threshold=one.verdict.threshold,
+            **_named(one.ref),
+            score=one.classification.score,
+            probability=one.classification.probability,
+            threshold=one.classification.threshold,
         )
         for one in found.candidates
     ]
@@ -314,15 +308,13 @@ async def identify(
 async def _locate(
     here: Endpoint, caller: Access, request: Request, object_id: str, version: str | None
 ) -> tuple[AdapterRef, Localization, tuple[int, int]]:
-    """Who answered, where it is in a picture of the size that was asked for, and the (H, W) of the true picture."""
-    here.target(caller, object_id, version)
-    (picture,) = await here.pictures(request, ["image"], "dense")
-    size = drawing.asked_size(picture.size)
-    target, located = await here.ask(
-        caller, object_id, version, lambda target: here.engine.locate(target, picture.view, size)
-    )
-    return target, located, picture.size
+    """Who answered, where it is in an image of the size that was asked for, and the (H, W) of the true image."""
+    here.ref(caller, object_id, version)
+    (image,) = await here.images(request, ["image"], "dense")
+    size = drawing.asked_size(image.size)
+    ref, located = await here.ask(caller, object_id, version, lambda ref: here.engine.locate(ref, image.view, size))
+    return ref, located, image.size
 
 
-def _named(target: AdapterRef) -> dict[str, str]:
-    return {"object_id": target.object_id, "version": target.version}
+def _named(ref: AdapterRef) -> dict[str, str]:
+    return {"object_id": ref.object_id, "version": ref.version}

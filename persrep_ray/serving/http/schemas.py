@@ -1,4 +1,4 @@
-"""What goes over the wire, for OpenAPI too: the answers' models, the three ways to send a picture, the errors."""
+"""What goes over the wire, for OpenAPI too: the answers' models, the three ways to send an image, the errors."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Calibration(Answer):
 
     slope: FiniteFloat = Field(examples=[17.5])
     intercept: FiniteFloat = Field(examples=[-9.1])
-    positives: int = Field(description="pictures of the object that it was found on", examples=[19])
-    others: int = Field(description="pictures of other objects", examples=[61])
+    positives: int = Field(description="images of the object that it was found on", examples=[19])
+    others: int = Field(description="images of other objects", examples=[61])
     true_positive_rate: FiniteFloat = Field(description="share of those at the threshold or above", examples=[0.95])
     false_positive_rate: FiniteFloat = Field(examples=[0.02])
 
@@ -68,7 +68,7 @@ class Calibration(Answer):
 class ObjectCard(ObjectVersion):
     versions: list[str] = Field(description="all that are published, sorted by name", examples=[["3f9ac2d41b07"]])
     category: str | None = Field(examples=["mug"])
-    threshold: FiniteFloat = Field(description="the score from which a picture counts as a match", examples=[0.52])
+    threshold: FiniteFloat = Field(description="the score from which an image counts as a match", examples=[0.52])
     calibration: Calibration | None
     metrics: dict[str, dict[str, FiniteFloat]] = Field(
         description="measured when it was published, with the pretrained features and with its own",
@@ -95,7 +95,7 @@ class Box(Answer):
     box: list[int] = Field(
         min_length=4,
         max_length=4,
-        description="[x, y, width, height] in pixels of the upright picture",
+        description="[x, y, width, height] in pixels of the upright image",
         examples=[[120, 40, 300, 280]],
     )
     score: FiniteFloat = Field(examples=[0.63])
@@ -111,17 +111,17 @@ _Size = Annotated[list[int], Field(min_length=2, max_length=2)]  # no tuple: few
 class RleMask(Answer):
     """COCO's compressed run lengths, as pycocotools reads them."""
 
-    size: _Size = Field(description="[height, width] of the upright picture", examples=[[4, 6]])
+    size: _Size = Field(description="[height, width] of the upright image", examples=[[4, 6]])
     counts: str = Field(examples=["52203"])
 
 
 class PngMask(Answer):
-    png: str = Field(description="base64 of a one-bit PNG of the size of the upright picture")
+    png: str = Field(description="base64 of a one-bit PNG of the size of the upright image")
 
 
 class SimilarityMap(Answer):
     png: str = Field(description="base64 of an 8-bit grey PNG; 0 to 255 is the cosine -1 to 1")
-    size: _Size = Field(description="[height, width] of the map, which spans the picture", examples=[[24, 24]])
+    size: _Size = Field(description="[height, width] of the map, which spans the image", examples=[[24, 24]])
 
 
 class Segmentation(ObjectVersion):
@@ -132,7 +132,7 @@ class Segmentation(ObjectVersion):
 
 class Comparison(ObjectVersion):
     same: bool = Field(description="whether the similarity is at or above the threshold")
-    similarity: FiniteFloat = Field(description="cosine of the two pictures, -1 to 1", examples=[0.8])
+    similarity: FiniteFloat = Field(description="cosine of the two images, -1 to 1", examples=[0.8])
     probability: FiniteFloat = Field(description="the similarity, calibrated, 0 to 1", examples=[0.97])
     threshold: FiniteFloat = Field(examples=[0.52])
     scores: list[FiniteFloat] = Field(
@@ -196,8 +196,8 @@ def responses(*codes: str, success: int = 200, versioned: bool = False) -> dict[
     return documented
 
 
-def picture_body(names: Sequence[str]) -> dict[str, Any]:
-    """For a route's `openapi_extra`: one picture in three ways, or several, by name, in two."""
+def image_body(names: Sequence[str]) -> dict[str, Any]:
+    """For a route's `openapi_extra`: one image in three ways, or several, by name, in two."""
     binary = {"type": "string", "format": "binary"}
     base64 = {"type": "string", "format": "byte", "description": "base64 of a JPEG, PNG or WebP file, no line breaks"}
 

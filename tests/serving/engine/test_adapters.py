@@ -29,7 +29,7 @@ from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.serving.engine.encoder import MultiAdapterEncoder
 from persrep_ray.tasks.features import normalize
 
-TARGET = AdapterRef("mug", "v1")
+REF = AdapterRef("mug", "v1")
 NUMBER, RANK, WIDTH = 3, 4, 32
 SITE = "base_model.model.encoder.layer.1.attention.q_proj"
 
@@ -119,9 +119,9 @@ def first(value: float) -> Callable[[Any], Any]:
 
 
 def test_a_sound_version_is_held_as_it_was_published(files: Files, layout: Layout) -> None:
-    adapter = parse_adapter(TARGET, files, layout)
+    adapter = parse_adapter(REF, files, layout)
 
-    assert adapter.target == TARGET
+    assert adapter.ref == REF
     assert adapter.a.shape == (6, RANK, WIDTH) and adapter.b.shape == (6, WIDTH, RANK)
     tensors = load_torch(files["adapter_model.safetensors"])
     for index, site in enumerate(layout.sites):  # alpha / r is 2
@@ -138,8 +138,8 @@ def test_a_sound_version_is_held_as_it_was_published(files: Files, layout: Layou
 
 
 def test_the_bytes_of_bfloat16_are_half(files: Files, layout: Layout) -> None:
-    full = parse_adapter(TARGET, files, layout)
-    half = parse_adapter(TARGET, files, layout, dtype=torch.bfloat16)
+    full = parse_adapter(REF, files, layout)
+    half = parse_adapter(REF, files, layout, dtype=torch.bfloat16)
     assert half.a.dtype == half.b.dtype == torch.bfloat16
     assert full.nbytes - half.nbytes == (full.a.nbytes + full.b.nbytes) // 2
     torch.testing.assert_close(half.b.float(), full.b, atol=0, rtol=2**-8)
@@ -147,24 +147,24 @@ def test_the_bytes_of_bfloat16_are_half(files: Files, layout: Layout) -> None:
 
 @pytest.mark.parametrize("alpha", [1.0, 8.0, 16.0])
 def test_the_scale_of_lora_is_applied(files: Files, layout: Layout, alpha: float) -> None:
-    plain = parse_adapter(TARGET, files, layout)
+    plain = parse_adapter(REF, files, layout)
     config("lora_alpha", alpha)(files)
-    torch.testing.assert_close(parse_adapter(TARGET, files, layout).b, plain.b * (alpha / RANK / 2))
+    torch.testing.assert_close(parse_adapter(REF, files, layout).b, plain.b * (alpha / RANK / 2))
 
 
 def test_without_masks_there_is_nothing_dense(files: Files, layout: Layout) -> None:
     for name in ("target", "box_means"):
         prototype(name, lambda _: None)(files)
-    adapter = parse_adapter(TARGET, files, layout)
+    adapter = parse_adapter(REF, files, layout)
     assert adapter.dense is None
     assert adapter.nbytes == adapter.a.nbytes + adapter.b.nbytes + adapter.cls.nbytes
 
 
 def test_half_precision_files_are_fine(files: Files, layout: Layout) -> None:
-    whole = parse_adapter(TARGET, files, layout)
+    whole = parse_adapter(REF, files, layout)
     tensors = load_torch(files["adapter_model.safetensors"])
     files["adapter_model.safetensors"] = save_torch({name: one.bfloat16() for name, one in tensors.items()})
-    torch.testing.assert_close(parse_adapter(TARGET, files, layout).a, whole.a, atol=0, rtol=2**-8)
+    torch.testing.assert_close(parse_adapter(REF, files, layout).a, whole.a, atol=0, rtol=2**-8)
 
 
 LORA_A = f"{SITE}.lora_A.weight"
@@ -262,7 +262,7 @@ def test_a_misfit_is_refused_by_name(misfit: str, files: Files, layout: Layout) 
     change, message = MISFITS[misfit]
     change(files)
     with pytest.raises(AdapterMisfitError, match=message):
-        parse_adapter(TARGET, files, layout)
+        parse_adapter(REF, files, layout)
 
 
 def test_no_depth_of_json_escapes(files: Files, layout: Layout) -> None:
@@ -272,7 +272,7 @@ def test_no_depth_of_json_escapes(files: Files, layout: Layout) -> None:
     for depth in range(800, 1000):
         files["adapter_config.json"] = start + b"[" * depth + b"]" * depth + b"}"
         with pytest.raises(AdapterMisfitError, match=r"adapter_config\.json: "):
-            parse_adapter(TARGET, files, layout)
+            parse_adapter(REF, files, layout)
 
 
 def test_an_adapter_of_another_slot_fits_if_only_its_rank_differs(
@@ -281,7 +281,7 @@ def test_an_adapter_of_another_slot_fits_if_only_its_rank_differs(
     backbone = load_backbone(layout.backbone)
     lora = LoraBackbone(backbone, LoraSection(r=2, alpha=1.0), base_name=layout.backbone.name)
     lora.load(adapter_state(lora, 5))
-    adapter = parse_adapter(TARGET, {**made[0], **lora.files()}, layout)
+    adapter = parse_adapter(REF, {**made[0], **lora.files()}, layout)
     assert adapter.a.shape == (6, 2, WIDTH)
 
 
@@ -307,23 +307,23 @@ class TestPretrainedPrototypes:
             pretrained_prototypes(files, layout)
 
 
-class TestVerdict:
+class TestClassification:
     def test_the_probability_is_the_calibrated_score(self, files: Files, layout: Layout) -> None:
-        adapter = parse_adapter(TARGET, files, layout)
+        adapter = parse_adapter(REF, files, layout)
         for score in (-1.0, 0.0, 0.9, 1.0):
-            verdict = adapter.verdict(score)
-            assert verdict.probability == pytest.approx(1 / (1 + np.exp(17.0 - 20.0 * score)))
-            assert verdict.match == (score >= 0.85)
+            classification = adapter.classification(score)
+            assert classification.probability == pytest.approx(1 / (1 + np.exp(17.0 - 20.0 * score)))
+            assert classification.match == (score >= 0.85)
 
     @pytest.mark.parametrize(("slope", "probability"), [(1e308, 1.0), (-1e308, 0.0)])
     def test_a_steep_calibration_does_not_overflow(
         self, slope: float, probability: float, files: Files, layout: Layout
     ) -> None:
         card("calibration.slope", slope)(files)
-        assert parse_adapter(TARGET, files, layout).verdict(1.0).probability == probability
+        assert parse_adapter(REF, files, layout).classification(1.0).probability == probability
 
     def test_the_score_is_the_largest_cosine_to_a_photo(self, files: Files, layout: Layout) -> None:
-        adapter = parse_adapter(TARGET, files, layout)
+        adapter = parse_adapter(REF, files, layout)
         arrays = load(files["prototypes.safetensors"])
         for row in arrays["cls"]:
             assert adapter.classify(7 * row).score == pytest.approx(1.0, abs=1e-6)

@@ -58,9 +58,9 @@ class SlowSource(Source):
         assert self.gate.wait(10)
         return live
 
-    def card(self, target: AdapterRef) -> dict[str, Any]:
+    def card(self, ref: AdapterRef) -> dict[str, Any]:
         assert self.gate.wait(10)
-        return super().card(target)
+        return super().card(ref)
 
     def versions(self, object_id: str) -> list[str]:
         assert self.gate.wait(10)
@@ -90,7 +90,7 @@ def test_before_the_first_read_nothing_is_said(catalog: Catalog) -> None:
     calls: list[Callable[[], object]] = [
         lambda: catalog.live("mug"),
         lambda: catalog.objects([""]),
-        lambda: catalog.targets(),
+        lambda: catalog.refs(),
     ]
     for call in calls:
         with pytest.raises(RegistryUnavailableError, match="not been read yet"):
@@ -108,7 +108,7 @@ def test_what_is_published_rolled_back_and_deleted_is_seen_with_the_next_refresh
         assert pointers(catalog) == {"cup": "v1", "mug": "v1"}
         await catalog.refresh()
         assert pointers(catalog) == {"cup": "v1", "jar": "v1", "mug": "v2"}
-        assert catalog.targets() == (AdapterRef("cup", "v1"), AdapterRef("jar", "v1"), AdapterRef("mug", "v2"))
+        assert catalog.refs() == (AdapterRef("cup", "v1"), AdapterRef("jar", "v1"), AdapterRef("mug", "v2"))
         registry.make_live("mug", "v1")
         registry.delete("cup")
         await catalog.refresh()
@@ -121,12 +121,12 @@ def test_what_is_published_rolled_back_and_deleted_is_seen_with_the_next_refresh
 def test_the_targets_are_the_same_tuple_until_something_changes(registry: Registry, catalog: Catalog) -> None:
     async def scenario() -> None:
         await catalog.refresh()
-        before = catalog.targets()
+        before = catalog.refs()
         await catalog.refresh()
-        assert catalog.targets() is before
+        assert catalog.refs() is before
         publish(registry, "mug", "v2")
         await catalog.refresh()
-        assert catalog.targets() != before
+        assert catalog.refs() != before
 
     asyncio.run(scenario())
 
@@ -210,7 +210,7 @@ class TestDelete:
             await catalog.refresh()
             await catalog.delete("mug")
             assert pointers(catalog) == {"cup": "v1"} and registry.objects() == ["cup"]
-            assert catalog.targets() == (AdapterRef("cup", "v1"),)
+            assert catalog.refs() == (AdapterRef("cup", "v1"),)
             publish(registry, "mug", "v2")
             await catalog.refresh()
             assert catalog.live("mug") == "v2"

@@ -27,11 +27,11 @@ from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import BackboneConfig, LoraSection
 from persrep_ray.serving.engine.adapters import Adapter, parse_adapter
 from persrep_ray.serving.engine.answers import AdapterRef
-from persrep_ray.serving.engine.encoder import MultiAdapterEncoder, Picture, Row
+from persrep_ray.serving.engine.encoder import ImageInput, MultiAdapterEncoder, Row
 
 ADAPTED = 2
 RANKS_AND_ALPHAS = ((1, 8.0), (4, 12.0), (7, 14.0))  # of the adapters 0, 1 and 2
-# The rows of the mixed batch: which picture, which adapter. Pictures and adapters come again; None is the pretrained.
+# The rows of the mixed batch: which image, which adapter. Images and adapters come again; None is the pretrained.
 MIXED = [(0, 0), (0, 1), (1, None), (0, None), (1, 2), (2, 1), (2, 1), (1, 0), (3, 2)]
 
 
@@ -45,7 +45,7 @@ class Served:
     folders: list[Path]
 
     def rows(self, batch: Sequence[tuple[int, int | None]] = MIXED) -> list[Row]:
-        return [Row(picture(number), None if one is None else self.adapters[one]) for number, one in batch]
+        return [Row(image(number), None if one is None else self.adapters[one]) for number, one in batch]
 
     def by_peft(self, batch: Sequence[tuple[int, int | None]] = MIXED) -> list[Features]:
         """Each row alone, by nothing but `transformers` and `peft`."""
@@ -94,8 +94,8 @@ def pixels_of(number: int) -> np.ndarray:
     return shape([*COLOURS.values(), (250, 250, 20)][number], seed=number, size=SIDE)[0]
 
 
-def picture(number: int) -> Picture:
-    return Picture(pixels_of(number))  # not the same array for the same picture
+def image(number: int) -> ImageInput:
+    return ImageInput(pixels_of(number))  # not the same array for the same image
 
 
 def served(kind: str, folder: Path, precision: str = "float32") -> Served:
@@ -153,7 +153,7 @@ def test_a_mixed_batch_equals_each_adapter_alone_by_peft(kind: str, tmp_path: Pa
         for index, alone in enumerate(expected):
             torch.testing.assert_close(found.cls[index], alone.cls, atol=1e-4, rtol=0)
             torch.testing.assert_close(found.patches[index], alone.patches, atol=1e-4, rtol=0)
-    # or else a wrong adapter would pass: on one picture no two of them agree
+    # or else a wrong adapter would pass: on one image no two of them agree
     for left, right in ((0, 1), (0, 3), (1, 3), (2, 4), (2, 7), (4, 7)):
         assert (expected[left].cls - expected[right].cls).abs().max() > 0.01
 
@@ -224,18 +224,18 @@ def test_after_a_failure_nothing_sticks(dino: Served, monkeypatch: pytest.Monkey
 
 def test_an_adapter_whose_values_overflow_spoils_no_other_row(dino: Served) -> None:
     good = dino.adapters[1]
-    wild = Adapter(good.target, good.a * 1e30, good.b * 1e30, good.cls, None, 0.0, 1.0, 0.0)
+    wild = Adapter(good.ref, good.a * 1e30, good.b * 1e30, good.cls, None, 0.0, 1.0, 0.0)
     rows = dino.rows([(0, 0), (0, None), (1, 2)])
-    expected = dino.encoder.encode([*rows, Row(picture(1), good)])
-    found = dino.encoder.encode([*rows, Row(picture(1), wild)])
+    expected = dino.encoder.encode([*rows, Row(image(1), good)])
+    found = dino.encoder.encode([*rows, Row(image(1), wild)])
     assert not found.cls[3].isfinite().all()
     assert torch.equal(found.cls[:3], expected.cls[:3]) and torch.equal(found.patches[:3], expected.patches[:3])
 
 
 def test_a_lora_that_does_nothing_is_the_pretrained(dino: Served) -> None:
     good = dino.adapters[1]
-    nothing = Adapter(good.target, good.a, torch.zeros_like(good.b), good.cls, None, 0.0, 1.0, 0.0)
-    found = dino.encoder.encode([Row(picture(0), nothing), Row(picture(0), None)])
+    nothing = Adapter(good.ref, good.a, torch.zeros_like(good.b), good.cls, None, 0.0, 1.0, 0.0)
+    found = dino.encoder.encode([Row(image(0), nothing), Row(image(0), None)])
     assert torch.equal(found.cls[0], found.cls[1])
 
 
@@ -247,7 +247,7 @@ def test_the_order_of_the_rows_does_not_matter(dino: Served) -> None:
 class TestPrefix:
     @pytest.fixture
     def computed(self, dino: Served, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-        """How many pictures each call of the prefix got."""
+        """How many images each call of the prefix got."""
         calls: list[int] = []
         prefix = Backbone.prefix
 
@@ -258,7 +258,7 @@ class TestPrefix:
         monkeypatch.setattr(Backbone, "prefix", counted)
         return calls
 
-    def test_is_computed_once_for_each_distinct_picture(self, dino: Served, computed: list[int]) -> None:
+    def test_is_computed_once_for_each_distinct_image(self, dino: Served, computed: list[int]) -> None:
         dino.encoder.encode(dino.rows())
         assert computed == [4]
 
@@ -280,7 +280,7 @@ class TestPrefix:
         assert len(kept) == 2
         assert sum(one.untyped_storage().nbytes() for one in kept) == 2 * size  # no view of a larger batch
 
-    def test_a_batch_of_more_pictures_than_are_kept(
+    def test_a_batch_of_more_images_than_are_kept(
         self, dino: Served, computed: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         expected = dino.encoder.encode(dino.rows())
@@ -288,15 +288,15 @@ class TestPrefix:
         found = dino.encoder.encode(dino.rows())
         assert torch.equal(found.cls, expected.cls) and not dino.encoder._prefixes
 
-    def test_of_another_size_is_another_picture(self, dino: Served, computed: list[int]) -> None:
+    def test_of_another_size_is_another_image(self, dino: Served, computed: list[int]) -> None:
         small = np.full((28, 28, 3), 7, np.uint8)
         large = np.full((56, 14, 3), 7, np.uint8)  # the same bytes, in another shape
-        assert Picture(small).digest != Picture(large).digest
-        assert Picture(small).digest == Picture(small.copy()).digest
+        assert ImageInput(small).digest != ImageInput(large).digest
+        assert ImageInput(small).digest == ImageInput(small.copy()).digest
 
 
-def test_pictures_of_another_side_have_another_grid(dino: Served) -> None:
-    large = Picture(shape(COLOURS["red"], seed=9, size=112)[0])
+def test_images_of_another_side_have_another_grid(dino: Served) -> None:
+    large = ImageInput(shape(COLOURS["red"], seed=9, size=112)[0])
     features = dino.encoder.encode([Row(large, dino.adapters[0]), Row(large, None)])
     assert features.patches.shape == (2, 64, 32)
 
@@ -308,7 +308,7 @@ def test_the_embedded_backbone_equals_peft_too(tmp_path: Path) -> None:
     for name, content in lora.files().items():
         (tmp_path / name).write_bytes(content)
     encoder = MultiAdapterEncoder(load_backbone(config).to("cpu"), config)
-    seen = Picture(shape(COLOURS["red"], seed=1, size=config.image_size)[0])
+    seen = ImageInput(shape(COLOURS["red"], seed=1, size=config.image_size)[0])
     found = encoder.encode([Row(seen, None), Row(seen, parsed(lora.files(), encoder))])
 
     base = hf.AutoModel.from_pretrained(local_checkpoint("embedded"))

@@ -40,12 +40,12 @@ from persrep_ray.tasks.dense import DensePrediction, DenseReference, bounding_bo
 from persrep_ray.tasks.features import normalize
 
 OBJECTS = 6
-TARGETS = [AdapterRef(f"{'cup' if number < 2 else 'mug'}-{number}", "v1") for number in range(OBJECTS)]
+REFS = [AdapterRef(f"{'cup' if number < 2 else 'mug'}-{number}", "v1") for number in range(OBJECTS)]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A registry of the objects `TARGETS`, the settings of their run, and a slot for their adapters."""
+    """A registry of the objects `REFS`, the settings of their run, and a slot for their adapters."""
 
     registry: Path
     config: RunConfig
@@ -57,8 +57,8 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     root = tmp_path_factory.mktemp("sample")
     config = tiny_checkpoint(root / "vit")
     lora = load_lora(config)
-    for number, target in enumerate(TARGETS):
-        publish_object(root / "registry", target.object_id, config, number, lora=lora)
+    for number, ref in enumerate(REFS):
+        publish_object(root / "registry", ref.object_id, config, number, lora=lora)
     return Sample(root / "registry", config, lora)
 
 
@@ -101,7 +101,7 @@ def dense(number: int, index: int = PHOTOS) -> np.ndarray:
 
 
 class ByEvaluation:
-    """What the evaluation code says of a picture file and a published adapter."""
+    """What the evaluation code says of an image file and a published adapter."""
 
     def __init__(self, sample: Sample, folder: Path) -> None:
         self.sample, self.folder = sample, folder
@@ -111,25 +111,25 @@ class ByEvaluation:
         Image.fromarray(image).save(path)
         return Photo("any", path, None, None)
 
-    def cache(self, target: AdapterRef) -> tuple[PhotoCache, dict[str, np.ndarray]]:
-        path = Registry(self.sample.registry).path(target.object_id, target.version)
+    def cache(self, ref: AdapterRef) -> tuple[PhotoCache, dict[str, np.ndarray]]:
+        path = Registry(self.sample.registry).path(ref.object_id, ref.version)
         names = ("adapter_config.json", "adapter_model.safetensors")
         self.sample.lora.load_files({name: (path / name).read_bytes() for name in names})
         return PhotoCache(self.sample.lora, self.sample.config, 2**24), load_arrays(
             (path / "prototypes.safetensors").read_bytes()
         )
 
-    def cls(self, target: AdapterRef, image: np.ndarray) -> np.ndarray:
-        cache, _ = self.cache(target)
+    def cls(self, ref: AdapterRef, image: np.ndarray) -> np.ndarray:
+        cache, _ = self.cache(ref)
         photos = cache.readable([self.photo(image)], "standard")
         return cache.cls(photos, adapted=True)[0]
 
-    def score(self, target: AdapterRef, image: np.ndarray) -> float:
-        cls = self.cls(target, image)
-        return float((normalize(self.cache(target)[1]["cls"]) @ normalize(cls)).max())
+    def score(self, ref: AdapterRef, image: np.ndarray) -> float:
+        cls = self.cls(ref, image)
+        return float((normalize(self.cache(ref)[1]["cls"]) @ normalize(cls)).max())
 
-    def prediction(self, target: AdapterRef, image: np.ndarray) -> DensePrediction:
-        cache, arrays = self.cache(target)
+    def prediction(self, ref: AdapterRef, image: np.ndarray) -> DensePrediction:
+        cache, arrays = self.cache(ref)
         (one,) = cache.readable([self.photo(image)], None)
         reference = DenseReference(arrays["target"], arrays["box_means"])
         return predict(reference, cache.exact(one)[1], cache.size(one))
@@ -143,54 +143,52 @@ def evaluation(sample: Sample, tmp_path: Path) -> ByEvaluation:
 class TestAnswersEqualEvaluation:
     @pytest.mark.parametrize("number", [0, 3])
     def test_embed_and_classify(self, sample: Sample, evaluation: ByEvaluation, number: int) -> None:
-        engine, target = engine_of(sample), TARGETS[number]
+        engine, ref = engine_of(sample), REFS[number]
         for shown in (number, 4):
             image, view = photo(shown, PHOTOS)[0], standard(shown)
-            embedding = ask(engine, lambda one, view=view: one.embed(target, view))
-            np.testing.assert_allclose(embedding, normalize(evaluation.cls(target, image)), atol=1e-5)
+            embedding = ask(engine, lambda one, view=view: one.embed(ref, view))
+            np.testing.assert_allclose(embedding, normalize(evaluation.cls(ref, image)), atol=1e-5)
             assert np.linalg.norm(embedding) == pytest.approx(1) and embedding.dtype == np.float32
 
-            verdict = ask(engine, lambda one, view=view: one.classify(target, view))
-            score = evaluation.score(target, image)
-            assert verdict.score == pytest.approx(score, abs=1e-5) and verdict.threshold == 0.85
-            assert verdict.probability == pytest.approx(1 / (1 + math.exp(17 - 20 * score)), abs=1e-4)
-            assert verdict.match == (shown == number)
+            classification = ask(engine, lambda one, view=view: one.classify(ref, view))
+            score = evaluation.score(ref, image)
+            assert classification.score == pytest.approx(score, abs=1e-5) and classification.threshold == 0.85
+            assert classification.probability == pytest.approx(1 / (1 + math.exp(17 - 20 * score)), abs=1e-4)
+            assert classification.match == (shown == number)
 
     def test_compare(self, sample: Sample, evaluation: ByEvaluation) -> None:
-        engine, target = engine_of(sample), TARGETS[2]
+        engine, ref = engine_of(sample), REFS[2]
         images = [photo(2, PHOTOS)[0], photo(5, PHOTOS)[0]]
-        left, right = (normalize(evaluation.cls(target, image)) for image in images)
+        left, right = (normalize(evaluation.cls(ref, image)) for image in images)
         views = (standard(2), standard(5))
-        found = ask(engine, lambda one: one.compare(target, views))
+        found = ask(engine, lambda one: one.compare(ref, views))
         assert found.same.score == pytest.approx(float(left @ right), abs=1e-5)
         assert not found.same.match and found.same.threshold == 0.85
-        scores = [evaluation.score(target, image) for image in images]
+        scores = [evaluation.score(ref, image) for image in images]
         assert [one.score for one in found.each] == pytest.approx(scores, abs=1e-5)
         assert [one.match for one in found.each] == [True, False]
-        alike = ask(engine, lambda one: one.compare(target, (views[0], views[0])))
+        alike = ask(engine, lambda one: one.compare(ref, (views[0], views[0])))
         assert alike.same.score == pytest.approx(1, abs=1e-5) and alike.same.match
 
     @pytest.mark.parametrize("size", [(96, 96), (80, 60), (50, 90)])
     def test_locate(self, sample: Sample, evaluation: ByEvaluation, size: tuple[int, int]) -> None:
-        engine, target = engine_of(sample), TARGETS[1]
+        engine, ref = engine_of(sample), REFS[1]
         image = photo(1, PHOTOS)[0][: size[0], : size[1]]
         view = resize_square(image, DENSE)
-        found = ask(engine, lambda one: one.locate(target, view, size))
-        expected = evaluation.prediction(target, image)
+        found = ask(engine, lambda one: one.locate(ref, view, size))
+        expected = evaluation.prediction(ref, image)
         np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-5)
         assert expected.box is not None and expected.mask is not None
         assert found.box == tuple(expected.box) and found.score == pytest.approx(expected.score, abs=1e-5)
         assert found.mask.shape == size and found.mask.dtype == bool
         assert (found.mask != expected.mask).mean() < 0.001
 
-    def test_locate_on_a_large_picture_is_told_in_its_own_pixels(
-        self, sample: Sample, evaluation: ByEvaluation
-    ) -> None:
-        engine, target, size = engine_of(sample), TARGETS[1], (1500, 1100)
+    def test_locate_on_a_large_image_is_told_in_its_own_pixels(self, sample: Sample, evaluation: ByEvaluation) -> None:
+        engine, ref, size = engine_of(sample), REFS[1], (1500, 1100)
         small = Image.fromarray(photo(1, PHOTOS)[0])
         image = np.array(small.resize((size[1], size[0])))
-        found = ask(engine, lambda one: one.locate(target, resize_square(image, DENSE), size))
-        expected = evaluation.prediction(target, image)  # at most 640 pixels high
+        found = ask(engine, lambda one: one.locate(ref, resize_square(image, DENSE), size))
+        expected = evaluation.prediction(ref, image)  # at most 640 pixels high
         assert expected.mask is not None and expected.box is not None and expected.mask.shape == (640, 469)
         assert found.mask.shape == size
         enlarged = cv2.resize(expected.mask.astype(np.uint8), (1100, 1500), interpolation=cv2.INTER_NEAREST)
@@ -204,7 +202,7 @@ class TestAnswersEqualEvaluation:
 
     def test_nothing_is_located_where_nothing_stands_out(self, sample: Sample) -> None:
         grey = np.full((DENSE, DENSE, 3), 128, np.uint8)
-        found = ask(engine_of(sample), lambda one: one.locate(TARGETS[1], grey, (5, 5)))
+        found = ask(engine_of(sample), lambda one: one.locate(REFS[1], grey, (5, 5)))
         assert found.box is None and found.mask is None and found.score == -1
         assert found.similarity.shape == (8, 8)
 
@@ -219,22 +217,22 @@ class TestOtherFamilies:
         config = tiny_checkpoint(root / "vit", kind=request.param)
         lora = load_lora(config)
         for number in range(2):
-            publish_object(root / "registry", TARGETS[number].object_id, config, number, lora=lora)
+            publish_object(root / "registry", REFS[number].object_id, config, number, lora=lora)
         return Sample(root / "registry", config, lora)
 
     def test_answers_equal_evaluation(self, sample: Sample, evaluation: ByEvaluation) -> None:
         engine = engine_of(sample)
 
         async def both(one: LocalEngine) -> list[Any]:
-            asked = [one.embed(target, standard(0)) for target in TARGETS[:2]]
-            return await asyncio.gather(*asked, one.locate(TARGETS[1], dense(1), (96, 96)))
+            asked = [one.embed(ref, standard(0)) for ref in REFS[:2]]
+            return await asyncio.gather(*asked, one.locate(REFS[1], dense(1), (96, 96)))
 
         *embeddings, located = ask(engine, both)
-        for target, embedding in zip(TARGETS[:2], embeddings, strict=True):
-            expected = normalize(evaluation.cls(target, photo(0, PHOTOS)[0]))
+        for ref, embedding in zip(REFS[:2], embeddings, strict=True):
+            expected = normalize(evaluation.cls(ref, photo(0, PHOTOS)[0]))
             np.testing.assert_allclose(embedding, expected, atol=1e-5)
         assert np.abs(embeddings[0] - embeddings[1]).max() > 1e-3
-        similarity = evaluation.prediction(TARGETS[1], photo(1, PHOTOS)[0]).similarity
+        similarity = evaluation.prediction(REFS[1], photo(1, PHOTOS)[0]).similarity
         np.testing.assert_allclose(located.similarity, similarity, atol=1e-5)
 
 
@@ -244,12 +242,12 @@ def test_many_mixed_queries_at_once_are_all_answered_right(sample: Sample) -> No
 
     def questions(one: LocalEngine) -> list[Coroutine[Any, Any, Any]]:
         asked: list[Coroutine[Any, Any, Any]] = []
-        for number, target in enumerate(TARGETS):
+        for number, ref in enumerate(REFS):
             for shown in (number, (number + 1) % OBJECTS):
-                asked.append(one.embed(target, standard(shown)))
-                asked.append(one.classify(target, standard(shown)))
-                asked.append(one.locate(target, dense(shown), (96, 96)))
-                asked.append(one.compare(target, (standard(shown), standard(number))))
+                asked.append(one.embed(ref, standard(shown)))
+                asked.append(one.classify(ref, standard(shown)))
+                asked.append(one.locate(ref, dense(shown), (96, 96)))
+                asked.append(one.compare(ref, (standard(shown), standard(number))))
         asked += [one.identify(standard(shown), [""], top_k=3, exact=True) for shown in range(3)]
         return asked
 
@@ -289,41 +287,41 @@ class TestErrors:
             ask(engine_of(sample), lambda one: one.classify(AdapterRef("cup-0", "v9"), standard(0)))
 
     def test_published_without_masks(self, own: Sample) -> None:
-        target = publish_object(own.registry, "bare", own.config, 0, lora=own.lora, masks=False)
+        ref = publish_object(own.registry, "bare", own.config, 0, lora=own.lora, masks=False)
         engine = engine_of(own)
         with pytest.raises(NoMasksError, match="object bare, version v1: published without masks"):
-            ask(engine, lambda one: one.locate(target, dense(0), (9, 9)))
-        assert ask(engine, lambda one: one.classify(target, standard(0))).match
+            ask(engine, lambda one: one.locate(ref, dense(0), (9, 9)))
+        assert ask(engine, lambda one: one.classify(ref, standard(0))).match
 
     def test_made_for_another_backbone(self, own: Sample, caplog: pytest.LogCaptureFixture) -> None:
         other = own.config.to_dict()
         other["backbone"]["name"] = "/elsewhere/vit"
-        target = publish_object(own.registry, "odd", own.config, 0, lora=own.lora, card={"config": other})
+        ref = publish_object(own.registry, "odd", own.config, 0, lora=own.lora, card={"config": other})
         with pytest.raises(AdapterUnusableError) as raised:
-            ask(engine_of(own), lambda one: one.classify(target, standard(0)))
+            ask(engine_of(own), lambda one: one.classify(ref, standard(0)))
         assert "elsewhere" not in raised.value.message  # the client learns no path
         assert "object odd, version v1: made for a backbone with name '/elsewhere/vit'" in caplog.text  # the operator
 
     def test_features_that_overflow(self, own: Sample) -> None:
-        target = publish_object(own.registry, "wild", own.config, 0, lora=own.lora, change=enormous)
+        ref = publish_object(own.registry, "wild", own.config, 0, lora=own.lora, change=enormous)
         engine = engine_of(own)
         for question in (
-            lambda one: one.classify(target, standard(0)),
-            lambda one: one.embed(target, standard(0)),
-            lambda one: one.compare(target, (standard(0), standard(1))),
-            lambda one: one.locate(target, dense(0), (9, 9)),
+            lambda one: one.classify(ref, standard(0)),
+            lambda one: one.embed(ref, standard(0)),
+            lambda one: one.compare(ref, (standard(0), standard(1))),
+            lambda one: one.locate(ref, dense(0), (9, 9)),
         ):
             with pytest.raises(AdapterUnusableError, match="object wild, version v1"):
                 ask(engine, question)
-        assert ask(engine, lambda one: one.classify(TARGETS[0], standard(0))).match
+        assert ask(engine, lambda one: one.classify(REFS[0], standard(0))).match
 
     def test_the_registry_is_away(self, own: Sample) -> None:
         engine = engine_of(own)
-        ask(engine, lambda one: one.classify(TARGETS[0], standard(0)))
+        ask(engine, lambda one: one.classify(REFS[0], standard(0)))
         own.registry.rename(own.registry.with_name("away"))
-        assert ask(engine, lambda one: one.classify(TARGETS[0], standard(0))).match  # is in memory
+        assert ask(engine, lambda one: one.classify(REFS[0], standard(0))).match  # is in memory
         with pytest.raises(RegistryUnavailableError):
-            ask(engine, lambda one: one.classify(TARGETS[1], standard(0)))
+            ask(engine, lambda one: one.classify(REFS[1], standard(0)))
 
 
 def enormous(files: dict[str, bytes]) -> None:
@@ -339,34 +337,34 @@ def identify(engine: LocalEngine, shown: int, prefixes: Sequence[str] = ("",), *
 
 
 def ids(found: Identification) -> list[str]:
-    return [candidate.target.object_id for candidate in found.candidates]
+    return [candidate.ref.object_id for candidate in found.candidates]
 
 
 class TestIdentify:
     @pytest.mark.parametrize("exact", [False, True])
     def test_finds_the_right_object_among_many(self, sample: Sample, exact: bool) -> None:
         engine = engine_of(sample, identify={"shortlist": 3}, encoder={"batch_rows": 2})
-        for shown, target in enumerate(TARGETS):
+        for shown, ref in enumerate(REFS):
             found = identify(engine, shown, exact=exact)
-            assert found.candidates[0].target == target
+            assert found.candidates[0].ref == ref
             assert (found.searched, found.tried) == (OBJECTS, OBJECTS if exact else 3)
-            assert all(one.verdict.match for one in found.candidates)
+            assert all(one.classification.match for one in found.candidates)
 
     def test_candidates_are_what_their_own_adapters_say_most_probable_first(self, own: Sample) -> None:
-        for number, target in enumerate(TARGETS):  # nearly all match, and each is calibrated another way
+        for number, ref in enumerate(REFS):  # nearly all match, and each is calibrated another way
             card = {"threshold": -0.5, "calibration": {"slope": 1.0, "intercept": (number * 7) % 5}}
-            Registry(own.registry).delete(target.object_id)
-            publish_object(own.registry, target.object_id, own.config, number, lora=own.lora, card=card)
+            Registry(own.registry).delete(ref.object_id)
+            publish_object(own.registry, ref.object_id, own.config, number, lora=own.lora, card=card)
         engine = engine_of(own)
         found = identify(engine, 0, top_k=6).candidates
         assert len(found) >= 5
-        probabilities = [one.verdict.probability for one in found]
+        probabilities = [one.classification.probability for one in found]
         assert probabilities == sorted(probabilities, reverse=True)
         for one in found:
-            verdict = ask(engine, lambda engine, one=one: engine.classify(one.target, standard(0)))
-            assert one.verdict.score == pytest.approx(verdict.score, abs=1e-5)
-            assert one.verdict.probability == pytest.approx(verdict.probability, abs=1e-5)
-        assert ids(identify(engine, 0, top_k=2)) == [one.target.object_id for one in found[:2]]
+            classification = ask(engine, lambda engine, one=one: engine.classify(one.ref, standard(0)))
+            assert one.classification.score == pytest.approx(classification.score, abs=1e-5)
+            assert one.classification.probability == pytest.approx(classification.probability, abs=1e-5)
+        assert ids(identify(engine, 0, top_k=2)) == [one.ref.object_id for one in found[:2]]
 
     def test_exact_equals_a_shortlist_that_covers_all(self, sample: Sample) -> None:
         covers, short = engine_of(sample, identify={"shortlist": OBJECTS}), engine_of(sample)
@@ -491,15 +489,15 @@ def test_leaving_clients_give_back_everything(sample: Sample) -> None:
             before = len(asyncio.all_tasks())
             queries = [
                 asyncio.create_task(one.identify(standard(3), [""], top_k=1, exact=True)),
-                asyncio.create_task(one.classify(TARGETS[number], standard(3))),
-                asyncio.create_task(one.compare(TARGETS[number], (standard(2), standard(3)))),
+                asyncio.create_task(one.classify(REFS[number], standard(3))),
+                asyncio.create_task(one.compare(REFS[number], (standard(2), standard(3)))),
             ]
             for _ in range(4 * number):
                 await asyncio.sleep(0)
             for query in queries:
                 query.cancel()
             await asyncio.wait(queries)
-            await one.classify(TARGETS[0], standard(0))  # loads and batches that went on are through
+            await one.classify(REFS[0], standard(0))  # loads and batches that went on are through
             while len(asyncio.all_tasks()) > before or len(one.bank):
                 await asyncio.sleep(0)
         assert one.bank.nbytes == 0

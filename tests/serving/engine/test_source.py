@@ -56,8 +56,8 @@ def reads(source: Source) -> dict[str, Callable[[], object]]:
     }
 
 
-def folder(registry: Registry, target: AdapterRef = MUG) -> Path:
-    return registry.path(target.object_id, target.version)
+def folder(registry: Registry, ref: AdapterRef = MUG) -> Path:
+    return registry.path(ref.object_id, ref.version)
 
 
 @pytest.fixture
@@ -198,10 +198,10 @@ class TestFiles:
         assert source.versions("mug") == ["v1", "v2"] and source.versions("nobody") == []
 
     @pytest.mark.parametrize("target", [AdapterRef("mug", "v9"), AdapterRef("nobody", "v1")])
-    def test_an_absent_version(self, source: Source, target: AdapterRef) -> None:
+    def test_an_absent_version(self, source: Source, ref: AdapterRef) -> None:
         for read in (source.card, source.files):
-            with pytest.raises(VersionNotFoundError, match=f"object {target.object_id}, version {target.version}"):
-                read(target)
+            with pytest.raises(VersionNotFoundError, match=f"object {ref.object_id}, version {ref.version}"):
+                read(ref)
 
     def test_a_version_that_is_deleted_while_it_is_read(
         self, registry: Registry, source: Source, monkeypatch: pytest.MonkeyPatch

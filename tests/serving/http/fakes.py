@@ -1,4 +1,4 @@
-"""An engine and a catalog without models and files, pictures, and a client that plays the server's side of ASGI."""
+"""An engine and a catalog without models and files, images, and a client that plays the server's side of ASGI."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from persrep_ray.config import ServeConfig
-from persrep_ray.serving.engine.answers import AdapterRef, Candidate, Comparison, Identification, Localization, Verdict
+from persrep_ray.serving.engine.answers import (
+    AdapterRef,
+    Candidate,
+    Classification,
+    Comparison,
+    Identification,
+    Localization,
+)
 from persrep_ray.serving.engine.errors import VersionNotFoundError
 from persrep_ray.serving.http.api import make_app
 from persrep_ray.serving.http.auth import Keys
@@ -23,13 +30,13 @@ from persrep_ray.serving.http.auth import Keys
 STANDARD, DENSE = 16, 32
 
 
-def verdict(score: float) -> Verdict:
-    return Verdict(score=score, probability=score / 2 + 0.5, threshold=0.25)
+def classification(score: float) -> Classification:
+    return Classification(score=score, probability=score / 2 + 0.5, threshold=0.25)
 
 
 @dataclass
 class FakeEngine:
-    """Answers from the mean brightness of the picture. `wait` holds every query; `failures` are raised first."""
+    """Answers from the mean brightness of the image. `wait` holds every query; `failures` are raised first."""
 
     failures: list[Exception] = field(default_factory=list)
     wait: asyncio.Event | None = None
@@ -40,16 +47,16 @@ class FakeEngine:
     async def view_sides(self) -> tuple[int, int]:
         return STANDARD, DENSE
 
-    async def embed(self, target: AdapterRef, standard: np.ndarray) -> np.ndarray:
-        score = await self._score(target, standard, STANDARD)
+    async def embed(self, ref: AdapterRef, standard: np.ndarray) -> np.ndarray:
+        score = await self._score(ref, standard, STANDARD)
         return np.array([score, np.sqrt(1 - score**2)], np.float32)
 
-    async def classify(self, target: AdapterRef, standard: np.ndarray) -> Verdict:
-        return verdict(await self._score(target, standard, STANDARD))
+    async def classify(self, ref: AdapterRef, standard: np.ndarray) -> Classification:
+        return classification(await self._score(ref, standard, STANDARD))
 
-    async def locate(self, target: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
-        """The object is what is in the right half of the picture."""
-        score = await self._score((target, size), dense, DENSE)
+    async def locate(self, ref: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
+        """The object is what is in the right half of the image."""
+        score = await self._score((ref, size), dense, DENSE)
         similarity = np.linspace(-1, 1, 4, dtype=np.float32).reshape(2, 2)
         if not self.found:
             return Localization(None, None, -1.0, similarity)
@@ -58,15 +65,17 @@ class FakeEngine:
         mask[:, half:] = True
         return Localization((half, 0, size[1] - half, size[0]), mask, score, similarity)
 
-    async def compare(self, target: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
-        first, second = [await self._score(target, one, STANDARD) for one in standards]
-        return Comparison(same=verdict(1 - abs(first - second)), each=(verdict(first), verdict(second)))
+    async def compare(self, ref: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
+        first, second = [await self._score(ref, one, STANDARD) for one in standards]
+        return Comparison(
+            same=classification(1 - abs(first - second)), each=(classification(first), classification(second))
+        )
 
     async def identify(
         self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool
     ) -> Identification:
         score = await self._score((tuple(prefixes), top_k, exact), standard, STANDARD)
-        return Identification((Candidate(AdapterRef("mug", "v2"), verdict(score)),), searched=7, tried=3)
+        return Identification((Candidate(AdapterRef("mug", "v2"), classification(score)),), searched=7, tried=3)
 
     async def _score(self, asked: Any, view: np.ndarray, side: int) -> float:
         assert view.shape == (side, side, 3) and view.dtype == np.uint8
@@ -134,7 +143,7 @@ def endpoint(keys: Keys | None = None, ready: Callable[[], bool] = lambda: True,
 
 
 def encoded(width: int = 30, height: int = 20, grey: int = 102, image_format: str = "PNG", **options: Any) -> bytes:
-    """A plain picture, all of one grey."""
+    """A plain image, all of one grey."""
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), (grey, grey, grey)).save(buffer, image_format, **options)
     return buffer.getvalue()

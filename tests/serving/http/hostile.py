@@ -48,7 +48,7 @@ def _task(rng: random.Random, object_id: str) -> str:
 
 
 def _upload(rng: random.Random, object_id: str, kind: str, data: bytes) -> Hostile:
-    """`data` as a picture, in one of the three ways."""
+    """`data` as an image, in one of the three ways."""
     path = _task(rng, object_id)
     names = ("image", "other") if path.endswith("compare") else ("image",)
     way = rng.choice(["raw", "form", "json"])
@@ -79,14 +79,14 @@ def _any_good(rng: random.Random) -> bytes:
 
 def _truncated(rng: random.Random, object_id: str) -> Hostile:
     data = _any_good(rng)
-    return _upload(rng, object_id, "a truncated picture", data[: rng.randrange(len(data))])
+    return _upload(rng, object_id, "a truncated image", data[: rng.randrange(len(data))])
 
 
 def _garbled(rng: random.Random, object_id: str) -> Hostile:
     data = bytearray(_any_good(rng))
     for _ in range(rng.randint(1, 12)):
         data[rng.randrange(len(data))] = rng.randrange(256)
-    return _upload(rng, object_id, "a garbled picture", bytes(data))
+    return _upload(rng, object_id, "a garbled image", bytes(data))
 
 
 def _bomb(rng: random.Random, object_id: str) -> Hostile:

@@ -22,7 +22,7 @@ from persrep_ray.serving.engine.errors import RegistryUnavailableError, VersionN
 from persrep_ray.serving.http.auth import KeyEntry, Keys
 from persrep_ray.serving.http.errors import STATUS
 
-PICTURE = encoded(grey=102)  # of brightness 0.4
+IMAGE = encoded(grey=102)  # of brightness 0.4
 OTHER = encoded(grey=51)  # 0.2
 CALIBRATION = {
     **{"slope": 9.5, "intercept": -3.0, "positives": 5, "others": 7},
@@ -36,8 +36,8 @@ HEADERS = {
     "x-frame-options": "DENY",
     "cache-control": "no-store",
 }
-PICTURE_ADDRESSES = [*(f"/v1/objects/mug/{task}" for task in ("embed", "classify", "detect", "segment", "compare"))]
-PICTURE_ADDRESSES += ["/v1/identify"]
+IMAGE_ADDRESSES = [*(f"/v1/objects/mug/{task}" for task in ("embed", "classify", "detect", "segment", "compare"))]
+IMAGE_ADDRESSES += ["/v1/identify"]
 
 
 def key(secret: str, *prefixes: str, delete: bool = False) -> KeyEntry:
@@ -56,9 +56,9 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def post(served: Endpoint, path: str, *pictures: bytes, **options: Any) -> httpx2.Response:
-    """`pictures` as a form."""
-    files = dict(zip(("image", "other"), pictures, strict=False))
+def post(served: Endpoint, path: str, *images: bytes, **options: Any) -> httpx2.Response:
+    """`images` as a form."""
+    files = dict(zip(("image", "other"), images, strict=False))
     return served.client.post(path, files=files, **options)
 
 
@@ -74,7 +74,7 @@ def error_code(response: httpx2.Response) -> str:
 
 def test_classify() -> None:
     served = endpoint()
-    response = post(served, "/v1/objects/mug/classify", PICTURE)
+    response = post(served, "/v1/objects/mug/classify", IMAGE)
     assert response.status_code == 200
     expected = {"score": 0.4, "probability": 0.7, "threshold": 0.25, "match": True}
     assert response.json() == pytest.approx({**MUG, **expected})
@@ -84,7 +84,7 @@ def test_classify() -> None:
 
 
 def test_embed() -> None:
-    response = post(endpoint(), "/v1/objects/mug/embed", PICTURE)
+    response = post(endpoint(), "/v1/objects/mug/embed", IMAGE)
     embedding = response.json()["embedding"]
     assert response.json() == {**MUG, "embedding": embedding}
     np.testing.assert_allclose(embedding, [0.4, 0.84**0.5], rtol=1e-6)
@@ -93,15 +93,15 @@ def test_embed() -> None:
 
 def test_detect() -> None:
     served = endpoint()
-    response = post(served, "/v1/objects/mug/detect", PICTURE)
+    response = post(served, "/v1/objects/mug/detect", IMAGE)
     assert response.json() == {**MUG, "boxes": [{"box": [15, 0, 15, 20], "score": pytest.approx(0.4)}]}
     assert served.engine.asked == [(AdapterRef("mug", "v2"), (20, 30))]
     assert response.headers["x-adapter-version"] == "v2"
     served.engine.found = False
-    assert post(served, "/v1/objects/mug/detect", PICTURE).json() == {**MUG, "boxes": []}
+    assert post(served, "/v1/objects/mug/detect", IMAGE).json() == {**MUG, "boxes": []}
 
 
-def test_boxes_and_masks_are_in_pixels_of_the_upright_picture() -> None:
+def test_boxes_and_masks_are_in_pixels_of_the_upright_image() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side
     served = endpoint()
@@ -111,7 +111,7 @@ def test_boxes_and_masks_are_in_pixels_of_the_upright_picture() -> None:
 
 
 def test_segment_gives_run_lengths() -> None:
-    response = post(endpoint(), "/v1/objects/mug/segment", PICTURE)
+    response = post(endpoint(), "/v1/objects/mug/segment", IMAGE)
     answer = response.json()
     mask = coco.decode({"size": answer["mask"]["size"], "counts": answer["mask"]["counts"].encode()})
     np.testing.assert_array_equal(mask, np.repeat([[0] * 15 + [1] * 15], 20, axis=0))
@@ -121,7 +121,7 @@ def test_segment_gives_run_lengths() -> None:
 
 
 def test_segment_gives_a_png_and_the_similarity() -> None:
-    answer = post(endpoint(), "/v1/objects/mug/segment?mask=png&similarity=true", PICTURE).json()
+    answer = post(endpoint(), "/v1/objects/mug/segment?mask=png&similarity=true", IMAGE).json()
     assert set(answer["mask"]) == {"png"}
     mask = decode_mask(base64.b64decode(answer["mask"]["png"]), DataConfig(), "the mask")
     np.testing.assert_array_equal(mask, np.repeat([[False] * 15 + [True] * 15], 20, axis=0))
@@ -134,12 +134,12 @@ def test_segment_gives_a_png_and_the_similarity() -> None:
 def test_segment_where_nothing_is_found(query: str) -> None:
     served = endpoint()
     served.engine.found = False
-    answer = post(served, f"/v1/objects/mug/segment{query}", PICTURE).json()
+    answer = post(served, f"/v1/objects/mug/segment{query}", IMAGE).json()
     assert answer == {**MUG, "score": -1.0, "mask": None, "similarity": None}
 
 
 def test_compare() -> None:
-    response = post(endpoint(), "/v1/objects/mug/compare", PICTURE, OTHER)
+    response = post(endpoint(), "/v1/objects/mug/compare", IMAGE, OTHER)
     expected = {"same": True, "similarity": 0.8, "probability": 0.9, "threshold": 0.25}
     answer = response.json()
     assert answer.pop("scores") == pytest.approx([0.4, 0.2]), "in the order image, other"
@@ -149,17 +149,17 @@ def test_compare() -> None:
 
 def test_identify() -> None:
     served = endpoint()
-    answer = post(served, "/v1/identify?top_k=3&exact=true", PICTURE).json()
+    answer = post(served, "/v1/identify?top_k=3&exact=true", IMAGE).json()
     candidate = {**MUG, "score": 0.4, "probability": 0.7, "threshold": 0.25}
     assert answer["candidates"] == [pytest.approx(candidate)]
     assert (answer["searched"], answer["tried"]) == (7, 3)
-    post(served, "/v1/identify", PICTURE)
+    post(served, "/v1/identify", IMAGE)
     assert served.engine.asked == [(("",), 3, True), (("",), 5, False)]
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("address", PICTURE_ADDRESSES)
-def test_all_ways_to_send_a_picture_say_the_same(address: str, image_format: str) -> None:
+@pytest.mark.parametrize("address", IMAGE_ADDRESSES)
+def test_all_ways_to_send_a_image_say_the_same(address: str, image_format: str) -> None:
     served = endpoint()
     names = ("image", "other") if address.endswith("compare") else ("image",)
     data = encoded(image_format=image_format)
@@ -220,15 +220,15 @@ def test_objects_are_listed_page_by_page() -> None:
     assert client.get("/v1/objects?after=nothing_of_this_name&limit=1").json()["objects"][0]["object_id"] == "shop_cup"
 
 
-@pytest.mark.parametrize("address", PICTURE_ADDRESSES[:-1])
+@pytest.mark.parametrize("address", IMAGE_ADDRESSES[:-1])
 def test_a_pinned_version_is_what_is_asked(address: str) -> None:
     served = endpoint()
-    pictures = (PICTURE, OTHER) if address.endswith("compare") else (PICTURE,)
-    response = post(served, f"{address}?version=v1", *pictures)
+    images = (IMAGE, OTHER) if address.endswith("compare") else (IMAGE,)
+    response = post(served, f"{address}?version=v1", *images)
     assert response.json()["version"] == response.headers["x-adapter-version"] == "v1"
     assert "v1" in repr(served.engine.asked[0])
     served.engine.failures = [VersionNotFoundError("gone")]
-    assert error_code(post(served, f"{address}?version=v1", *pictures)) == "version_not_found"
+    assert error_code(post(served, f"{address}?version=v1", *images)) == "version_not_found"
     assert served.engine.failures == [], "a pinned version is not asked again"
 
 
@@ -238,13 +238,13 @@ def test_a_live_version_that_vanishes_is_looked_up_again() -> None:
     original = served.catalog.live
     answers = iter(["v2", "v2", "v3"])  # before the body is read, after it, and when v2 was gone
     served.catalog.live = lambda object_id: next(answers)  # type: ignore[method-assign]
-    response = post(served, "/v1/objects/mug/classify", PICTURE)
+    response = post(served, "/v1/objects/mug/classify", IMAGE)
     assert response.json()["version"] == response.headers["x-adapter-version"] == "v3"
     assert served.engine.asked == [AdapterRef("mug", "v2"), AdapterRef("mug", "v3")]
 
     served.catalog.live = original  # type: ignore[method-assign]
     served.engine.failures = [VersionNotFoundError("gone")] * 2
-    assert error_code(post(served, "/v1/objects/mug/classify", PICTURE)) == "object_not_found"
+    assert error_code(post(served, "/v1/objects/mug/classify", IMAGE)) == "object_not_found"
     assert served.engine.failures == []
 
 
@@ -261,7 +261,7 @@ def without_request_id(response: httpx2.Response) -> tuple[int, dict[str, str], 
         ("GET", "/v1/objects/mug?version=v1"),
         ("GET", "/v1/objects/mug?version=v9"),
         ("DELETE", "/v1/objects/mug"),
-        *[("POST", address) for address in PICTURE_ADDRESSES[:-1]],
+        *[("POST", address) for address in IMAGE_ADDRESSES[:-1]],
         ("POST", "/v1/objects/mug/classify?version=v1"),
     ],
 )
@@ -270,7 +270,7 @@ def test_an_object_beyond_the_keys_prefixes_is_no_object(method: str, path: str,
     served = endpoint(Keys(KEYS))
 
     def ask() -> httpx2.Response:
-        files = {"image": PICTURE, "other": OTHER} if method == "POST" else None
+        files = {"image": IMAGE, "other": OTHER} if method == "POST" else None
         return served.client.request(method, path, files=files, headers=bearer(secret))
 
     hidden = ask()
@@ -284,8 +284,8 @@ def test_a_key_sees_its_own_objects_alone() -> None:
     served = endpoint(Keys(KEYS))
     listed = served.client.get("/v1/objects?limit=1", headers=bearer("shop")).json()
     assert listed == {"objects": [{"object_id": "shop_cup", "version": "v1"}], "next": "shop_cup"}
-    assert post(served, "/v1/objects/shop_cup/classify", PICTURE, headers=bearer("shop")).status_code == 200
-    assert post(served, "/v1/identify", PICTURE, headers=bearer("shop")).status_code == 200
+    assert post(served, "/v1/objects/shop_cup/classify", IMAGE, headers=bearer("shop")).status_code == 200
+    assert post(served, "/v1/identify", IMAGE, headers=bearer("shop")).status_code == 200
     assert served.engine.asked[1][0] == ("shop_", "store_")
 
 
@@ -309,7 +309,7 @@ def test_without_keys_nobody_may_delete() -> None:
 def test_without_a_valid_key_there_is_nothing(header: str | None) -> None:
     client = endpoint(Keys(KEYS)).client
     addresses = [("GET", "/v1/objects"), ("GET", "/v1/objects/mug"), ("DELETE", "/v1/objects/mug")]
-    addresses += [("GET", "/v1/objects?limit=0"), *(("POST", address) for address in PICTURE_ADDRESSES)]
+    addresses += [("GET", "/v1/objects?limit=0"), *(("POST", address) for address in IMAGE_ADDRESSES)]
     for method, path in addresses:
         response = client.request(method, path, headers={} if header is None else {"Authorization": header})
         assert error_code(response) == "unauthorized"
@@ -335,7 +335,7 @@ def test_not_ready() -> None:
 def test_what_the_engine_cannot_answer(kind: type[errors.QueryError]) -> None:
     served = endpoint()
     served.engine.failures = [kind("the cause")] * 2
-    response = post(served, "/v1/objects/mug/detect", PICTURE)
+    response = post(served, "/v1/objects/mug/detect", IMAGE)
     pinned_none = kind is VersionNotFoundError
     assert error_code(response) == ("object_not_found" if pinned_none else kind.code)
     assert pinned_none or response.json()["error"]["message"] == "the cause"
@@ -374,7 +374,7 @@ def test_a_registry_that_was_never_reached() -> None:
 )
 def test_bad_names_and_parameters(path: str) -> None:
     served = endpoint()
-    response = post(served, path, PICTURE)
+    response = post(served, path, IMAGE)
     assert error_code(response) == "bad_request"
     field = path.partition("?")[2].partition("=")[0] or "object_id"
     assert response.json()["error"]["message"].startswith(f"{field}: ")

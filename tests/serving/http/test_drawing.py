@@ -22,7 +22,7 @@ NO_MAP = np.zeros((1, 1), np.float32)
         ((10_000_000, 4), (2048, 1)),
     ],
 )
-def test_large_pictures_are_asked_for_at_a_smaller_size(size: tuple[int, int], asked: tuple[int, int]) -> None:
+def test_large_images_are_asked_for_at_a_smaller_size(size: tuple[int, int], asked: tuple[int, int]) -> None:
     assert asked_size(size) == asked
 
 

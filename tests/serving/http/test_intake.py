@@ -1,4 +1,4 @@
-"""Bodies to pictures: everything that is not exactly what was asked for gets its code, fast, whatever it holds."""
+"""Bodies to images: everything that is not exactly what was asked for gets its code, fast, whatever it holds."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from serving.http.fakes import encoded
 
 from persrep_ray.config import DataConfig
 from persrep_ray.serving.http.errors import RequestError
-from persrep_ray.serving.http.intake import BodyKind, Picture, pictures
+from persrep_ray.serving.http.intake import BodyKind, DecodedImage, images
 
 # Pillow also warns about some of what is refused here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 
 LIMITS = DataConfig(max_pixels=10_000, max_bytes=4_000_000)
-PICTURE = encoded(30, 20)
-TEXT = base64.b64encode(PICTURE).decode()
+IMAGE = encoded(30, 20)
+TEXT = base64.b64encode(IMAGE).decode()
 BOUNDARY = b"XyZ"
 
 
-def taken(body: bytes, media_type: str = "image/png", names: tuple[str, ...] = ("image",)) -> list[Picture]:
-    return pictures(body, BodyKind(media_type, BOUNDARY, names), LIMITS, lambda pixels: pixels)
+def taken(body: bytes, media_type: str = "image/png", names: tuple[str, ...] = ("image",)) -> list[DecodedImage]:
+    return images(body, BodyKind(media_type, BOUNDARY, names), LIMITS, lambda pixels: pixels)
 
 
 def refused(body: bytes, media_type: str = "image/png", names: tuple[str, ...] = ("image",)) -> str:
@@ -55,7 +55,7 @@ def png_of_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"no pixels here")
 
 
-def test_pictures_come_in_the_order_of_their_names_with_their_sizes() -> None:
+def test_images_come_in_the_order_of_their_names_with_their_sizes() -> None:
     image, other = encoded(30, 20, grey=10), encoded(5, 7, grey=20)
     as_json = json.dumps({"other": base64.b64encode(other).decode(), "image": base64.b64encode(image).decode()})
     as_form = form((field("other"), other), (field("image"), image))
@@ -66,32 +66,30 @@ def test_pictures_come_in_the_order_of_their_names_with_their_sizes() -> None:
 
 
 def test_binary_content_of_a_form_is_kept_to_the_byte() -> None:
-    tricky = PICTURE + b"\r\n--XyZ\r--XyZ-\r\n--Xy\r\n\r\n"  # behind a picture's end; none of it is the boundary
-    (picture,) = taken(
-        form(("content-disposition: form-data; name=image\r\nX-Other: 1", tricky)), "multipart/form-data"
-    )
-    assert picture.size == (20, 30)
+    tricky = IMAGE + b"\r\n--XyZ\r--XyZ-\r\n--Xy\r\n\r\n"  # behind an image's end; none of it is the boundary
+    (image,) = taken(form(("content-disposition: form-data; name=image\r\nX-Other: 1", tricky)), "multipart/form-data")
+    assert image.size == (20, 30)
 
 
 @pytest.mark.parametrize(
     ("body", "cause"),
     [
         (form(), "image: is missing"),
-        (form((field("other"), PICTURE)), "unknown field; allowed: image"),
-        (form((field("IMAGE"), PICTURE)), "unknown field"),
-        (form(("Content-Disposition: form-data", PICTURE)), "unknown field"),
-        (form(("Content-Type: image/png", PICTURE)), "unknown field"),
-        (form((field("image"), PICTURE), (field("image"), PICTURE)), "the form has more than 1 fields"),
-        (form((field("image"), PICTURE), end=b""), "its last boundary is missing"),
-        (form((field("image"), PICTURE))[:-10], "its last boundary is missing"),
-        (form((field("image"), PICTURE), end=b"--XyZ"), "its last boundary is missing"),
+        (form((field("other"), IMAGE)), "unknown field; allowed: image"),
+        (form((field("IMAGE"), IMAGE)), "unknown field"),
+        (form(("Content-Disposition: form-data", IMAGE)), "unknown field"),
+        (form(("Content-Type: image/png", IMAGE)), "unknown field"),
+        (form((field("image"), IMAGE), (field("image"), IMAGE)), "the form has more than 1 fields"),
+        (form((field("image"), IMAGE), end=b""), "its last boundary is missing"),
+        (form((field("image"), IMAGE))[:-10], "its last boundary is missing"),
+        (form((field("image"), IMAGE), end=b"--XyZ"), "its last boundary is missing"),
         (b"", "its last boundary is missing"),
-        (b"--other\r\n" + PICTURE, "not valid multipart"),
-        (PICTURE, "not valid multipart"),
-        (form(("A" * 100_000 + ": b", PICTURE)), "not valid multipart"),
-        (form(("A: " + "b" * 100_000, PICTURE)), "not valid multipart"),
-        (form(("A: b\r\n" * 10_000 + field("image"), PICTURE)), "not valid multipart"),
-        (form(("no colon", PICTURE)), "not valid multipart"),
+        (b"--other\r\n" + IMAGE, "not valid multipart"),
+        (IMAGE, "not valid multipart"),
+        (form(("A" * 100_000 + ": b", IMAGE)), "not valid multipart"),
+        (form(("A: " + "b" * 100_000, IMAGE)), "not valid multipart"),
+        (form(("A: b\r\n" * 10_000 + field("image"), IMAGE)), "not valid multipart"),
+        (form(("no colon", IMAGE)), "not valid multipart"),
         (form(*[(field("image"), b"")] * 50_000), "the form has more than 1 fields"),
     ],
 )
@@ -137,11 +135,11 @@ def test_bad_json(body: bytes, cause: str) -> None:
 
 def test_json_may_be_spaced_and_escaped_as_anywhere() -> None:
     escaped = TEXT.replace("/", "\\/").replace("A", "\\u0041")
-    (picture,) = taken(f' {{ "image" :\n"{escaped}" }} '.encode(), "application/json")
-    assert picture.size == (20, 30)
+    (image,) = taken(f' {{ "image" :\n"{escaped}" }} '.encode(), "application/json")
+    assert image.size == (20, 30)
 
 
-def test_messages_name_the_picture_of_several() -> None:
+def test_messages_name_the_image_of_several() -> None:
     body = json.dumps({"image": TEXT, "other": base64.b64encode(b"none").decode()}).encode()
     assert refused(body, "application/json", ("image", "other")).startswith("bad_image: other: ")
 
@@ -169,22 +167,22 @@ def saved(image: Image.Image, image_format: str, **options: object) -> bytes:
         saved(NOISE, "JPEG")[:-400],
         saved(NOISE, "PNG")[:-400],
         saved(NOISE, "WEBP")[:-400],
-        PICTURE[:33] + chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(4_000_000), 9)) + PICTURE[33:],
-        PICTURE[:33] + chunk(b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(bytes(4_000_000), 9)) + PICTURE[33:],
+        IMAGE[:33] + chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(4_000_000), 9)) + IMAGE[33:],
+        IMAGE[:33] + chunk(b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(bytes(4_000_000), 9)) + IMAGE[33:],
         png_of_size(30, 20),
         png_of_size(0, 20),
     ],
 )
-def test_what_is_no_picture(body: bytes) -> None:
-    assert refused(body) == "bad_image: image: not a readable JPEG, PNG or WebP picture"
+def test_what_is_no_image(body: bytes) -> None:
+    assert refused(body) == "bad_image: image: not a readable JPEG, PNG or WebP image"
 
 
 @pytest.mark.parametrize("sides", [(101, 100), (60_000, 60_000), (2**31 - 1, 2**31 - 1), (10_001, 1)])
-def test_pictures_of_too_many_pixels_are_refused_by_their_header(sides: tuple[int, int]) -> None:
+def test_images_of_too_many_pixels_are_refused_by_their_header(sides: tuple[int, int]) -> None:
     assert refused(png_of_size(*sides)).startswith("image_too_large: image: ")
 
 
-def test_a_picture_of_exactly_the_limit_is_taken() -> None:
+def test_a_image_of_exactly_the_limit_is_taken() -> None:
     assert taken(encoded(100, 100))[0].size == (100, 100)
 
 
@@ -194,14 +192,14 @@ def test_a_jpeg_of_many_scans_of_many_pixels_is_refused() -> None:
     assert refused(data[:-2] + last_scan * 300 + data[-2:]).startswith("bad_image: ")
 
 
-def test_of_an_animation_the_first_picture_counts() -> None:
+def test_of_an_animation_the_first_image_counts() -> None:
     frames = [Image.new("RGB", (50, 50), (shade, shade, shade)) for shade in range(200)]
     for image_format in ("WEBP", "PNG"):
         data = saved(frames[10], image_format, save_all=True, append_images=frames, lossless=True)
-        (picture,) = taken(data)
-        assert picture.size == (50, 50) and (picture.view == 10).all()
+        (image,) = taken(data)
+        assert image.size == (50, 50) and (image.view == 10).all()
 
 
 def test_sixteen_bits_become_eight() -> None:
-    (picture,) = taken(saved(Image.fromarray(np.full((20, 30), 257 * 99, np.uint16)), "PNG"))
-    assert (picture.view == 99).all()
+    (image,) = taken(saved(Image.fromarray(np.full((20, 30), 257 * 99, np.uint16)), "PNG"))
+    assert (image.view == 99).all()

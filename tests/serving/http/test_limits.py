@@ -14,7 +14,7 @@ from serving.http.fakes import Answer, Wire, encoded, endpoint
 
 from persrep_ray.serving.http.auth import Keys
 
-PICTURE = encoded()
+IMAGE = encoded()
 PNG = {"Content-Type": "image/png"}
 CLASSIFY = "/v1/objects/mug/classify"
 
@@ -65,9 +65,9 @@ def test_a_body_that_does_not_say_is_read_up_to_the_limit(headers: dict[str, str
 
 
 def test_a_body_of_exactly_the_limit_is_let_in() -> None:
-    served = endpoint(max_body_bytes=len(PICTURE))
-    parts = [PICTURE[:10], b"", PICTURE[10:]]
-    wire = Wire("POST", CLASSIFY, parts, {**PNG, "Content-Length": str(len(PICTURE))})
+    served = endpoint(max_body_bytes=len(IMAGE))
+    parts = [IMAGE[:10], b"", IMAGE[10:]]
+    wire = Wire("POST", CLASSIFY, parts, {**PNG, "Content-Length": str(len(IMAGE))})
     assert answered(asyncio.run(wire.run(served.app))).status == 200
 
 
@@ -96,19 +96,19 @@ def test_the_body_of_a_request_that_is_refused_anyway_is_not_read(
     path: str, headers: dict[str, str], code: str
 ) -> None:
     served = endpoint(Keys([]) if code == "unauthorized" else None)
-    wire = Wire("POST", path, [PICTURE], headers)
+    wire = Wire("POST", path, [IMAGE], headers)
     assert answered(asyncio.run(wire.run(served.app))).code == code
     assert wire.chunks_read == 0
 
 
 def test_an_identity_encoding_is_none() -> None:
-    wire = Wire("POST", CLASSIFY, [PICTURE], {**PNG, "Content-Encoding": "Identity"})
+    wire = Wire("POST", CLASSIFY, [IMAGE], {**PNG, "Content-Encoding": "Identity"})
     assert answered(asyncio.run(wire.run(endpoint().app))).status == 200
 
 
 def test_a_body_that_does_not_come_is_given_up() -> None:
     served = endpoint(body_timeout_s=0.05, timeout_s=1000)
-    wire = Wire("POST", CLASSIFY, [PICTURE[:9], PICTURE[9:20]], PNG, stalls=True)
+    wire = Wire("POST", CLASSIFY, [IMAGE[:9], IMAGE[9:20]], PNG, stalls=True)
     answer = answered(asyncio.run(wire.run(served.app)))
     assert (answer.status, answer.code) == (408, "body_timeout")
     assert answer.headers["connection"] == "close" and answer.headers["x-frame-options"] == "DENY"
@@ -119,7 +119,7 @@ def test_an_answer_that_does_not_come_is_given_up() -> None:
     async def scenario() -> None:
         served = endpoint(body_timeout_s=1000, timeout_s=100)
         served.engine.wait = asyncio.Event()
-        request = asyncio.create_task(Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app))
+        request = asyncio.create_task(Wire("POST", CLASSIFY, [IMAGE], PNG).run(served.app))
         await until_asked(served.engine.asked, 1)
         await put_forward(101)
         answer = answered(await asyncio.wait_for(request, 30))
@@ -139,12 +139,12 @@ class SlowWire(Wire):
 
 
 def test_the_time_for_the_answer_starts_when_the_body_is_there() -> None:
-    wire = SlowWire("POST", CLASSIFY, [PICTURE[:20], PICTURE[20:30], PICTURE[30:40], PICTURE[40:]], PNG)
+    wire = SlowWire("POST", CLASSIFY, [IMAGE[:20], IMAGE[20:30], IMAGE[30:40], IMAGE[40:]], PNG)
     assert answered(asyncio.run(wire.run(endpoint(body_timeout_s=60, timeout_s=15).app))).status == 200
 
 
 def test_a_body_that_trickles_in_is_given_up() -> None:
-    wire = SlowWire("POST", CLASSIFY, [PICTURE[:20], PICTURE[20:30], PICTURE[30:40], PICTURE[40:]], PNG)
+    wire = SlowWire("POST", CLASSIFY, [IMAGE[:20], IMAGE[20:30], IMAGE[30:40], IMAGE[40:]], PNG)
     answer = answered(asyncio.run(wire.run(endpoint(body_timeout_s=25, timeout_s=15).app)))
     assert (answer.status, answer.code) == (408, "body_timeout")
     assert wire.chunks_read == 2
@@ -154,9 +154,9 @@ def test_more_requests_than_may_wait_are_refused_at_once() -> None:
     async def scenario() -> None:
         served = endpoint(max_waiting=2)
         served.engine.wait = asyncio.Event()
-        waiting = [asyncio.create_task(Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app)) for _ in range(2)]
+        waiting = [asyncio.create_task(Wire("POST", CLASSIFY, [IMAGE], PNG).run(served.app)) for _ in range(2)]
         await until_asked(served.engine.asked, 2)
-        wire = Wire("POST", CLASSIFY, [PICTURE], PNG)
+        wire = Wire("POST", CLASSIFY, [IMAGE], PNG)
         answer = answered(await wire.run(served.app))
         assert (answer.status, answer.code, answer.headers["retry-after"]) == (503, "overloaded", "1")
         assert wire.chunks_read == 0
@@ -164,7 +164,7 @@ def test_more_requests_than_may_wait_are_refused_at_once() -> None:
             assert answered(await Wire("GET", probe).run(served.app)).status == 200
         served.engine.wait.set()
         assert [answered(await one).status for one in waiting] == [200, 200]
-        assert answered(await Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app)).status == 200
+        assert answered(await Wire("POST", CLASSIFY, [IMAGE], PNG).run(served.app)).status == 200
 
     asyncio.run(scenario())
 
@@ -173,9 +173,9 @@ def test_requests_that_failed_make_room() -> None:
     async def scenario() -> None:
         served = endpoint(max_waiting=1, timeout_s=100)
         served.engine.failures = [RuntimeError("broken")]
-        assert answered(await Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app)).code == "internal"
+        assert answered(await Wire("POST", CLASSIFY, [IMAGE], PNG).run(served.app)).code == "internal"
         served.engine.wait = asyncio.Event()
-        request = asyncio.create_task(Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app))
+        request = asyncio.create_task(Wire("POST", CLASSIFY, [IMAGE], PNG).run(served.app))
         await until_asked(served.engine.asked, 2)
         await put_forward(101)
         assert answered(await request).code == "timed_out"
@@ -188,7 +188,7 @@ def test_when_the_client_goes_the_work_ends() -> None:
     async def scenario() -> None:
         served = endpoint(max_waiting=1, timeout_s=1000)
         served.engine.wait = asyncio.Event()
-        wire = Wire("POST", CLASSIFY, [PICTURE], PNG)
+        wire = Wire("POST", CLASSIFY, [IMAGE], PNG)
         request = asyncio.create_task(wire.run(served.app))
         await until_asked(served.engine.asked, 1)
         wire.leave.set()
@@ -202,7 +202,7 @@ def test_when_the_client_goes_the_work_ends() -> None:
 def test_a_client_that_goes_in_the_middle_of_its_body() -> None:
     async def scenario() -> None:
         served = endpoint()
-        wire = Wire("POST", CLASSIFY, [PICTURE[:10]], PNG, stalls=True)
+        wire = Wire("POST", CLASSIFY, [IMAGE[:10]], PNG, stalls=True)
         request = asyncio.create_task(wire.run(served.app))
         await turns()
         wire.leave.set()
@@ -212,19 +212,19 @@ def test_a_client_that_goes_in_the_middle_of_its_body() -> None:
     asyncio.run(scenario())
 
 
-def test_pictures_are_decoded_on_few_threads_and_the_wait_for_one_is_limited() -> None:
+def test_images_are_decoded_on_few_threads_and_the_wait_for_one_is_limited() -> None:
     async def scenario() -> None:
         served = endpoint(decode_threads=1, timeout_s=100)
         release = asyncio.Event()
         loop = asyncio.get_running_loop()
         held = served.app.state.endpoint.pool.submit(asyncio.run_coroutine_threadsafe(release.wait(), loop).result)
-        request = asyncio.create_task(Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app))
+        request = asyncio.create_task(Wire("POST", CLASSIFY, [IMAGE], PNG).run(served.app))
         await turns()
         await put_forward(101)
         assert answered(await request).code == "timed_out"
         release.set()
         await asyncio.wrap_future(held)
-        assert answered(await Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app)).status == 200
+        assert answered(await Wire("POST", CLASSIFY, [IMAGE], PNG).run(served.app)).status == 200
         assert len(served.engine.asked) == 1, "what timed out is not decoded afterwards"
 
     asyncio.run(scenario())
@@ -233,7 +233,7 @@ def test_pictures_are_decoded_on_few_threads_and_the_wait_for_one_is_limited() -
 def test_a_defect_of_ours_is_logged_and_says_nothing_to_the_client(caplog: pytest.LogCaptureFixture) -> None:
     served = endpoint()
     served.engine.failures = [ZeroDivisionError("/secret/path")]
-    wire = Wire("POST", CLASSIFY, [PICTURE], {**PNG, "X-Request-Id": "abc.1"})
+    wire = Wire("POST", CLASSIFY, [IMAGE], {**PNG, "X-Request-Id": "abc.1"})
     with caplog.at_level(logging.ERROR):
         answer = answered(asyncio.run(wire.run(served.app)))
     assert (answer.status, answer.headers["x-request-id"]) == (503, "abc.1")
@@ -262,7 +262,7 @@ def test_being_cancelled_from_outside_is_not_swallowed() -> None:
     async def scenario() -> None:
         served = endpoint()
         served.engine.wait = asyncio.Event()
-        request = asyncio.create_task(Wire("POST", CLASSIFY, [PICTURE], PNG).run(served.app))
+        request = asyncio.create_task(Wire("POST", CLASSIFY, [IMAGE], PNG).run(served.app))
         await until_asked(served.engine.asked, 1)
         request.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -15,21 +15,21 @@ from serving.http.fakes import encoded, endpoint
 
 from persrep_ray.serving.http.errors import STATUS
 
-PICTURES = [encoded(image_format=image_format) for image_format in ("JPEG", "PNG", "WEBP")]
-BAD_PICTURES = [b"", b"none", PICTURES[0][:-9], PICTURES[1][:40]]
+IMAGES = [encoded(image_format=image_format) for image_format in ("JPEG", "PNG", "WEBP")]
+BAD_IMAGES = [b"", b"none", IMAGES[0][:-9], IMAGES[1][:40]]
 OBJECT_ADDRESSES = [
     f"/v1/objects/{{object_id}}/{task}" for task in ("embed", "classify", "detect", "segment", "compare")
 ]
 
 
-def pictures() -> st.SearchStrategy[bytes]:
-    return st.sampled_from(PICTURES * 3 + BAD_PICTURES)
+def images() -> st.SearchStrategy[bytes]:
+    return st.sampled_from(IMAGES * 3 + BAD_IMAGES)
 
 
 for _media_type in ("image/jpeg", "image/png", "image/webp"):
-    schemathesis.openapi.media_type(_media_type, pictures())
-schemathesis.openapi.format("binary", pictures())
-schemathesis.openapi.format("byte", pictures().map(lambda data: base64.b64encode(data).decode()))
+    schemathesis.openapi.media_type(_media_type, images())
+schemathesis.openapi.format("binary", images())
+schemathesis.openapi.format("byte", images().map(lambda data: base64.b64encode(data).decode()))
 
 
 OPERATIONS = [("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/v1/objects"), ("POST", "/v1/identify")]
