@@ -1,9 +1,10 @@
-"""`persrep …`: thin. Exit code 0: all went well; 1: an object failed; 2: something for the user to mend."""
+"""`persrep …`: thin. Exit code 0: all went well; 1: an object failed; 2: an invalid command or configuration."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 import persrep_ray
 from persrep_ray.config import PRESETS, RunConfig, load_config
 from persrep_ray.registry.registry import NotPublishedError, Registry
+from persrep_ray.storage.files import write_file
+from persrep_ray.storage.store import is_remote, join, open_store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,13 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.command(options)
         return code
-    except (ValueError, OSError) as error:  # ours: the message says what to mend
+    except (ValueError, OSError) as error:  # the message says what to fix
         if options.verbose:
             raise
         print(f"persrep: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("persrep: interrupted; the same command goes on from here", file=sys.stderr)
+        print("persrep: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
 
 
@@ -35,8 +38,8 @@ def _personalize(options: argparse.Namespace) -> int:
     from persrep_ray.runs.personalize import Request, personalize  # torch and Ray take seconds to import
     from persrep_ray.runs.progress import StatusLine
 
-    out = options.out or Path("runs") / options.objects.absolute().name
-    registry = options.registry or out / "registry"
+    out = options.out or os.path.join("runs", _name(options.objects))
+    registry = options.registry or join(out, "registry")
     request = Request(
         objects=options.objects,
         registry=registry,
@@ -48,7 +51,7 @@ def _personalize(options: argparse.Namespace) -> int:
     )
     summary = personalize(_config(options), request, StatusLine())
     code = _print_result(summary)
-    print(f"\nadapters  {registry}\nsheets    {out}/<object>.jpg\nsummary   {out / 'summary.json'}")
+    print(f"\nadapters  {registry}\nsheets    {join(out, '<object>.jpg')}\nsummary   {join(out, 'summary.json')}")
     return code
 
 
@@ -58,17 +61,21 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     result = evaluate_registry(
         options.objects,
-        Registry(options.registry.absolute()),
+        Registry(open_store(options.registry)),
         _config(options) if options.config or options.set else None,
         StatusLine(),
         only=tuple(options.only),
         verbose=options.verbose,
     )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_file(options.out, (json.dumps(result, indent=2) + "\n").encode())
     code = _print_result(result)
     print(f"\nresult  {options.out}")
     return code
+
+
+def _name(location: str) -> str:
+    """The last part of a path or of an S3 location."""
+    return location.rstrip("/").rpartition("/")[2] if is_remote(location) else Path(location).absolute().name
 
 
 def _print_result(result: Mapping[str, Any]) -> int:
@@ -79,7 +86,7 @@ def _print_result(result: Mapping[str, Any]) -> int:
     if result["mean"]["personalized"]:
         print(format_table(done, result["mean"]))
     elif done:
-        print(f"{len(done)} done; there are no test photos to evaluate on (test/<object>/ beside train/)")
+        print(f"{len(done)} done; there are no test photos to evaluate on (put them in test/<object>/, next to train/)")
     failed = [one["error"] for one in result["objects"].values() if one["error"]]
     for error in failed:
         print(f"failed: {error}")
@@ -163,19 +170,18 @@ def _parser() -> argparse.ArgumentParser:
     configured = argparse.ArgumentParser(add_help=False)
     configured.add_argument("--config", metavar="FILE", help=f"a YAML file or a preset ({', '.join(PRESETS)})")
     configured.add_argument(
-        "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="overrides, say train.steps=50"
+        "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="overrides, such as train.steps=50"
     )
     stored = argparse.ArgumentParser(add_help=False)
-    stored.add_argument("--registry", type=Path, required=True, metavar="DIR", help="where adapters are published")
+    stored.add_argument("--registry", required=True, metavar="DIR", help="where adapters are published")
     data = argparse.ArgumentParser(add_help=False)
     data.add_argument(
         "--objects",
-        type=Path,
         required=True,
         metavar="DIR",
-        help="one sub-folder of photos per object, or train/, test/ …",
+        help="one sub-folder of photos per object, or train/, test/ …; every DIR may also be s3://bucket/prefix",
     )
-    data.add_argument("--only", nargs="+", action="extend", default=[], metavar="ID", help="these objects alone")
+    data.add_argument("--only", nargs="+", action="extend", default=[], metavar="ID", help="only these objects")
 
     command = commands.add_parser(
         "personalize",
@@ -185,17 +191,17 @@ def _parser() -> argparse.ArgumentParser:
         "at RAY_ADDRESS, else on this machine. The same command resumes a run that was killed.",
     )
     command.add_argument(
-        "--registry", type=Path, metavar="DIR", help="where adapters are published (default: OUT/registry)"
+        "--registry", metavar="DIR", help="where adapters are published (default: OUT/registry)"
     )
-    command.add_argument("--out", type=Path, metavar="DIR", help="the run folder (default: runs/<name of OBJECTS>)")
-    command.add_argument("--backgrounds", type=Path, metavar="DIR", help="photos to paste objects onto")
-    command.add_argument("--negatives", type=Path, metavar="DIR", help="photos without the objects, as negatives")
+    command.add_argument("--out", metavar="DIR", help="the run folder (default: runs/<name of OBJECTS>)")
+    command.add_argument("--backgrounds", metavar="DIR", help="photos to paste objects onto")
+    command.add_argument("--negatives", metavar="DIR", help="photos that show none of the objects, as negatives")
     command.set_defaults(command=_personalize)
 
     command = commands.add_parser(
         "evaluate", parents=[data, stored, configured, common], help="the four tasks with the adapters of a registry"
     )
-    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the result, JSON")
+    command.add_argument("--out", required=True, metavar="FILE", help="the result, JSON")
     command.set_defaults(command=_evaluate)
 
     command = commands.add_parser(

@@ -3,7 +3,9 @@
 from persrep_ray.config.generate import (
     DreamBoothConfig,
     FilterConfig,
+    FolderConfig,
     GenerateConfig,
+    GeneratorName,
     PromptConfig,
     SamplingConfig,
 )
@@ -21,6 +23,7 @@ from persrep_ray.config.run import (
     TrainConfig,
     ViewsConfig,
     load_config,
+    recorded_config,
 )
 from persrep_ray.config.section import ConfigError, Section
 from persrep_ray.config.serve import EncoderConfig, HttpConfig, IdentifyConfig, ServeConfig, load_serve_config
@@ -36,7 +39,9 @@ __all__ = [
     "EncoderConfig",
     "EvaluateConfig",
     "FilterConfig",
+    "FolderConfig",
     "GenerateConfig",
+    "GeneratorName",
     "HttpConfig",
     "IdentifyConfig",
     "LoraSection",
@@ -51,4 +56,5 @@ __all__ = [
     "ViewsConfig",
     "load_config",
     "load_serve_config",
+    "recorded_config",
 ]

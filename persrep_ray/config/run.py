@@ -1,14 +1,14 @@
 """The configuration of a run: one tree, one section per stage, validated once.
 
-`RunConfig()` is the fast default for the embedded backbone on CPU. A YAML file, then `key=value` overrides are laid
+`RunConfig()` is the fast default for the embedded backbone on CPUs. A YAML file and then `key=value` overrides are laid
 over a preset; unknown keys and values out of range raise `ConfigError`, which names the key and what is allowed.
-Types are strict: `1.5` or `true` is no integer, though an integer is a number.
+Types are strict: `1.5` and `true` are not integers, though an integer is a number.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,11 +16,11 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from persrep_ray.config import text
 from persrep_ray.config.generate import DreamBoothConfig, FilterConfig, GenerateConfig, SamplingConfig
-from persrep_ray.config.section import ConfigError, Section, changed, parse_overrides
+from persrep_ray.config.section import ConfigError, Section, changed, parse_overrides, validated
 
 
 class DataConfig(Section):
-    """Limits on what is read from disk; inputs are treated as hostile."""
+    """Limits on the files that are read; inputs are treated as hostile."""
 
     max_pixels: int = Field(default=50_000_000, gt=0, description="a larger image is reported and skipped")
     max_bytes: int = Field(default=64 * 1024 * 1024, gt=0, description="a larger file is reported and skipped")
@@ -29,14 +29,14 @@ class DataConfig(Section):
 class BackboneConfig(Section):
     """Which ViT, and how much of it is adapted."""
 
-    name: str = Field(default="embedded", min_length=1, description="'embedded', a hub id or a local folder")
+    name: str = Field(default="embedded", min_length=1, description="'embedded', a hub id, a local folder or an s3:// prefix")
     revision: str | None = None
     adapted_blocks: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
-        default=4, description="K: LoRA sits on the last K blocks; what is before them is frozen and computed once"
+        default=4, description="K: LoRA sits on the last K blocks; the blocks before them are frozen and computed once"
     )
     image_size: int = Field(default=224, ge=14, le=2048, description="side of the square input, pixels")
     precision: Literal["bfloat16", "float32"] = Field(
-        default="bfloat16", description="CPUs without instructions for bfloat16 compute in float32 either way"
+        default="bfloat16", description="CPUs without instructions for bfloat16 compute in float32 in either case"
     )
 
 
@@ -46,7 +46,7 @@ class SamConfig(Section):
     name: str = Field(default="facebook/sam-vit-base", min_length=1, description="a hub id or a local folder")
     revision: str | None = None
     weight_steps: int = Field(
-        default=1000, ge=0, description="steps that learn how to mix the three mask scales; 0: the best-rated scale"
+        default=1000, ge=0, description="steps that learn how to mix the three mask scales; 0 takes the best-rated scale"
     )
 
 
@@ -71,36 +71,36 @@ class LoraSection(Section):
 
 
 class ViewsConfig(Section):
-    """Augmented views; each costs one pass through the frozen prefix and may be drawn often."""
+    """Augmented views; each costs a pass through the frozen prefix and can be drawn many times."""
 
-    per_photo: int = Field(default=4, ge=1, description="augmented views of a real photo, beside its standard view")
-    smallest_crop: float = Field(default=0.4, gt=0, le=1, description="of a photo, share of its area")
-    rotation: float = Field(default=10.0, ge=0, le=180, description="largest rotation either way, degrees")
-    light: float = Field(default=0.3, ge=0, lt=1, description="largest change of brightness either way, share")
-    cached_photos: int = Field(default=256, ge=1, description="photos whose views a worker keeps for later objects")
+    per_photo: int = Field(default=4, ge=1, description="augmented views of a real photo, in addition to its standard view")
+    smallest_crop: float = Field(default=0.4, gt=0, le=1, description="smallest share of a photo's area that a view shows")
+    rotation: float = Field(default=10.0, ge=0, le=180, description="largest rotation in either direction, degrees")
+    light: float = Field(default=0.3, ge=0, lt=1, description="largest relative change of brightness in either direction")
+    cached_photos: int = Field(default=256, ge=1, description="how many photos' views a worker keeps for later objects")
 
 
 class BatchConfig(Section):
-    """Images of one training step, over all ranks."""
+    """The images of one training step, over all ranks."""
 
     anchors: int = Field(default=4, ge=1, description="views of the object's real photos")
     positives: int = Field(default=8, ge=1, description="synthetic images of the object")
     negatives: int = Field(default=16, ge=1, description="synthetic and real images of other objects")
-    synthetic_negatives: float = Field(default=0.5, ge=0, le=1, description="share of synthetic ones in the negatives")
+    synthetic_negatives: float = Field(default=0.5, ge=0, le=1, description="share of the negatives that are synthetic")
     token_share: float = Field(
-        default=0.5, gt=0, le=1, description="share of an image's patch tokens that a step sees, drawn anew each step"
+        default=0.5, gt=0, le=1, description="share of an image's patch tokens that a step sees, drawn anew in each step"
     )
 
 
 class CrossValidationConfig(Section):
-    """First, do no harm: photos held out of short trial trainings decide how strongly the adapter acts."""
+    """First, do no harm: photos that short trainings did not see decide how strongly the adapter acts."""
 
-    folds: int = Field(default=2, ge=0, description="photos held out in turn; 0 trusts the adapter, strength 1")
+    folds: int = Field(default=2, ge=0, description="photos held out in turn; with 0 the strength is 1, unchecked")
     strengths: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
         default=(0.0, 0.35, 0.7, 1.0),
         min_length=1,
         strict=False,
-        description="candidates; 0 keeps the pretrained",
+        description="candidate strengths; 0 keeps the pretrained features",
     )
 
 
@@ -114,7 +114,7 @@ class TrainConfig(Section):
     loss: Literal["info_nce", "info_nce_multi_positive", "hinge"] = "info_nce_multi_positive"
     temperature: float = Field(default=0.07, gt=0, description="of the InfoNCE losses")
     margin: float = Field(default=0.5, ge=0, description="of the hinge loss")
-    symmetric: bool = Field(default=True, description="positives are anchors too, against the same negatives")
+    symmetric: bool = Field(default=True, description="whether positives are anchors too, against the same negatives")
     embedding: Literal["cls", "cls_and_patches"] = Field(
         default="cls", description="what the loss compares: CLS, or CLS concatenated with the mean patch"
     )
@@ -128,11 +128,11 @@ class TrainConfig(Section):
     workers_per_object: int = Field(default=1, ge=1)
     cpus_per_worker: float = Field(default=0.5, gt=0)
     gpus_per_worker: float = Field(default=0.0, ge=0)
-    max_attempts: int = Field(default=3, ge=1, description="leases of an object before it is given up")
+    max_attempts: int = Field(default=3, ge=1, description="how often an object is tried before it fails")
 
     @property
     def images_per_object(self) -> int:
-        """How many images the training of one object sees, its trials included."""
+        """How many images the training of one object sees, the folds of the cross-validation included."""
         per_step = self.batch.anchors + self.batch.positives + self.batch.negatives
         return per_step * self.steps * (1 + self.cross_validation.folds)
 
@@ -149,24 +149,24 @@ class TrainConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """The four tasks, pretrained beside personalized."""
+    """The four tasks, pretrained and personalized."""
 
     mode: Literal["threshold", "persam"] = Field(
         default="threshold",
         description="how the dense tasks find the object: Otsu's threshold on the similarities, or SAM (`masks.sam`) "
         "prompted by them",
     )
-    dense_size: int = Field(default=336, ge=14, le=2048, description="side of the input of the dense tasks, pixels")
+    dense_size: int = Field(default=336, ge=14, le=2048, description="side of the dense tasks' input, pixels")
     batch_size: int = Field(default=16, ge=1)
     most_photos: int = Field(
-        default=2000, ge=0, description="how many photos of other objects an object is evaluated against"
+        default=2000, ge=0, description="how many photos of other objects an object is evaluated against, at most"
     )
     actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     cpus_per_actor: float = Field(default=0.5, gt=0)
 
 
 class RunConfig(Section):
-    """Everything that decides a run's result. Recorded in `summary.json` and in every adapter's card."""
+    """Everything that decides a run's result. It is recorded in `summary.json` and in every adapter's card."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)
     data: DataConfig = DataConfig()
@@ -177,12 +177,12 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole tree as plain JSON values; `RunConfig.model_validate` of it gives the same config back."""
+        """The whole tree as plain JSON values, from which `RunConfig.model_validate` makes an equal config."""
         return self.model_dump(mode="json")
 
 
 def debug_config() -> RunConfig:
-    """Ten steps on a handful of tiny images: does everything run? Meant for a tiny ViT in a local folder."""
+    """Ten steps on a handful of tiny images, to see whether everything runs. Meant for a tiny ViT in a local folder."""
     return RunConfig(
         backbone=BackboneConfig(adapted_blocks=1, image_size=56, precision="float32"),
         masks=MaskConfig(working_size=64, grabcut_iterations=1),
@@ -271,3 +271,17 @@ def _from_source(source: str | Path | None) -> RunConfig:
         hint = text.did_you_mean(str(preset), PRESETS)
         raise ConfigError(f"{path}: unknown preset {preset!r}{hint} Presets: {', '.join(PRESETS)}")
     return changed(PRESETS[preset](), sections, where=f"{path}: ")
+
+
+def recorded_config(values: Mapping[str, Any], where: str) -> RunConfig:
+    """The configuration that a card or a run recorded, perhaps with the key names of an earlier version.
+
+    Raises `ConfigError`: one line, which begins with `where`.
+    """
+    values = dict(values)
+    for old, new in text.RENAMED.items():
+        section, key = old.split(".")
+        if isinstance(values.get(section), Mapping) and key in values[section]:
+            renamed = {new.partition(".")[2] if name == key else name: value for name, value in values[section].items()}
+            values[section] = renamed
+    return validated(RunConfig, values, where)

@@ -1,4 +1,4 @@
-"""Text to values and back, for `config.py`: YAML and `key=value` in, one-line messages about what is wrong out."""
+"""Turns text into values (YAML and `key=value`), and what is wrong with them into messages of one line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+RENAMED = {"train.heldout": "train.cross_validation", "generate.heldout": "generate.calibration_images"}
+"""Keys of earlier versions, each with its new name."""
+
 _BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
 _NAMES = {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 _LONGEST_VALUE = 60  # characters of a wrong value that a message repeats
 
 
 class TextError(ValueError):
-    """Text that is no YAML mapping or no `key=value`; the message is one line."""
+    """Text that is not a YAML mapping or not `key=value`; the message is one line."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -46,7 +49,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; empty for an empty file.
 
     Raises:
-        TextError: the file cannot be read, is no YAML (with the line), or holds something else than a mapping.
+        TextError: the file cannot be read, is not YAML (with the line), or does not hold a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -66,7 +69,7 @@ def parse_override(text: str) -> dict[str, Any]:
     """`train.steps=50` as `{"train": {"steps": 50}}`.
 
     Raises:
-        TextError: there is no `=`, or nothing before it, or the value is no YAML.
+        TextError: there is no `=`, or nothing before it, or the value is not YAML.
     """
     key, equals, value_text = text.partition("=")
     key = key.strip()
@@ -92,7 +95,7 @@ def _parse(text: str, where: str) -> Any:
 
 
 def did_you_mean(text: str, choices: Iterable[str]) -> str:
-    """`, did you mean '...'?` with the closest choice, or a full stop if none is close: ends a sentence either way."""
+    """`, did you mean '...'?` with the closest choice, or a full stop if none is close; either ends a sentence."""
     close = difflib.get_close_matches(text, list(choices), n=1)
     return f", did you mean '{close[0]}'?" if close else "."
 
@@ -108,9 +111,9 @@ def first_problem(error: ValidationError, tree: type[BaseModel], values: Mapping
     messages: dict[str, str] = {}
     for item in error.errors(include_url=False):
         key, message = _problem(item["type"], item["loc"], item.get("ctx", {}), tree, values)
-        messages.setdefault(key, message)  # a union gives one error for each of its members
-    others = len(messages) - 1
-    return next(iter(messages.values())) + (f" (and {others} more)" if others else "")
+        messages.setdefault(key, message)  # a union gives an error for each of its members
+    more = len(messages) - 1
+    return next(iter(messages.values())) + (f" (and {more} more)" if more else "")
 
 
 def _problem(
@@ -132,8 +135,10 @@ def _problem(
     dotted = ".".join(keys)
     if section is not None and kind in ("extra_forbidden", "invalid_key"):
         unknown = ".".join(map(str, loc))
+        if unknown in RENAMED:
+            return unknown, f"unknown key {_shown(unknown)}: its name is now '{RENAMED[unknown]}'"
         known = list(_dotted_keys(tree))
-        # The right name in the wrong section first: `steps` is nearer to `masks` than to `train.steps`.
+        # The right name in the wrong section comes first: `steps` is nearer to `masks` than to `train.steps`.
         same_name = [key for key in known if key.rpartition(".")[2] == unknown.rpartition(".")[2]]
         hint = did_you_mean(unknown, same_name) if same_name else did_you_mean(unknown, known)
         of = f" of '{dotted}'" if dotted else ""
@@ -163,7 +168,7 @@ def _dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _allowed(annotation: Any, metadata: Iterable[Any] = ()) -> str:
-    """What a type admits, in words: `an integer >= 1 or 'auto'`."""
+    """What a type allows, in words: `an integer >= 1 or 'auto'`."""
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *extra = get_args(annotation)
@@ -174,9 +179,9 @@ def _allowed(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(_allowed(member) for member in get_args(annotation))
     if origin is tuple:
-        member, *others = get_args(annotation)
+        member, *rest = get_args(annotation)
         least = max((getattr(item, "min_length", 0) for item in metadata), default=0)
-        count = f"{least} or more" if others == [...] else str(1 + len(others))
+        count = f"{least} or more" if rest == [...] else str(1 + len(rest))
         return f"a list of {count}, each {_allowed(member)}"
     return _NAMES[annotation] + _bounds(metadata)
 

@@ -1,4 +1,4 @@
-"""What a result was made with."""
+"""The versions that a result was made with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PACKAGES = ("ray", "torch", "transformers", "peft", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Name to version: this library, Python, and the packages that results depend on."""
+    """Versions by name, of this library, of Python and of the packages that results depend on."""
     installed = {one: metadata.version(one) for one in _OPTIONAL if importlib.util.find_spec(one) is not None}
     return {
         "persrep_ray": persrep_ray.__version__,

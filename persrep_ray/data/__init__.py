@@ -1,1 +1,1 @@
-"""Objects and their photos on disk: `objects` finds and checks them, `images` decodes, `metadata` names categories."""
+"""What is on disk or S3: the objects and their photos, image decoding with limits, and the folder of a run."""

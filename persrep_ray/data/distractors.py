@@ -1,4 +1,4 @@
-"""Which other objects an object is told apart from: at training its negatives, at evaluation its distractors."""
+"""Which other objects an object is told apart from: its negatives in training, its distractors in evaluation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 def choose_distractors(object_id: str, categories: Mapping[str, str | None], most: int, seed: int) -> list[str]:
     """At most `most` other ids of `categories` (id -> category or None), those of the same category first.
 
-    The choice depends on the arguments alone; within a category it is random, so that in a large run the objects do
-    not all get the same others. Bounded, so that the work per object does not grow with the run.
+    The choice depends on the arguments alone. Within a category it is random, so that the objects of a large run do not
+    all get the same distractors. It is bounded, so that the work per object does not grow with the run.
     """
     mine = categories.get(object_id)
 

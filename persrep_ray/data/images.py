@@ -1,16 +1,13 @@
 """Image files to arrays and back. Inputs are treated as hostile: every limit is checked before a pixel is decoded.
 
-Colour profiles are ignored, and of an animation or a multi-picture file the first picture counts.
+Colour profiles are ignored. Of an animation or a file of several images, the first image counts.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from persrep_ray.config import DataConfig
+from persrep_ray.storage.files import File, read_file
 
-FORMATS = ("JPEG", "PNG", "WebP", "BMP")  # told by content: a wrong suffix is common and harmless
+FORMATS = ("JPEG", "PNG", "WebP", "BMP")  # recognised by content: a wrong suffix is common and harmless
 
-# A progressive JPEG may repeat scans without end: a few bytes each, a pass over all pixels each. Real files have ~10.
+# A progressive JPEG can repeat scans endlessly: each takes a few bytes and a pass over all pixels. Real files have ~10.
 _MAX_JPEG_SCANS = 256
 _MAX_SCANNED_PIXELS = 1_000_000_000  # of all scans together: about a second
 
@@ -43,16 +41,16 @@ class ImageError(ValueError):
 
 
 class ImageTooLargeError(ImageError):
-    """An image of more pixels or bytes than the limits allow."""
+    """The image has more pixels or bytes than the limits allow."""
 
 
 class _OverLimitError(ValueError):
     """Becomes an `ImageTooLargeError` where the name of the file is known."""
 
 
-def read_rgb(path: Path, limits: DataConfig) -> NDArray[np.uint8]:
-    """The photo at `path`, upright: (H, W, 3) uint8. Raises `ImageError`."""
-    return decode_rgb(_read(path, limits), limits, str(path))
+def read_rgb(file: File, limits: DataConfig) -> NDArray[np.uint8]:
+    """The photo in `file`, upright: (H, W, 3) uint8. Raises `ImageError`."""
+    return decode_rgb(_read(file, limits), limits, str(file))
 
 
 def decode_rgb(data: bytes, limits: DataConfig, source: str, formats: tuple[str, ...] = FORMATS) -> NDArray[np.uint8]:
@@ -69,21 +67,21 @@ def decode_rgb(data: bytes, limits: DataConfig, source: str, formats: tuple[str,
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
-        if image.mode != "RGB":  # a needless conversion is a needless copy
+        if image.mode != "RGB":  # a needless conversion would be a needless copy
             image = image.convert("RGB")
         return np.array(image)
 
 
-def read_mask(path: Path, limits: DataConfig) -> NDArray[np.bool_]:
-    """The foreground mask at `path`, upright: (H, W) bool. Raises `ImageError`."""
-    return decode_mask(_read(path, limits), limits, str(path))
+def read_mask(file: File, limits: DataConfig) -> NDArray[np.bool_]:
+    """The foreground mask in `file`, upright: (H, W) bool. Raises `ImageError`."""
+    return decode_mask(_read(file, limits), limits, str(file))
 
 
 def decode_mask(data: bytes, limits: DataConfig, source: str) -> NDArray[np.bool_]:
     """Encoded bytes to an upright foreground mask: (H, W) bool. Raises `ImageError`, which names `source`.
 
-    The object is what is brighter than mid-grey; what is transparent is not the object. Label images count too: values
-    0 and 1, palettes (whose colours may be dark) and 16 bits are cut at half of the brightest value in the file.
+    Pixels brighter than mid-grey are the object; transparent pixels are not. Label images work too: values 0 and 1,
+    palettes (whose colours may be dark) and 16-bit images are cut at half of the brightest value in the file.
     """
     with _image_errors(source):
         image = _decode(data, limits)
@@ -100,20 +98,20 @@ def decode_mask(data: bytes, limits: DataConfig, source: str) -> NDArray[np.bool
         return mask
 
 
-def check_header(path: Path, limits: DataConfig) -> None:
-    """Raises `ImageError` unless `path` looks like an image within the limits; decodes no pixel."""
-    data = _read(path, limits)
-    with _image_errors(str(path)):
+def check_header(file: File, limits: DataConfig) -> None:
+    """Raises `ImageError` unless `file` looks like an image within the limits; decodes no pixel."""
+    data = _read(file, limits)
+    with _image_errors(str(file)):
         _open(data, limits)
 
 
-def check_pixels(path: Path, limits: DataConfig) -> tuple[int, int]:
-    """(H, W) of the upright image at `path`. Raises `ImageError` where `read_rgb` would, at about half its price."""
-    data = _read(path, limits)
-    with _image_errors(str(path)):
+def check_pixels(file: File, limits: DataConfig) -> tuple[int, int]:
+    """(H, W) of the upright image in `file`. Raises `ImageError` where `read_rgb` would, at about half its cost."""
+    data = _read(file, limits)
+    with _image_errors(str(file)):
         image = _open(data, limits)
         width, height = image.size
-        # A JPEG is still read to its end, but at an eighth of its size; the other formats ignore this.
+        # A JPEG is still read to its end, but decoded at an eighth of its size; other formats ignore this.
         image.draft(None, (max(width // 8, 1), max(height // 8, 1)))
         image.load()
         return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
@@ -126,7 +124,7 @@ def capped_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 def resize_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 to (size, size, 3) uint8: the whole picture, its aspect ratio not kept.
+    """(H, W, 3) uint8 to (size, size, 3) uint8: the whole image, without keeping its aspect ratio.
 
     Cropping to a square would lose objects near the border, and a dense map of the square maps back to the photo by a
     plain resize. Bicubic with anti-aliasing on each axis, after an area reduction where the photo is much larger.
@@ -138,7 +136,7 @@ def resize_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 def standard_view(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 to (size, size, 3) uint8: the shorter side to 8/7 of `size`, then the centre, aspect ratio kept.
 
-    What DINOv2 and CLIP are evaluated with (256, then 224): the view of the global tasks.
+    DINOv2 and CLIP are evaluated with this view (256, then 224); the global tasks use it.
     """
     height, width = image.shape[:2]
     scale = size * 8 / 7 / min(height, width)
@@ -170,23 +168,9 @@ def _encode(array: NDArray[Any], image_format: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _read(path: Path, limits: DataConfig) -> bytes:
-    with _image_errors(str(path)):
-        return read_regular(path, limits.max_bytes)
-
-
-def read_regular(path: Path, max_bytes: int) -> bytes:
-    """The bytes of the regular file at `path`; `OSError` or `ValueError` (message without the path) if there is none.
-
-    Never blocks: a FIFO is refused, not waited for; a file that is larger than `max_bytes`, or grows so, is not read.
-    """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a regular file")
-        if status.st_size > max_bytes:
-            raise ValueError(f"{status.st_size:,} bytes, the limit is {max_bytes:,}")
-        return file.read(max_bytes + 1)
+def _read(file: File, limits: DataConfig) -> bytes:
+    with _image_errors(str(file)):
+        return read_file(file, limits.max_bytes)
 
 
 def _open(data: bytes, limits: DataConfig, formats: tuple[str, ...] = FORMATS) -> Image.Image:
@@ -200,7 +184,7 @@ def _open(data: bytes, limits: DataConfig, formats: tuple[str, ...] = FORMATS) -
         image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
         raise ValueError(f"not a {', '.join(formats[:-1])} or {formats[-1]} image") from None
-    except Image.DecompressionBombError:  # Pillow's own limit, where ours is higher or was not asked yet
+    except Image.DecompressionBombError:  # Pillow's limit, where ours is higher or has not been checked yet
         raise _OverLimitError(f"far too many pixels, the limit is {limits.max_pixels:,} in all") from None
     width, height = image.size
     if width * height > limits.max_pixels:
@@ -218,7 +202,7 @@ def _decode(data: bytes, limits: DataConfig, formats: tuple[str, ...] = FORMATS)
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a loaded image, 1 to 8; a photo whose EXIF is broken is shown as it is stored."""
+    """The EXIF orientation of a loaded image, 1 to 8; if its EXIF is broken, the photo is taken as it is stored."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:
@@ -234,8 +218,8 @@ def _sixteen_bit(image: Image.Image) -> NDArray[np.int32]:
 def _image_errors(source: str) -> Iterator[None]:
     """Turns whatever reading and decoding raise into `ImageError`.
 
-    On broken input decoders raise OSError, SyntaxError, ValueError, struct.error, MemoryError and more: all of it says
-    that this image is bad, and none of it may stop a run.
+    On broken input decoders raise OSError, SyntaxError, ValueError, struct.error, MemoryError and more. All of these
+    mean that this image is bad, and none of them may stop a run.
     """
     try:
         yield

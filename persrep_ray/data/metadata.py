@@ -1,37 +1,36 @@
-"""The JSON files beside a data set, in the reference's format: semantic categories and test splits of its objects."""
+"""The JSON files next to a dataset, in the reference's format: the objects' semantic categories and test splits."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from persrep_ray.config import DataConfig
-from persrep_ray.data.images import read_regular
+from persrep_ray.storage.files import File, read_file
 
 TEST_SPLITS = ("in_distribution", "pose", "distractors", "pose_and_distractors")
 
 
-def read_categories(path: Path, limits: DataConfig) -> dict[str, str]:
+def read_categories(file: File, limits: DataConfig) -> dict[str, str]:
     """Object id -> semantic category: `class_to_sc` of an `*_info.json`. `ValueError` names the file and the key."""
-    categories = _read_json(path, limits).get("class_to_sc")
+    categories = _read_json(file, limits).get("class_to_sc")
     if not isinstance(categories, dict):
-        raise ValueError(f"{path}: key 'class_to_sc': expected a mapping from object to category")
+        raise ValueError(f"{file}: key 'class_to_sc': expected a mapping from object to category")
     for object_id, category in categories.items():
         # Categories end up in prompts and reports: one short printable line.
         if not isinstance(category, str) or not (category.isprintable() and 0 < len(category.strip()) <= 128):
-            raise ValueError(f"{path}: key 'class_to_sc', {object_id!r}: expected a category, got {category!r:.100}")
+            raise ValueError(f"{file}: key 'class_to_sc', {object_id!r}: expected a category, got {category!r:.100}")
     return categories
 
 
-def read_test_splits(path: Path, limits: DataConfig) -> dict[tuple[str, str], str]:
+def read_test_splits(file: File, limits: DataConfig) -> dict[tuple[str, str], str]:
     """(object id, file name or stem) -> test split, of an `*_image_annos.json`. `ValueError` names file and key.
 
-    An image's id is its file name, bare or below its object's folder; the entries of train images are passed over.
+    An image's id is its file name, bare or below its object's folder; the entries of train images are ignored.
     """
     splits = {}
-    for image_id, entry in _read_json(path, limits).items():
-        where = f"{path}: key {image_id!r:.300}"
+    for image_id, entry in _read_json(file, limits).items():
+        where = f"{file}: key {image_id!r:.300}"
         if not isinstance(entry, dict) or not isinstance(entry.get("class"), str):
             raise ValueError(f"{where}: expected a mapping with the image's 'class'")
         if entry.get("split") not in ("train", "test"):
@@ -50,11 +49,11 @@ def read_test_splits(path: Path, limits: DataConfig) -> dict[tuple[str, str], st
     return splits
 
 
-def _read_json(path: Path, limits: DataConfig) -> dict[str, Any]:
+def _read_json(file: File, limits: DataConfig) -> dict[str, Any]:
     try:
-        value = json.loads(read_regular(path, limits.max_bytes))
+        value = json.loads(read_file(file, limits.max_bytes))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as JSON: {error}") from error
+        raise ValueError(f"{file}: not readable as JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
+        raise ValueError(f"{file}: expected a JSON object, got {type(value).__name__}")
     return value

@@ -1,4 +1,4 @@
-"""Connecting to Ray: the cluster at RAY_ADDRESS, or a private one on this machine that ends with the run."""
+"""Connecting to Ray: to the cluster at RAY_ADDRESS, or to a private one on this machine that ends with the run."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 import ray
 
-_LEAST_LOCAL_CPUS = 2  # logical: on one core the stages take turns
+_LEAST_LOCAL_CPUS = 2  # logical: on a single core the stages take turns
 _QUIET = {
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray's core writes errors that it recovers from to the driver's terminal
-    "RAY_maximum_startup_concurrency": "8",  # many small workers on few cores are what we want: no warning
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # otherwise Ray writes errors that it recovers from to the driver's terminal
+    "RAY_maximum_startup_concurrency": "8",  # we want many small workers on few cores, so no warning
 }
 
 
 @contextmanager
 def connected(*, verbose: bool = False) -> Iterator[None]:
-    """Within, Ray is there; left alone if the caller has connected already. `verbose` shows what Ray has to say."""
+    """Connects to Ray while the body runs, unless the caller is connected already. `verbose` shows Ray's own output."""
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future default; warns about it otherwise
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default of future versions; Ray warns otherwise
     address = os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {}
     if not address:
@@ -47,7 +47,7 @@ def connected(*, verbose: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _standard_error_closed() -> Iterator[None]:
-    """What native code prints meanwhile is lost: it announces its log level on every start. Exceptions come through."""
+    """Discards what native code prints, which announces its log level on every start. Exceptions still get through."""
     sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)

@@ -1,59 +1,52 @@
-"""Evaluation on Ray: a pool of actors, an object per call, while other objects still train."""
+"""A pool of actors that take one object per call, while other stages still produce objects."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 
 from persrep_ray.distributed.outcome import Outcome, describe
+from persrep_ray.distributed.streaming import Pool
 
 
-class _PoolActor:
-    """Wraps a plain worker (object id -> report), built from the shared arguments."""
+class _ObjectActor:
+    """Wraps a worker that turns an object id into a report."""
 
-    def __init__(self, make: Callable[..., Any], shared: Sequence[Any], cpus: float) -> None:
-        import torch  # here and not above: the driver has no use for it, and it takes seconds
+    def __init__(self, pool: Pool) -> None:
+        import torch  # the driver does not need it, and it takes seconds to import
 
-        torch.set_num_threads(max(1, int(cpus)))
+        torch.set_num_threads(max(1, int(pool.cpus)))
         self._broken: str | None = None
         try:
-            self._work = make(*ray.get(list(shared)))
-        except Exception as error:  # an actor whose constructor raises says no more than that it died
+            self._work = pool.worker()
+        except Exception as error:  # the driver would only learn that the actor has died
             self._broken = describe(error)
 
     def call(self, object_id: str) -> Mapping[str, Any] | str:
-        """The worker's report, or in words why there is none."""
+        """The worker's report, or why there is none."""
         if self._broken is not None:
             return self._broken
         try:
             report: Mapping[str, Any] = self._work(object_id)
-        except Exception as error:  # one object's failure is never another's
+        except Exception as error:  # the failure of one object must not affect the next
             return describe(error)
         return report
 
 
 class ObjectPool:
-    """Calls `make(*shared)(object_id)` on a pool of actors. An actor that dies is replaced and its call repeated.
+    """Calls the pool's worker with one object id after another. An actor that dies is replaced, its call repeated.
 
     Args:
-        shared: references to the arguments of `make`.
-        attempts: calls of one object before it fails with its actor's death.
+        attempts: how often an object is tried before it fails because its actor died.
     """
 
-    def __init__(
-        self,
-        make: Callable[..., Any],
-        shared: Sequence[Any],
-        *,
-        actors: int,
-        cpus: float,
-        attempts: int = 3,
-    ) -> None:
-        actor: Any = ray.remote(_PoolActor).options(num_cpus=cpus, max_restarts=-1, max_task_retries=attempts - 1)
-        self._idle: list[Any] = [actor.remote(make, list(shared), cpus) for _ in range(actors)]
+    def __init__(self, pool: Pool, *, attempts: int = 3) -> None:
+        self._pool = pool
+        self._attempts = attempts
+        self._idle: list[Any] = [self._start() for _ in range(pool.actors)]
         self._waiting: deque[str] = deque()
         self._running: dict[Any, tuple[str, Any]] = {}
 
@@ -61,12 +54,27 @@ class ObjectPool:
         self._waiting.append(object_id)
         self._dispatch()
 
+    def grow(self, actors: int) -> None:
+        """Adds actors until there are `actors`, but no more than there are objects waiting.
+
+        The cluster must have room for all of them, because an object is not taken from an actor that cannot start.
+        """
+        missing = actors - len(self._idle) - len(self._running)
+        self._idle += [self._start() for _ in range(min(missing, len(self._waiting)))]
+        self._dispatch()
+
     def poll(self, timeout: float = 0) -> list[Outcome]:
-        """The objects that ended since the last call; waits up to `timeout` seconds for the first of them."""
+        """The objects that have ended since the last call. Waits up to `timeout` seconds if there is none."""
         ended, _ = ray.wait(list(self._running), timeout=timeout) if self._running else ([], [])
         outcomes = [self._outcome(call) for call in ended]
         self._dispatch()
         return outcomes
+
+    def _start(self) -> Any:
+        actor: Any = ray.remote(_ObjectActor).options(
+            num_cpus=self._pool.cpus, max_restarts=-1, max_task_retries=self._attempts - 1
+        )
+        return actor.remote(self._pool)
 
     def _outcome(self, call: Any) -> Outcome:
         object_id, actor = self._running.pop(call)
@@ -81,10 +89,3 @@ class ObjectPool:
         while self._idle and self._waiting:
             object_id, actor = self._waiting.popleft(), self._idle.pop()
             self._running[actor.call.remote(object_id)] = object_id, actor
-
-
-def make_publisher(*arguments: Any) -> Any:
-    """A `Publisher`, imported where it is made: the driver needs neither torch nor transformers."""
-    from persrep_ray.runs.publish import Publisher
-
-    return Publisher(*arguments)

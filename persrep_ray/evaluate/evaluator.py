@@ -1,4 +1,4 @@
-"""One object's four tasks on real photos, the pretrained backbone beside the personalized one."""
+"""The four tasks of one object on real photos, with the pretrained and with the personalized backbone."""
 
 from __future__ import annotations
 
@@ -6,34 +6,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
 from persrep_ray.data.distractors import choose_distractors
-from persrep_ray.data.images import read_rgb
 from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo, Problem
+from persrep_ray.evaluate.examples import Example, choose_examples
 from persrep_ray.evaluate.persam import PersamPhotos
 from persrep_ray.evaluate.photo_cache import PhotoCache
-from persrep_ray.evaluate.rows import choose_rows
 from persrep_ray.evaluate.scan import Scan, Seen, metrics
-from persrep_ray.report.contact_sheet import TestRow
+from persrep_ray.storage.files import File
 from persrep_ray.tasks.calibration import Calibration, calibrate
 from persrep_ray.tasks.dense import DensePrediction, DenseReference, make_reference, outcome, predict, threshold
-
-Side = Literal["pretrained", "personalized"]
-SIDES: tuple[Side, Side] = ("pretrained", "personalized")
+from persrep_ray.tasks.metrics import SIDES, Side
 
 CACHE_BYTES = 2 * 1024**3
 
 
 class SideReference(NamedTuple):
-    """What one side looks for in the dense tasks; only the mode `persam` has `weights` (3,) of SAM's scales."""
+    """What a side looks for in the dense tasks. Only the mode `persam` has `weights` (3,) of SAM's scales."""
 
     dense: DenseReference
     weights: np.ndarray | None = None
@@ -48,30 +43,29 @@ class EvaluateError(ValueError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the photos say of one adapter.
+    """The result for one adapter.
 
-    `pretrained` and `personalized` are flat metrics (`evaluate.summary.METRICS`); a task without data is absent.
-    `by_split`: per test split of the object's photos, both sides' metrics on all test photos of that split.
-    `tests`: rows of the contact sheet: own test photos, then the other object's photo that either side rates highest.
-    `calibration`: what serving makes of the largest cosine to a train photo.
+    `pretrained` and `personalized` are flat metrics (`tasks.metrics.METRICS`); a task without data is absent.
+    `by_split` holds, for each test split of the object's photos, both sides' metrics on all test photos of that split.
     """
 
     pretrained: dict[str, float]
     personalized: dict[str, float]
-    by_split: dict[str, dict[str, dict[str, float]]]
-    tests: tuple[TestRow, ...]
+    by_split: dict[str, dict[Side, dict[str, float]]]
     calibration: Calibration
+    examples: tuple[Example, ...]
 
 
 class Evaluator:
     """Evaluates adapters of the objects of one manifest, one after the other.
 
-    What does not depend on the adapter is computed once per photo, whichever objects it serves, and kept within
-    `cache_bytes`. A photo that cannot be read is left out and listed in `problems`.
+    What does not depend on the adapter is computed once per photo and kept for all objects, within `cache_bytes`. A
+    photo that cannot be read is left out and listed in `problems`.
 
     Args:
-        lora: the slot that adapters are loaded into; afterwards it holds the last one, in eval mode.
-        masks: object id -> the masks (H, W) bool of its train photos in their order, None where there is none.
+        lora: the slot that adapters are loaded into. It keeps the last adapter, in eval mode.
+        masks: returns, for an object id, the masks (H, W) bool of its train photos in their order, None for a photo
+            without a mask.
 
     Raises:
         SamError: the mode is `persam` and the checkpoint cannot be loaded.
@@ -109,32 +103,35 @@ class Evaluator:
         synthetic_positives: Sequence[np.ndarray] = (),
         synthetic_others: Sequence[np.ndarray] = (),
     ) -> Evaluation:
-        """The four tasks with the adapter `state`, on the object's test photos and those of other objects.
+        """Evaluates the adapter `state` on the object's test photos and on those of other objects.
 
-        At most `most_photos` test photos of other objects (`choose_distractors`: same category first) are distractors, and
-        at most as many of their train photos share the gallery. An object whose test photos have masks joins the dense
-        tasks with these alone; one that has none joins with all of them, as a distractor.
+        At most `most_photos` test photos of other objects serve as distractors (`choose_distractors`: same category
+        first), and at most as many of their train photos are in the gallery. The dense tasks are evaluated if train and
+        test photos of the object have masks. They leave out test photos without a mask, except those of other objects
+        that have no masks at all.
 
         The calibration is found on the gallery and on synthetic images (H, W, 3) uint8 of the object and of anything
         else, which the adapter's training must not have seen.
 
         Raises:
-            EvaluateError: no such object, no train photo, an adapter that does not fit or gives non-finite features.
+            EvaluateError: there is no such object or no train photo, or the adapter does not fit or gives features that
+                are not finite.
         """
-        with self._errors_of(object_id) as own:
+        with self._errors_of(object_id) as subject:
             self._load(state)
             most, seed = self._config.evaluate.most_photos, self._config.seed
-            others = [
+            distractors = [
                 self._objects[other]
                 for other in choose_distractors(object_id, self._categories, len(self._categories), seed)
             ]
-            gallery_photos = [*own.train, *islice(chain.from_iterable(other.train for other in others), most)]
-            gallery = self._scan(own, gallery_photos)
+            gallery_photos = [*subject.train, *islice(chain.from_iterable(other.train for other in distractors), most)]
+            gallery = self._scan(subject, gallery_photos)
             if not gallery["personalized"].shows_object.any():
                 raise EvaluateError("no train photo can be read")
-            references = self._references(own)
-            test_photos = [*own.test, *islice(chain.from_iterable(other.test for other in others), most)]
-            tests = self._scan(own, test_photos, references)
+            references = self._references(subject)
+            test_photos = [*subject.test, *islice(chain.from_iterable(other.test for other in distractors), most)]
+            has_truth = any(photo.mask for photo in subject.test)
+            tests = self._scan(subject, test_photos, references if has_truth else {})
 
             whole = {side: metrics(gallery[side], tests[side]) for side in SIDES}
             return Evaluation(
@@ -142,31 +139,31 @@ class Evaluator:
                 personalized=whole["personalized"],
                 by_split={
                     split: {side: metrics(gallery[side], _within(split, tests[side])) for side in SIDES}
-                    for split in sorted({photo.split for photo in own.test if photo.split})
+                    for split in sorted({photo.split for photo in subject.test if photo.split})
                 },
-                tests=tuple(self._rows(gallery, tests, references)),
                 calibration=calibrate(
-                    gallery["personalized"].own().cls,
-                    gallery["personalized"].others().cls,
+                    gallery["personalized"].of_object().cls,
+                    gallery["personalized"].distractors().cls,
                     self._cls_of(synthetic_positives),
                     self._cls_of(synthetic_others),
                 ),
+                examples=tuple(self._examples(gallery, tests, references)),
             )
 
     def prototypes(self, object_id: str, state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
         """Reference features of the object under the adapter `state`, float32, computed without autocast.
 
         Returns:
-            `cls` (T, D) of the train photos, and `pretrained_cls` (T, D) of the same without the adapter; with at least
-            one mask also `target` (D,) and `box_means` (M, D) of `dense.DenseReference`.
+            `cls` (T, D) of the train photos and `pretrained_cls` (T, D) without the adapter. If a train photo has a
+            mask, also `target` (D,) and `box_means` (M, D) of `dense.DenseReference`.
 
         Raises:
-            EvaluateError: as `evaluate`.
+            EvaluateError: as in `evaluate`.
         """
-        with self._errors_of(object_id) as own:
+        with self._errors_of(object_id) as subject:
             self._load(state)
             cls, pretrained_cls, patches, masks = [], [], [], []
-            for photo, mask in self._train_masks(own):
+            for photo, mask in self._train_masks(subject):
                 if not self._cache.readable([photo], None):
                     continue
                 embedding, grid = self._cache.exact(photo)
@@ -188,7 +185,7 @@ class Evaluator:
 
     @contextmanager
     def _errors_of(self, object_id: str) -> Iterator[ObjectPhotos]:
-        """Gives the object's photos; errors within name the object."""
+        """Yields the object's photos; errors within the context name the object."""
         try:
             if object_id not in self._objects:
                 raise EvaluateError("not among the objects")
@@ -201,12 +198,12 @@ class Evaluator:
         self._lora.load(state)
 
     def _scan(
-        self, own: ObjectPhotos, photos: Sequence[Photo], references: References | None = None
+        self, subject: ObjectPhotos, photos: Sequence[Photo], references: References | None = None
     ) -> dict[Side, Scan]:
-        """Embeds `photos` by either side; with `references`, also looks for the object on those of the dense tasks."""
-        seen: dict[Side, dict[Path, Seen]] = {side: {} for side in SIDES}
+        """Embeds `photos` by both sides. With `references`, it also looks for the object on them."""
+        seen: dict[Side, dict[File, Seen]] = {side: {} for side in SIDES}
         size = self._config.evaluate.batch_size
-        waiting = sorted(photos, key=self._missing)
+        waiting = sorted(photos, key=self._missing)  # photos that are kept come first, before a full cache drops them
         for start in range(0, len(waiting), size):
             batch = self._cache.readable(waiting[start : start + size], "standard")
             if not batch:
@@ -215,29 +212,29 @@ class Evaluator:
                 rows = self._cache.cls(batch, adapted=side == "personalized")
                 seen[side] |= {photo.path: Seen(photo, row) for photo, row in zip(batch, rows, strict=True)}
             if references:
-                self._look(own, batch, references, seen)
+                self._look(subject, batch, references, seen)
         return {
-            side: Scan(own.object_id, [seen[side][photo.path] for photo in photos if photo.path in seen[side]])
+            side: Scan(subject.object_id, [seen[side][photo.path] for photo in photos if photo.path in seen[side]])
             for side in SIDES
         }
 
     def _missing(self, photo: Photo) -> tuple[bool, bool]:
-        """What would have to be computed, the costliest first."""
+        """Whether the photo's SAM embedding, which costs the most, and its features have to be computed."""
         return self._persam is not None and not self._persam.holds(photo), not self._cache.holds(photo)
 
     def _cls_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """(N, D) float32, adapted."""
+        """The adapted CLS (N, D) float32 of `images`."""
         size = self._config.evaluate.batch_size
         batches = [self._cache.cls_of_images(images[start : start + size]) for start in range(0, len(images), size)]
         return np.concatenate(batches) if batches else np.empty((0, 0), dtype=np.float32)
 
     def _look(
-        self, own: ObjectPhotos, batch: Sequence[Photo], references: References, seen: dict[Side, dict[Path, Seen]]
+        self, subject: ObjectPhotos, batch: Sequence[Photo], references: References, seen: dict[Side, dict[File, Seen]]
     ) -> None:
-        """Adds to `seen` what either side finds on the photos of `batch` that belong to the dense tasks."""
-        truths: dict[Path, np.ndarray | None] = {}
+        """Adds to `seen` what each side finds on the photos of `batch` that take part in the dense tasks."""
+        truths: dict[File, np.ndarray | None] = {}
         for photo in batch:
-            if photo.object_id != own.object_id:
+            if photo.object_id != subject.object_id:
                 if photo.mask or not any(other.mask for other in self._objects[photo.object_id].test):
                     truths[photo.path] = None
             elif (truth := self._cache.truth(photo)) is not None:
@@ -257,10 +254,10 @@ class Evaluator:
             predictions.append(predict(reference.dense, grid, self._cache.size(photo), find))
         return predictions
 
-    def _references(self, own: ObjectPhotos) -> References:
-        """Of either side; empty if no train photo has a mask."""
-        mask_of = {photo.path: mask for photo, mask in self._train_masks(own) if mask is not None}
-        photos = self._cache.readable([photo for photo in own.train if photo.path in mask_of], "dense")
+    def _references(self, subject: ObjectPhotos) -> References:
+        """The references of both sides; empty if no train photo has a mask."""
+        mask_of = {photo.path: mask for photo, mask in self._train_masks(subject) if mask is not None}
+        photos = self._cache.readable([photo for photo in subject.train if photo.path in mask_of], "dense")
         if not photos:
             return {}
         masks = [mask_of[photo.path] for photo in photos]
@@ -275,36 +272,29 @@ class Evaluator:
             references[side] = SideReference(reference, weights)
         return references
 
-    def _train_masks(self, own: ObjectPhotos) -> list[tuple[Photo, np.ndarray | None]]:
-        """The train photos, each with its mask; an empty mask counts as none."""
-        masks = self._masks(own.object_id)
-        if len(masks) != len(own.train):
-            raise EvaluateError(f"{len(masks)} masks for {len(own.train)} train photos")
+    def _train_masks(self, subject: ObjectPhotos) -> list[tuple[Photo, np.ndarray | None]]:
+        """The train photos, each with its mask or None; an empty mask counts as None."""
+        masks = self._masks(subject.object_id)
+        if len(masks) != len(subject.train):
+            raise EvaluateError(f"{len(masks)} masks for {len(subject.train)} train photos")
         return [
             (photo, mask if mask is not None and mask.any() else None)
-            for photo, mask in zip(own.train, masks, strict=True)
+            for photo, mask in zip(subject.train, masks, strict=True)
         ]
 
-    def _rows(
+    def _examples(
         self, gallery: Mapping[Side, Scan], tests: Mapping[Side, Scan], references: References
-    ) -> Iterator[TestRow]:
-        """What the contact sheet shows; nothing without `references`, since there are no similarities then."""
-        chosen = choose_rows(
-            (gallery["pretrained"], gallery["personalized"]), (tests["pretrained"], tests["personalized"])
-        )
-        titles = dict(chosen) if references else {}
-        for photo in self._cache.readable(list(titles), None):
-            size = self._cache.size(photo)
-            image = cv2.resize(read_rgb(photo.path, self._config.data), size[::-1], interpolation=cv2.INTER_AREA)
-            found = {side: self._predict([photo], side, references[side])[0] for side in SIDES}
-            yield TestRow(
-                image=image,
-                pretrained_similarity=found["pretrained"].similarity,
-                personalized_similarity=found["personalized"].similarity,
-                truth_mask=self._cache.truth(photo) if photo.object_id == tests["pretrained"].object_id else None,
+    ) -> Iterator[Example]:
+        """What reports show; nothing without `references`, because there are no similarities then."""
+        titles = dict(choose_examples(gallery, tests)) if references else {}
+        for photo in self._cache.readable(list(titles), "dense"):
+            predictions = {side: self._predict([photo], side, references[side])[0] for side in SIDES}
+            yield Example(
+                photo=photo.path,
                 title=titles[photo],
-                pretrained_mask=found["pretrained"].mask,
-                personalized_mask=found["personalized"].mask,
+                truth=self._cache.truth(photo) if photo.object_id == tests["pretrained"].object_id else None,
+                similarity={side: predictions[side].similarity for side in SIDES},
+                found={side: predictions[side].mask for side in SIDES},
             )
 
 

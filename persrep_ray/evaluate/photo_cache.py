@@ -1,13 +1,12 @@
-"""Features of photos under one adapter after another; what no adapter changes is computed once and kept.
+"""Features of photos under one adapter after another. What no adapter changes is computed once and kept.
 
-A photo has two views: `standard` (its centre, for the global tasks, which use CLS) and `dense` (the whole photo
-squashed to a square, for the tasks that use patches).
+A photo has two views: `standard` is its centre, for the global tasks, which use CLS; `dense` is the whole photo
+squashed to a square, for the tasks that use patches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import cv2
@@ -18,20 +17,19 @@ from persrep_ray.backbones.backbone import Features
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
 from persrep_ray.data.images import ImageError, capped_size, read_mask, read_rgb, resize_square, standard_view
-from persrep_ray.data.lru import ByteLru
+from persrep_ray.data.lru import Lru, nbytes
 from persrep_ray.data.objects import Photo, Problem
+from persrep_ray.storage.files import File
+from persrep_ray.tasks.dense import LONGEST_SIDE
 
 View = Literal["standard", "dense"]
 
-LONGEST_SIDE = 640
-"""Dense predictions and truths are at most this large: far finer than the patch grid that they come from."""
-
 
 class PhotoCache:
-    """Features of photos, by path. It keeps the prefix's output and the pretrained features, `budget` bytes at most.
+    """Features of photos. It keeps outputs of the prefix and pretrained features, at most `budget` bytes of them.
 
-    "Adapted" features are those of whatever `lora` holds at the time of the call. `problems` lists the photos that
-    could not be read.
+    "Adapted" features are those of the adapter that `lora` holds at the time of the call. `problems` lists the photos
+    that could not be read.
     """
 
     def __init__(self, lora: LoraBackbone, config: RunConfig, budget: int) -> None:
@@ -43,45 +41,45 @@ class PhotoCache:
             "standard": self._backbone.whole_patches(config.backbone.image_size),
             "dense": self._backbone.whole_patches(config.evaluate.dense_size),
         }
-        self._kept: ByteLru[torch.Tensor] = ByteLru(budget)
-        self._decoded: dict[Path, _Decoded] = {}  # the present batch, so that its two views share one decoding
-        self._broken: set[Path] = set()
+        self._kept: Lru[tuple[File, str], torch.Tensor] = Lru(budget, nbytes)
+        self._decoded: dict[File, _Decoded] = {}  # of the present batch, so that both views share one decoding
+        self._broken: set[File] = set()
 
     def holds(self, photo: Photo) -> bool:
-        """Whether anything of the photo is kept. Photos that are, scanned first: a full cache then never thrashes."""
+        """Whether the photo's standard view is kept."""
         return (photo.path, "standard") in self._kept
 
     def readable(self, batch: Sequence[Photo], view: View | None) -> list[Photo]:
-        """Those of `batch` that can be read, for `cls` (view standard), `patches` (dense) or `exact` (None) to use.
+        """The photos of `batch` that can be read, for `cls` (view standard), `patches` (dense) or `exact` (None).
 
-        The others go to `problems`, once, and are not tried again.
+        Each of the rest is reported once in `problems` and is not tried again.
         """
         self._decoded = {photo.path: self._decoded[photo.path] for photo in batch if photo.path in self._decoded}
         return [photo for photo in batch if (view and (photo.path, view) in self._kept) or self._can_decode(photo)]
 
     def cls(self, photos: Sequence[Photo], *, adapted: bool) -> np.ndarray:
-        """(B, D) float32: CLS of the standard views, adapted or pretrained."""
+        """CLS (B, D) float32 of the standard views, adapted or pretrained."""
         return self._features(photos, "standard", adapted).numpy()
 
     def patches(self, photos: Sequence[Photo], *, adapted: bool) -> np.ndarray:
-        """(B, h, w, D) float16: patches of the dense views. Half precision moves a cosine by less than 1e-3."""
+        """Patches (B, h, w, D) float16 of the dense views. Half precision changes a cosine by less than 1e-3."""
         patches = self._features(photos, "dense", adapted).numpy()
         return patches.reshape(len(photos), self._grid, self._grid, -1)
 
     @torch.no_grad()
     def cls_of_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """(B, D) float32: as `cls`, adapted, of pictures (H, W, 3) uint8 that are no photos; none is kept."""
+        """Adapted CLS (B, D) float32 of images (H, W, 3) uint8 that are no photos, of which nothing is kept."""
         side = self._side["standard"]
         views = [standard_view(image, side) for image in images]
         return self._backbone.suffix(self._backbone.prefix(self._backbone.pixels(views, side))).cls.cpu().numpy()
 
     def exact(self, photo: Photo) -> tuple[np.ndarray, np.ndarray]:
-        """(D,) CLS of the standard view and (h, w, D) patches of the dense one, adapted, in float32 throughout."""
+        """Adapted CLS (D,) of the standard view and patches (h, w, D) of the dense view, in float32 throughout."""
         patches = self._exact(photo, "dense").patches[0].cpu().numpy()
         return self.exact_cls(photo), patches.reshape(self._grid, self._grid, -1)
 
     def exact_cls(self, photo: Photo) -> np.ndarray:
-        """(D,) CLS of the standard view alone, as `exact`."""
+        """CLS (D,) of the standard view, as in `exact`."""
         cls: np.ndarray = self._exact(photo, "standard").cls[0].cpu().numpy()
         return cls
 
@@ -90,12 +88,12 @@ class PhotoCache:
             return self._backbone.suffix(self._prefix([self._decode(photo)], view))
 
     def size(self, photo: Photo) -> tuple[int, int]:
-        """(H, W) of the dense predictions of `photo`."""
+        """The size (H, W) of dense predictions on `photo`."""
         kept = self._kept.get((photo.path, "size"))
         return self._decode(photo).size if kept is None else (int(kept[0]), int(kept[1]))
 
     def truth(self, photo: Photo) -> np.ndarray | None:
-        """(H, W) bool of `size`: where the object is on `photo`. None without a mask; a broken one is a problem."""
+        """The mask of the object on `photo`, bool, of `size`. None if there is no mask; a broken mask is a problem."""
         if photo.mask is None or photo.mask in self._broken:
             return None
         try:
@@ -105,7 +103,7 @@ class PhotoCache:
             return None
         height, width = self.size(photo)
         share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-        truth: np.ndarray = share >= min(0.5, float(share.max()))  # a speck is not lost
+        truth: np.ndarray = share >= min(0.5, float(share.max()))  # so that a speck is not lost
         return truth if mask.any() else None
 
     @property
@@ -125,7 +123,7 @@ class PhotoCache:
         return finish(photos) if adapted else self._rows(photos, f"pretrained {view}", finish_pretrained)
 
     def _hidden(self, photos: Sequence[Photo], view: View) -> torch.Tensor:
-        """(B, T, D) of the prefix."""
+        """The prefix's outputs (B, T, D)."""
 
         def compute(missing: Sequence[Photo]) -> torch.Tensor:
             decoded = [self._decode(photo) for photo in missing]
@@ -138,12 +136,12 @@ class PhotoCache:
     def _rows(
         self, photos: Sequence[Photo], kind: str, compute: Callable[[Sequence[Photo]], torch.Tensor]
     ) -> torch.Tensor:
-        """(B, ...): a row for each photo; `compute` makes those that are not kept, which then are."""
+        """A row for each photo (B, ...). `compute` makes the rows that are not kept, and they are kept from then on."""
         found = {photo.path: row for photo in photos if (row := self._kept.get((photo.path, kind))) is not None}
         missing = [photo for photo in photos if photo.path not in found]
         if missing:
             for photo, row in zip(missing, compute(missing), strict=True):
-                # a copy: a view would hold its whole batch in memory
+                # A view of the row would hold the whole batch in memory, so it is copied.
                 found[photo.path] = row.clone()
                 self._kept.put((photo.path, kind), found[photo.path])
         return torch.stack([found[photo.path] for photo in photos])
@@ -162,7 +160,7 @@ class PhotoCache:
             return False
         return True
 
-    def _report(self, photo: Photo, path: Path, error: ImageError) -> None:
+    def _report(self, photo: Photo, path: File, error: ImageError) -> None:
         self._broken.add(path)
         self.problems.append(Problem(photo.object_id, path, str(error).removeprefix(f"{path}: ")))
 
@@ -178,7 +176,7 @@ class PhotoCache:
 
 
 class _Decoded(NamedTuple):
-    """The views (S, S, 3) uint8 of a photo, and the (H, W) of its dense predictions: small, however large it was."""
+    """The views (S, S, 3) uint8 of a photo, and the size (H, W) of dense predictions on it."""
 
     standard: np.ndarray
     dense: np.ndarray

@@ -15,7 +15,7 @@ from persrep_ray.tasks.metrics import flatten
 
 @dataclass(frozen=True)
 class Seen:
-    """One photo, its CLS embedding (D,), and what was found on it if it belongs to the dense tasks."""
+    """A photo, its CLS embedding (D,), and what was found on it if it takes part in the dense tasks."""
 
     photo: Photo
     cls: np.ndarray
@@ -24,45 +24,45 @@ class Seen:
 
 @dataclass(frozen=True)
 class Scan:
-    """N photos as one set of features sees them, for the evaluation of one object."""
+    """N photos under one set of features, for the evaluation of one object."""
 
     object_id: str
     seen: Sequence[Seen]
 
     @property
     def cls(self) -> np.ndarray:
-        """(N, D) CLS embeddings."""
+        """The CLS embeddings (N, D)."""
         return np.stack([one.cls for one in self.seen]) if self.seen else np.empty((0, 0), dtype=np.float32)
 
     @property
     def shows_object(self) -> np.ndarray:
-        """(N,) bool: the photos of the object."""
+        """Whether each photo shows the object, (N,) bool."""
         return np.array([one.photo.object_id == self.object_id for one in self.seen], dtype=bool)
 
     def only(self, keep: Callable[[Photo], bool]) -> Scan:
-        """The photos that `keep` is true of."""
+        """The photos for which `keep` is true."""
         return Scan(self.object_id, [one for one in self.seen if keep(one.photo)])
 
-    def own(self) -> Scan:
+    def of_object(self) -> Scan:
         """The photos of the object."""
         return self.only(lambda photo: photo.object_id == self.object_id)
 
-    def others(self) -> Scan:
+    def distractors(self) -> Scan:
         """The photos of other objects."""
         return self.only(lambda photo: photo.object_id != self.object_id)
 
 
 def metrics(gallery: Scan, tests: Scan) -> dict[str, float]:
-    """Flat metrics of the four tasks; `gallery` holds train photos. A task without data is absent.
+    """Flat metrics of the four tasks. `gallery` holds train photos. A task without data is absent.
 
-    Classification and retrieval need a photo of another object: without one, every answer is right.
+    Classification and retrieval need a photo of another object, because without one every answer is right.
     """
     tasks: dict[str, dict[str, float]] = {}
     is_object, relevant = tests.shows_object, gallery.shows_object
     if is_object.any() and not is_object.all():
-        tasks["classification"] = {"pr_auc": classification.pr_auc(gallery.own().cls, tests.cls, is_object)}
+        tasks["classification"] = {"pr_auc": classification.pr_auc(gallery.of_object().cls, tests.cls, is_object)}
     if is_object.any() and not relevant.all():
-        tasks["retrieval"] = retrieval.scores(tests.own().cls, gallery.cls, relevant)
+        tasks["retrieval"] = retrieval.scores(tests.of_object().cls, gallery.cls, relevant)
     outcomes = [one.outcome for one in tests.seen if one.outcome]
     if any(one.true_box for one in outcomes):
         tasks |= coco_of_outcomes(outcomes)

@@ -1,155 +1,158 @@
-"""Generation on Ray: chunks stream through pools of actors, and an object is handed on with its last chunk.
+"""Generation on Ray: chunks stream through the pools of their generators, which run side by side.
 
-    chunks of cut_paste   → ChunkWorker                        → shards
-    objects of dreambooth → FineTuneWorker → chunks → SampleWorker → shards
-
-The actors of a pool share the chunks of one object, and one actor serves many objects.
+The actors of a pool share the chunks of an object, an actor serves many objects, and an object goes on to training with
+its last chunk.
 """
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from persrep_ray.config import RunConfig
+import ray
+
+from persrep_ray.config import GeneratorName, RunConfig
 from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.distributed.outcome import Outcome, describe
-from persrep_ray.distributed.resources import Plan
+from persrep_ray.distributed.resources import PoolSize
 from persrep_ray.distributed.streaming import Item, Pool, stream
-from persrep_ray.generate.dreambooth.filter_report import FilterReport, sampled_shards, why_no_positive
+from persrep_ray.generate.generators import generators_of
+from persrep_ray.generate.schedule import training_chunks
 from persrep_ray.generate.shards import ShardError
-from persrep_ray.generate.types import Chunk
-from persrep_ray.generate.workers import ChunkWorker, FineTuneWorker, SampleWorker, drained
-
-# Objects whose fully fine-tuned weights wait on the disk to be used up: gigabytes each.
-_MOST_AHEAD = 4
+from persrep_ray.generate.types import Chunk, Generator
+from persrep_ray.generate.workers import drained
 
 
 class Generation:
-    """Chunks being generated; `poll` hands over the objects whose last chunk has landed.
+    """Chunks that are being generated; `poll` returns the objects whose last chunk has landed.
 
     Args:
-        requests: the chunks, object by object, so that objects are done one after the other.
+        chunks: the missing chunks, object by object, so that objects are finished one after the other.
         shared: references to the RunConfig, Manifest and RunFolder.
-        backgrounds, negatives, book: references to what cut-and-paste and DreamBooth need beside those.
+        prepared: what `Generator.prepare` returned, by generator.
+        pools: the sizes of the generators' pools, by name.
+
+    Attributes:
+        images: how many images have been made.
     """
 
     def __init__(
         self,
-        requests: Sequence[Chunk],
+        chunks: Sequence[Chunk],
         config: RunConfig,
         folder: RunFolder,
         shared: Sequence[Any],
-        *,
-        backgrounds: Any,
-        negatives: Any,
-        book: Any,
-        plan: Plan,
+        prepared: Mapping[GeneratorName, Any],
+        pools: Mapping[str, PoolSize],
     ) -> None:
         self.images = 0
-        self.tuned = 0
-        self._warnings: list[str] = []
-        self.requests = requests
+        self.chunks = chunks
         self._config, self._folder = config, folder
-        self._missing = Counter(request.object_id for request in requests)
-        self._not_fine_tuned = {request.object_id for request in requests if request.generator == "dreambooth"}
+        self._generators = generators_of(config)
+        self._warnings: list[str] = []
+        self._warned: set[str] = set()
+        self._missing = Counter(chunk.object_id for chunk in chunks)
+        self._to_prepare = {
+            name: {chunk.object_id for chunk in chunks if chunk.generator == name}
+            for name, generator in self._generators.items()
+            if generator.preparation
+        }
+        self._all_to_prepare = {name: len(object_ids) for name, object_ids in self._to_prepare.items()}
         self._rows: queue.SimpleQueue[Item | Exception] = queue.SimpleQueue()
-        generate = config.generate
-        cut_paste = [asdict(request) for request in requests if request.generator == "cut_paste"]
-        pasting = Pool(
-            ChunkWorker, [*shared, backgrounds, negatives], plan.generate_actors, cpus=generate.cpus_per_actor
-        )
-        arguments = [*shared, book]
-        tuning = Pool(
-            FineTuneWorker,
-            arguments,
-            plan.fine_tune_actors,
-            cpus=generate.dreambooth.cpus_per_actor,
-            gpus=plan.fine_tune_gpus,
-        )
-        sampling = Pool(
-            SampleWorker, arguments, plan.sample_actors, cpus=generate.sampling.cpus_per_actor, gpus=plan.sample_gpus
-        )
-        for items, pools in ((cut_paste, (pasting,)), (list(self._objects_to_fine_tune()), (tuning, sampling))):
-            # A daemon: iterating the stream blocks, and must not keep an interrupted run alive.
-            threading.Thread(target=self._run, args=(items, pools), name="generation", daemon=True).start()
+        for name, generator in self._generators.items():
+            items = generator.items([chunk for chunk in chunks if chunk.generator == name])
+            if items:
+                stages = _pools(generator, [*shared, ray.put(prepared[name])], pools)
+                # A daemon: iterating the stream blocks, and must not keep an interrupted run alive.
+                threading.Thread(target=self._run, args=(items, stages), name=f"generate {name}", daemon=True).start()
 
-    @property
-    def to_fine_tune(self) -> int:
-        """How many objects the text-to-image model is fine-tuned to; `tuned` of them have been."""
-        return self.tuned + len(self._not_fine_tuned)
+    def preparations(self) -> dict[str, tuple[int, int]]:
+        """How many objects the generators have prepared, and of how many, by the names of the preparations."""
+        return {
+            str(self._generators[name].preparation): (count - len(self._to_prepare[name]), count)
+            for name, count in self._all_to_prepare.items()
+        }
 
     def new_warnings(self) -> list[str]:
-        """What the user should know, since the last call."""
-        return drained(self._warnings)
-
-    def _objects_to_fine_tune(self) -> Iterator[Mapping[str, Any]]:
-        """Objects in their order, each with its chunks; fully fine-tuned ones wait for an earlier one to be used up."""
-        chunks: dict[str, list[str]] = {}
-        for request in self.requests:
-            if request.generator == "dreambooth":
-                chunks.setdefault(request.object_id, []).append(json.dumps(asdict(request)))
-        bounded = self._config.generate.dreambooth.method == "full"
-        earlier: deque[str] = deque(maxlen=_MOST_AHEAD)
-        for object_id, own in chunks.items():
-            after = earlier[0] if bounded and len(earlier) == _MOST_AHEAD else ""
-            earlier.append(object_id)
-            yield {"object_id": object_id, "chunks": own, "after": after}
-
-    def _run(self, items: Sequence[Mapping[str, Any]], pools: Sequence[Pool]) -> None:
-        try:
-            for row in stream(items, *pools):
-                self._rows.put(row)
-        except Exception as error:
-            self._rows.put(error)
+        """What the user should know and has not been told since the last call; every actor may say the same."""
+        new = [text for text in dict.fromkeys(drained(self._warnings)) if text not in self._warned]
+        self._warned.update(new)
+        return new
 
     def poll(self) -> list[Outcome]:
         """The objects that ended since the last call; never waits. An object fails with its first bad chunk."""
         outcomes = []
         while not self._rows.empty():
             row = self._rows.get()
-            if isinstance(row, Exception):  # a pool itself: nothing more will come of it
+            if isinstance(row, Exception):  # of a pool itself: no more rows will come
                 outcomes += [Outcome(object_id, describe(row)) for object_id in self._missing]
                 self._missing.clear()
                 continue
-            object_id = row["object_id"]
+            object_id, name = row["object_id"], row["generator"]
             self.images += row["images"]
             self._warnings.extend(row["warnings"])
-            if row["generator"] == "dreambooth" and object_id in self._not_fine_tuned:
-                self._not_fine_tuned.remove(object_id)
-                self.tuned += 1
-            if object_id not in self._missing:  # it has failed elsewhere, and was fine-tuned nevertheless
-                self.drop_weights(object_id)
+            self._to_prepare.get(name, set()).discard(object_id)
+            if object_id not in self._missing:  # it has failed in another stream, and this one went on nevertheless
+                self.clean_up(object_id)
                 continue
             self._missing[object_id] -= 1
             if row["error"] or not self._missing[object_id]:
                 del self._missing[object_id]
                 outcomes.append(Outcome(object_id, row["error"] or self.why_unusable(object_id)))
-                self.drop_weights(object_id)
+                self.clean_up(object_id)
         return outcomes
 
-    def drop_weights(self, object_id: str) -> None:
-        """Full fine-tunes are gigabytes each; LoRAs stay for who wants them."""
-        if self._config.generate.dreambooth.method == "full":
-            self._folder.drop_generator(object_id)
+    def clean_up(self, object_id: str) -> None:
+        """Removes what the generators needed for an object that has ended."""
+        for generator in self._generators.values():
+            generator.clean_up(self._folder, object_id)
 
     def why_unusable(self, object_id: str) -> str | None:
-        """The cause if an object cannot be trained on what has been generated for it. Writes what was filtered."""
-        shards = sampled_shards(self._folder, self._config, object_id)
-        if not shards:
-            return None
+        """Says why an object cannot be trained on what was generated for it; None if it can.
+
+        If only some of its generators failed, that is a warning.
+        """
+        positives: dict[GeneratorName, list[Chunk]] = {}
+        for chunk in training_chunks(object_id, self._config)["positive"]:
+            positives.setdefault(chunk.generator, []).append(chunk)
+        causes: list[str] = []
+        usable: list[str] = []
+        for name, chunks in positives.items():
+            try:
+                cause = self._generators[name].why_unusable(self._folder, object_id, chunks)
+            except ShardError as error:
+                return str(error)
+            if cause is None:
+                usable.append(name)
+            else:
+                causes.append(cause)
+        if not usable:
+            return "; ".join(causes)
+        for cause in causes:
+            self._warnings.append(
+                f"object {object_id}: generate: {cause}; it is trained on the images of {', '.join(usable)} alone"
+            )
+        return None
+
+    def _run(self, items: Sequence[Item], pools: Sequence[Pool]) -> None:
         try:
-            report = FilterReport.of_shards(shards)
-        except ShardError as error:
-            return str(error)
-        self._folder.write_json(self._folder.filtered(object_id), report.summary())
-        cause = why_no_positive(report, self._config)
-        if cause and self._config.generate.generator == "combined":
-            self._warnings.append(f"object {object_id}: generate: {cause}; it is trained on cut-and-paste alone")
-            return None
-        return cause
+            for row in stream(items, *pools):
+                self._rows.put(row)
+        except Exception as error:
+            self._rows.put(error)
+
+
+def _pools(generator: Generator, arguments: Sequence[Any], sizes: Mapping[str, PoolSize]) -> list[Pool]:
+    return [
+        Pool(
+            stage.worker,
+            arguments,
+            sizes[stage.demand.name].actors,
+            cpus=stage.demand.cpus,
+            gpus=sizes[stage.demand.name].gpus,
+        )
+        for stage in generator.stages()
+    ]

@@ -1,11 +1,9 @@
-"""Synthetic images on disk: Parquet shards, written whole or not at all."""
+"""Synthetic images as Parquet files in the run folder, one shard per chunk."""
 
 from __future__ import annotations
 
-import contextlib
+import io
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -14,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from persrep_ray.config import DataConfig
-from persrep_ray.data.files import sync
 from persrep_ray.data.images import decode_mask, decode_rgb, encode_jpeg, encode_png_mask
-from persrep_ray.generate.types import ROLES, SyntheticImage
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.generate.types import ROLES, Chunk, SyntheticImage
+from persrep_ray.storage.files import File, local_path
 
 SCHEMA = pa.schema(
     [
@@ -40,68 +39,70 @@ class ShardError(ValueError):
     """A shard that cannot be read; the message names the file and the cause."""
 
 
-def write_shard(path: Path, images: Iterable[SyntheticImage], report: Mapping[str, Any]) -> None:
-    """Write the images to `path`; until all is on disk the name does not exist, and an older file of it is kept.
+def shard_key(folder: RunFolder, chunk: Chunk) -> str:
+    return folder.shard(chunk.object_id, chunk.role, chunk.start)
 
-    `report`, how they came about, is JSON and kept with them for `shard_report`: `seconds` that it took, and of a
-    filtered chunk its `filter_report.FilterReport`.
+
+def write_shard(folder: RunFolder, chunk: Chunk, images: Iterable[SyntheticImage], report: Mapping[str, Any]) -> None:
+    """Writes the images of `chunk` whole or not at all; a shard that exists is replaced.
+
+    `report` is JSON about how they were made, with at least the `seconds` it took; it is stored with the images.
+    Raises StorageError.
     """
     rows = [
         {
-            "object_id": one.object_id,
-            "role": one.role,
-            "generator": one.generator,
-            "prompt": one.prompt,
-            "seed": one.seed,
-            "score": one.score,
-            "source_id": one.source_id,
-            "source_photo": one.source_photo,
-            "mask": encode_png_mask(one.mask),
-            "image": encode_jpeg(one.image, quality=JPEG_QUALITY),
+            "object_id": image.object_id,
+            "role": image.role,
+            "generator": image.generator,
+            "prompt": image.prompt,
+            "seed": image.seed,
+            "score": image.score,
+            "source_id": image.source_id,
+            "source_photo": image.source_photo,
+            "mask": encode_png_mask(image.mask),
+            "image": encode_jpeg(image.image, quality=JPEG_QUALITY),
         }
-        for one in images
+        for image in images
     ]
     table = pa.Table.from_pylist(rows, schema=SCHEMA).replace_schema_metadata(
         {_REPORT: json.dumps({**report, "images": len(rows)})}
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The leading dot keeps a killed writer's leftover out of every `*.parquet`.
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="none", use_dictionary=False)
+    folder.store.write(shard_key(folder, chunk), buffer.getvalue())
+
+
+def is_whole(file: File) -> bool:
+    """Whether a listed shard can be read. A local one may have been damaged by its disk; S3 checks for itself."""
+    if not isinstance(file, Path):
+        return True
     try:
-        with os.fdopen(handle, "wb") as file:
-            pq.write_table(table, file, compression="none", use_dictionary=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-    sync(path.parent)
-
-
-def shard_report(path: Path) -> dict[str, Any]:
-    """What `write_shard` was told, and the number of `images`; reads the footer alone. Raises `ShardError`."""
-    try:
-        report: dict[str, Any] = json.loads((pq.read_metadata(path).metadata or {})[_REPORT])
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise ShardError(f"{path}: not a readable shard: {error}") from error
-    return report
-
-
-def is_whole(path: Path) -> bool:
-    """Whether there is a shard that can be read; one that a disk has damaged is as good as none."""
-    try:
-        shard_report(path)
+        _footer_report(file)
     except ShardError:
         return False
     return True
 
 
-class ShardRows(Sequence[SyntheticImage]):
-    """Rows of shards in order; a picture is decoded when its row is asked for, and each time anew."""
+def shard_report(folder: RunFolder, chunk: Chunk) -> dict[str, Any]:
+    """The report of a shard and its number of `images`. Raises `ShardError`; a missing shard is one."""
+    try:
+        file = folder.store.file(shard_key(folder, chunk))
+    except FileNotFoundError as error:
+        raise ShardError(f"{folder.store.url(shard_key(folder, chunk))}: there is no such shard") from error
+    return _footer_report(file)
 
-    def __init__(self, rows: Sequence[tuple[Path, dict[str, Any]]], limits: DataConfig) -> None:
+
+class ShardRows(Sequence[SyntheticImage]):
+    """The images of shards, in order. Each access decodes the image anew.
+
+    `reports` are those of the shards, one for each, with the number of their `images`.
+    """
+
+    def __init__(
+        self, rows: Sequence[tuple[str, dict[str, Any]]], reports: Sequence[dict[str, Any]], limits: DataConfig
+    ) -> None:
+        """`rows` are the shards' names and what they hold in a row."""
+        self.reports = reports
         self._rows = rows
         self._limits = limits
 
@@ -111,36 +112,58 @@ class ShardRows(Sequence[SyntheticImage]):
     @overload
     def __getitem__(self, index: int) -> SyntheticImage: ...
     @overload
-    def __getitem__(self, index: slice) -> ShardRows: ...
-    def __getitem__(self, index: int | slice) -> SyntheticImage | ShardRows:
+    def __getitem__(self, index: slice) -> list[SyntheticImage]: ...
+    def __getitem__(self, index: int | slice) -> SyntheticImage | list[SyntheticImage]:
+        """Raises `ShardError` for an image or mask that cannot be decoded."""
         if isinstance(index, slice):
-            return ShardRows(self._rows[index], self._limits)
-        path, row = self._rows[index]
-        source = f"{path} (object {row['object_id']}, seed {row['seed']})"
+            return [self[i] for i in range(*index.indices(len(self)))]
+        name, row = self._rows[index]
+        source = f"{name}: object {row['object_id']}, seed {row['seed']}"
         try:
             image = decode_rgb(row["image"], self._limits, source)
             mask = decode_mask(row["mask"], self._limits, source)
         except ValueError as error:
-            raise ShardError(f"{path}: object {row['object_id']}, seed {row['seed']}: {error}") from error
+            raise ShardError(str(error)) from error
         if mask.shape != image.shape[:2]:
             raise ShardError(f"{source}: image {image.shape[:2]} and mask {mask.shape} differ in size")
         return SyntheticImage(**{**row, "image": image, "mask": mask})
 
 
-def read_shards(paths: Sequence[Path], limits: DataConfig) -> ShardRows:
-    """Rows of the shards, in the order of `paths`. Raises `ShardError` (a ValueError), which names the file."""
-    rows: list[tuple[Path, dict[str, Any]]] = []
-    for path in paths:
+def read_shards(folder: RunFolder, chunks: Iterable[Chunk], limits: DataConfig) -> ShardRows:
+    """The images of `chunks` in their order, and their reports, in one read per shard. Raises `ShardError`."""
+    rows: list[tuple[str, dict[str, Any]]] = []
+    reports: list[dict[str, Any]] = []
+    for chunk in chunks:
+        key = shard_key(folder, chunk)
+        name = folder.store.url(key)
         try:
-            table = pq.read_table(path, partitioning=None)
+            table = pq.read_table(io.BytesIO(folder.store.read(key)))
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise ShardError(f"{path}: not a readable shard: {error}") from error
+            raise ShardError(f"{name}: not a readable shard: {error}") from error
         if not table.schema.equals(SCHEMA):
-            raise ShardError(f"{path}: columns {table.schema.names} are not those of a shard")
+            raise ShardError(f"{name}: columns {table.schema.names} are not those of a shard")
+        reports.append(_report(table.schema.metadata, name))
         for row in table.to_pylist():
             if row["role"] not in ROLES:
                 raise ShardError(
-                    f"{path}: object {row['object_id']}: role must be one of {', '.join(ROLES)}, got {row['role']!r}"
+                    f"{name}: object {row['object_id']}: role must be one of {', '.join(ROLES)}, got {row['role']!r}"
                 )
-            rows.append((path, row))
-    return ShardRows(rows, limits)
+            rows.append((name, row))
+    return ShardRows(rows, reports, limits)
+
+
+def _footer_report(file: File) -> dict[str, Any]:
+    """The report of a shard, from the end of its file."""
+    try:
+        metadata = pq.read_metadata(local_path(file)).metadata
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ShardError(f"{file}: not a readable shard: {error}") from error
+    return _report(metadata, str(file))
+
+
+def _report(metadata: Mapping[bytes, bytes] | None, name: str) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads((metadata or {})[_REPORT])
+    except (ValueError, KeyError) as error:
+        raise ShardError(f"{name}: not a readable shard: it has no report") from error
+    return report

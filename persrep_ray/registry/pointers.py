@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from persrep_ray.data.objects import OBJECT_ID
+from persrep_ray.data.tree import OBJECT_ID
 from persrep_ray.storage.store import AccessError, ConflictError, NotFoundError, Store
 
 VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}")

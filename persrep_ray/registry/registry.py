@@ -24,7 +24,7 @@ from typing import Any
 
 from safetensors import SafetensorError, deserialize
 
-from persrep_ray.data.objects import check_object_id
+from persrep_ray.data.tree import check_object_id
 from persrep_ray.registry.pointers import VERSION, Pointer, Pointers, check_version, in_parallel, parsed
 from persrep_ray.storage.store import ConflictError, NotFoundError, Store
 

@@ -1,14 +1,11 @@
-"""One picture that shows what a run did for one object: its photos, its synthetic images, and where the pretrained and
-the personalized features find it in test photos."""
+"""One image of what a run did for an object: its photos, its synthetic images, and where the pretrained and the
+personalized features find it on test photos."""
 
 from __future__ import annotations
 
 import io
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -34,7 +31,7 @@ _GAP = 12
 _CONTENT = WIDTH - 2 * _MARGIN
 _PHOTO_COLUMNS = 4
 _SYNTHETIC_COLUMNS = 8
-_TALLEST = 1.1  # of a photo, in widths of its tile
+_TALLEST = 1.1  # the largest height of a tile, in widths
 
 _PAPER: Colour = (250, 250, 248)
 _RULE: Colour = (222, 222, 218)
@@ -45,13 +42,13 @@ _PERSONALIZED: Colour = (60, 190, 255)
 
 @dataclass(frozen=True)
 class TestRow:
-    """One test photo with both similarity maps.
+    """A test photo with both similarity maps.
 
-    `image` (H, W, 3) uint8; the similarities (h, w) float, any grid over the whole photo; the masks (H, W) bool: the
-    truth (None: not annotated, or another object's photo) and what each side predicts (None: nothing).
+    `image` is (H, W, 3) uint8. The similarities (h, w) float are any grids over the whole photo. The masks are (H, W)
+    bool: the truth, None if the photo has none or shows another object, and what each side finds, None for nothing.
     """
 
-    __test__ = False  # pytest takes the name for a test class
+    __test__ = False  # pytest would take the name for a test class
 
     image: np.ndarray
     pretrained_similarity: np.ndarray
@@ -70,20 +67,18 @@ def contact_sheet(
     negatives: Sequence[np.ndarray],
     tests: Sequence[TestRow],
     title_metrics: str,
-    out: Path,
-) -> None:
-    """Writes the sheet of one object as a JPEG to `out`, whole or not at all.
+) -> bytes:
+    """Draws the sheet of one object as a JPEG.
 
     Args:
         object_id: the headline.
         train: the object's photos (H, W, 3) uint8 with their masks (H, W) bool.
-        positives: synthetic images (H, W, 3) uint8 of the object; all are shown, so pick a dozen or two.
-        negatives: the same, of anything else.
-        tests: shown in this order, one row each. Both similarity maps of a row share one colour scale.
-        title_metrics: one line under the headline, say "PR-AUC 0.31 → 0.43".
-        out: its folder must exist.
+        positives: synthetic images (H, W, 3) uint8 of the object. All are shown, so pick a dozen or two.
+        negatives: such images of anything else.
+        tests: one row each, in this order. Both similarity maps of a row share a colour scale.
+        title_metrics: one line below the headline, say "PR-AUC 0.31 → 0.43".
 
-    An empty list leaves its section out. Raises ValueError for a mask that is not of its photo's size.
+    An empty list leaves out its section. Raises ValueError if a mask differs in size from its photo.
     """
     blocks = [_header(object_id, title_metrics)]
     if train:
@@ -102,13 +97,15 @@ def contact_sheet(
     for block in blocks:
         sheet.paste(block, (0, top))
         top += block.height
-    _write(sheet, out)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
 
 
 def heat_pair(row: TestRow) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
     """The row's photo under its pretrained and its personalized map, (H, W, 3) uint8 each, and their common scale.
 
-    The scale is the smallest and the largest cosine of either map: the same colour is the same cosine in both.
+    The scale is the smallest and the largest cosine of both maps, so that a colour means the same cosine in both.
     """
     maps = (row.pretrained_similarity, row.personalized_similarity)
     low = min(float(similarity.min()) for similarity in maps)
@@ -118,7 +115,7 @@ def heat_pair(row: TestRow) -> tuple[np.ndarray, np.ndarray, tuple[float, float]
 
 
 def _test_row(row: TestRow) -> Image.Image:
-    """Title and colour scale; then photo with truth, both heat maps, photo with predictions; captions below."""
+    """Title and colour scale, then the photo with the truth, both heat maps and the predictions, with captions."""
     pretrained, personalized, scale = heat_pair(row)
     photo, found = row.image, row.image
     captions: list[list[tuple[str, Colour | None]]] = [
@@ -152,7 +149,7 @@ def _test_row(row: TestRow) -> Image.Image:
 
 
 def _colour_scale(block: Image.Image, draw: ImageDraw.ImageDraw, scale: tuple[float, float]) -> None:
-    """At the right edge: the colours from the smallest to the largest cosine of the row."""
+    """Draws, at the right edge, the colours from the smallest to the largest cosine of the row."""
     ramp = colour_ramp(150, 12)
     low, high = f"cosine {scale[0]:.2f}", f"{scale[1]:.2f}"
     left = WIDTH - _MARGIN - text_width(high, 14)
@@ -171,7 +168,7 @@ def _header(object_id: str, metrics: str) -> Image.Image:
 
 
 def _heading(title: str, *entries: tuple[str, Colour | None]) -> Image.Image:
-    """A rule, the section's name, and at the right what the outlines' colours mean."""
+    """A rule, the section's name, and on the right the meaning of the outlines' colours."""
     block = Image.new("RGB", (WIDTH, 68), _PAPER)
     draw = ImageDraw.Draw(block)
     draw.line((_MARGIN, 12, WIDTH - _MARGIN, 12), fill=_RULE, width=2)
@@ -181,7 +178,7 @@ def _heading(title: str, *entries: tuple[str, Colour | None]) -> Image.Image:
 
 
 def _grid(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Tiles of one width, row by row from the left; a row is as tall as its tallest tile."""
+    """Tiles of equal width in rows; each row is as tall as its tallest tile."""
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     heights = [max(tile.height for tile in row) for row in rows]
     block = Image.new("RGB", (WIDTH, sum(heights) + _GAP * len(rows) + 12), _PAPER)
@@ -195,18 +192,3 @@ def _grid(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
 
 def _column(columns: int) -> int:
     return (_CONTENT - _GAP * (columns - 1)) // columns
-
-
-def _write(sheet: Image.Image, out: Path) -> None:
-    """A reader sees the old file or the new one."""
-    buffer = io.BytesIO()
-    sheet.save(buffer, "JPEG", quality=90)
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(buffer.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)

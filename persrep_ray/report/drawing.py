@@ -1,4 +1,4 @@
-"""What reports draw with: text, legends, tiles, outlines of masks, heat maps."""
+"""Drawing for reports: text, legends, tiles, outlines of masks, heat maps."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _ARROW = "→"
 def text(
     draw: ImageDraw.ImageDraw, place: tuple[int, int], line: str, size: int, colour: Colour = FAINT, width: int = 10_000
 ) -> int:
-    """Writes one line with its top left corner at `place`, cut with an ellipsis where it is wider than `width` pixels.
+    """Draws one line with its top left corner at `place`, cut with an ellipsis if it is wider than `width` pixels.
 
-    Returns the width it took. Arrows are drawn as shapes: the font that comes with Pillow has none.
+    Returns the width that it took. Arrows are drawn as shapes because Pillow's font has none.
     """
     shown, kept = line, len(line)
     while text_width(shown, size) > width:
@@ -49,7 +49,7 @@ def text_width(line: str, size: int) -> int:
 def legend(
     draw: ImageDraw.ImageDraw, place: tuple[int, int], entries: Sequence[tuple[str, Colour | None]], size: int
 ) -> None:
-    """Names side by side, each after a dash of its colour if it has one."""
+    """Draws names side by side, each after a dash of its colour if it has a colour."""
     left, top = place
     for name, colour in entries:
         if colour is not None:
@@ -65,7 +65,7 @@ def legend_width(entries: Sequence[tuple[str, Colour | None]], size: int) -> int
 
 
 def fit(image: np.ndarray, width: int, tallest: float) -> Image.Image:
-    """The whole image (H, W, 3) in a tile of `width`; one taller than `tallest` widths is scaled down and centred."""
+    """The whole image (H, W, 3) in a tile of `width`. A tile is at most `tallest` widths high; the image is centred."""
     height = max(1, min(round(width * image.shape[0] / image.shape[1]), round(width * tallest)))
     scale = min(width / image.shape[1], height / image.shape[0])
     inner = (min(width, max(1, round(image.shape[1] * scale))), min(height, max(1, round(image.shape[0] * scale))))
@@ -75,7 +75,7 @@ def fit(image: np.ndarray, width: int, tallest: float) -> Image.Image:
 
 
 def cover(image: np.ndarray, side: int) -> Image.Image:
-    """The middle of the image (H, W, 3) as a square tile."""
+    """The central square of the image (H, W, 3) as a tile."""
     height, width = image.shape[:2]
     crop = min(height, width)
     left, top = (width - crop) // 2, (height - crop) // 2
@@ -84,9 +84,9 @@ def cover(image: np.ndarray, side: int) -> Image.Image:
 
 
 def heat(image: np.ndarray, similarity: np.ndarray, low: float, high: float) -> np.ndarray:
-    """`similarity` (h, w), from `low` to `high`, in colours over the photo (H, W, 3) in grey: (H, W, 3) uint8.
+    """The photo (H, W, 3) in grey under the colours of `similarity` (h, w) from `low` to `high`: (H, W, 3) uint8.
 
-    The photo is grey so that colours mean cosines and nothing else.
+    The photo is grey so that colours mean only cosines.
     """
     height, width = image.shape[:2]
     levels = (similarity.astype(np.float32) - low) * (255 / max(high - low, 1e-6))
@@ -102,9 +102,9 @@ def colour_ramp(width: int, height: int) -> Image.Image:
 
 
 def with_outline(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
-    """The photo (H, W, 3) with the outline of `mask` (H, W) bool in `colour` on a dark edge, seen on any background.
+    """The photo (H, W, 3) with the outline of `mask` (H, W) bool in `colour`, on a dark edge that shows everywhere.
 
-    Raises ValueError where the mask is not of the photo's size.
+    Raises ValueError if the mask differs in size from the photo.
     """
     if mask.shape != image.shape[:2]:
         raise ValueError(f"a mask of shape {mask.shape} does not belong to a photo of shape {image.shape}")
@@ -127,7 +127,7 @@ def _colours(levels: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.applyColorMap(levels, _COLORMAP), cv2.COLOR_BGR2RGB)
 
 
-@cache  # cutting a long line measures it many times, and most of that time would be loading the font
+@cache  # cutting a long line measures it many times, and loading the font would take most of that time
 def _font(size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"

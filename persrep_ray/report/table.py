@@ -1,4 +1,4 @@
-"""The table of metrics for the terminal, pretrained beside personalized."""
+"""The table of pretrained and personalized metrics for the terminal."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _GAP = "  "
 
 
 def format_table(objects: Mapping[str, Sides], mean: Sides) -> str:
-    """A table of "pretrained → personalized" per object and for the mean, at most 120 columns wide.
+    """A table of "pretrained → personalized" for each object and the mean, at most 120 characters wide.
 
-    Tasks that neither an object nor the mean has get no column; a single missing value is a dash.
+    Metrics that neither an object nor the mean has get no column. A single missing value is a dash.
     """
     rows = [*objects.items(), ("mean", mean)]
     present = {name for _, sides in rows for metrics in sides.values() for name in metrics}
@@ -51,7 +51,7 @@ def _value(value: float | None) -> str:
 
 
 def _shorten(object_id: str) -> str:
-    """Object ids can be 128 characters: the middle of a long one is left out, since ends tell objects apart."""
+    """Leaves out the middle of a long object id, because the ends tell objects apart."""
     if len(object_id) <= _LONGEST_NAME:
         return object_id
     half = (_LONGEST_NAME - 1) // 2

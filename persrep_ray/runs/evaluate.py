@@ -1,9 +1,8 @@
-"""`persrep evaluate`: the four tasks with the adapters that a registry holds now."""
+"""`persrep evaluate`: the four tasks with the live adapters of a registry."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from persrep_ray.data.objects import Manifest, load_manifest
 from persrep_ray.distributed.connect import connected
 from persrep_ray.distributed.pool import ObjectPool
 from persrep_ray.distributed.resources import evaluate_actors
+from persrep_ray.distributed.streaming import Pool
 from persrep_ray.masks.photos import PhotoMasker
 from persrep_ray.registry.registry import Registry
 from persrep_ray.runs.inputs import select_objects
@@ -24,7 +24,7 @@ from persrep_ray.tasks.metrics import mean_sides
 
 
 def evaluate_registry(
-    objects: Path,
+    objects: str,
     registry: Registry,
     config: RunConfig | None,
     status: StatusLine,
@@ -32,31 +32,35 @@ def evaluate_registry(
     only: Sequence[str] = (),
     verbose: bool = False,
 ) -> dict[str, Any]:
-    """Evaluates the live adapter of every object that is both in the folder `objects` and in the registry.
+    """Evaluates the live adapter of every object that is both in `objects`, a folder or S3 prefix, and in the registry.
 
-    Without `config` each adapter is evaluated as its card says it was made; all must then agree on the backbone.
+    Without `config` the cards of the adapters say how to evaluate, and they must agree.
 
     Returns:
         `{"objects": {id: {"version", "error", "metrics"}}, "mean", "config", "versions"}`.
 
     Raises:
         ConfigError: no object is in both, or the cards disagree.
+        ValueError: the photos cannot be used.
+        StorageError: a bucket cannot be read.
     """
-    published = [one for one in registry.objects() if not only or one in only]
+    published = [object_id for object_id in registry.objects() if not only or object_id in only]
     config = config or _config_of(registry, published)
     manifest = load_manifest(objects, config.data)
     status.warn([f"{problem.path}: {problem.cause}" for problem in manifest.problems])
-    chosen = [one for one in select_objects(manifest, only) if one in set(published)]
+    chosen = sorted(set(select_objects(manifest, only)).intersection(published))
     if not chosen:
-        raise ConfigError(f"no object of {objects} is published in {registry.root}")
+        raise ConfigError(f"no object of {objects} is published in {registry.store.uri}")
     stage = StageProgress("evaluate", total=len(chosen))
     results: dict[str, Any] = {}
     with connected(verbose=verbose):
         pool = ObjectPool(
-            RegisteredEvaluator,
-            [ray.put(value) for value in (config, manifest, registry)],
-            actors=evaluate_actors(config, cpus=ray.cluster_resources().get("CPU", 0), objects=len(chosen)),
-            cpus=config.evaluate.cpus_per_actor,
+            Pool(
+                RegisteredEvaluator,
+                [ray.put(value) for value in (config, manifest, registry)],
+                actors=evaluate_actors(config, cpus=ray.cluster_resources().get("CPU", 0), objects=len(chosen)),
+                cpus=config.evaluate.cpus_per_actor,
+            )
         )
         for object_id in chosen:
             pool.submit(object_id)
@@ -69,20 +73,18 @@ def evaluate_registry(
     status.show([stage], final=True)
     return {
         "objects": {object_id: results[object_id] for object_id in chosen},
-        "mean": mean_sides(one["metrics"] for one in results.values() if one["metrics"]),
+        "mean": mean_sides(result["metrics"] for result in results.values() if result["metrics"]),
         "config": config.to_dict(),
         "versions": versions(),
     }
 
 
 class RegisteredEvaluator:
-    """Evaluates one published object per call. Masks that the user gave none of are made anew."""
+    """Evaluates one published object per call. It makes the masks of train photos that come without one."""
 
     def __init__(self, config: RunConfig, manifest: Manifest, registry: Registry) -> None:
-        from persrep_ray.backbones.lora import (
-            ADAPTER_FILES,
-            load_lora,  # the driver needs neither torch nor transformers
-        )
+        # The driver, which imports this module, needs neither torch nor transformers.
+        from persrep_ray.backbones.lora import ADAPTER_FILES, load_lora
         from persrep_ray.evaluate.evaluator import Evaluator
 
         self._config = config
@@ -95,8 +97,7 @@ class RegisteredEvaluator:
 
     def __call__(self, object_id: str) -> Mapping[str, Any]:
         version = self._registry.current(object_id)
-        folder = self._registry.path(object_id, version)
-        state = self._lora.load_files({name: (folder / name).read_bytes() for name in self._adapter_files})
+        state = self._lora.load_files(self._registry.files(object_id, version, self._adapter_files))
         evaluation = self._evaluator.evaluate(object_id, state)
         metrics = {"pretrained": evaluation.pretrained, "personalized": evaluation.personalized}
         return {"version": version, "metrics": metrics}
@@ -106,10 +107,13 @@ class RegisteredEvaluator:
 
 
 def _config_of(registry: Registry, published: Sequence[str]) -> RunConfig:
-    """The configuration in the cards. One evaluation has one backbone, or its figures could not be compared."""
+    """The configuration in the cards, which must agree on what makes figures comparable."""
     if not published:
-        raise ConfigError(f"{registry.root} holds no published object")
-    configs = (validated(RunConfig, registry.card(one)["config"], where=f"the card of {one}: ") for one in published)
+        raise ConfigError(f"{registry.store.uri} holds no published object")
+    configs = (
+        validated(RunConfig, registry.card(object_id)["config"], where=f"the card of {object_id}: ")
+        for object_id in published
+    )
     first = next(configs)
     wanted = _decisive(first)
     for object_id, config in zip(published[1:], configs, strict=True):
@@ -123,10 +127,11 @@ def _config_of(registry: Registry, published: Sequence[str]) -> RunConfig:
 
 
 def _decisive(config: RunConfig) -> dict[str, Section | None]:
-    """The settings without which figures cannot be compared."""
+    """The settings that must be equal for figures to be comparable."""
     sam = config.masks.sam if config.evaluate.mode == "persam" else None
     return {"backbone": config.backbone, "evaluate": config.evaluate, "masks.sam": sam}
 
 
 def _bare(error: str) -> str:
+    """The cause alone: errors of the evaluator already name object and stage."""
     return error.split(": evaluate: ", 1)[-1]

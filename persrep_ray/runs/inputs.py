@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.util
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from persrep_ray.config import ConfigError, RunConfig
 from persrep_ray.data.objects import Manifest, ObjectPhotos
+from persrep_ray.data.tree import open_tree
+from persrep_ray.generate.generators import generators_of
+from persrep_ray.storage.files import File, RemoteFile
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
@@ -24,67 +25,55 @@ def select_objects(manifest: Manifest, only: Sequence[str]) -> list[str]:
     return sorted(set(only)) if only else list(manifest.objects)
 
 
-def photos_in(folder: Path | None, option: str) -> list[Path]:
-    """The photos directly in `folder`, absolute; none for None. Raises ConfigError, which names the option."""
-    if folder is None:
+def photos_in(location: str | None, option: str) -> list[File]:
+    """The photos directly in a folder or below an S3 prefix; none for None. Raises ConfigError naming the option."""
+    if location is None:
         return []
-    if not folder.is_dir():
-        raise ConfigError(f"{option}: {folder} is no folder")
-    photos = sorted(path.absolute() for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    try:
+        tree = open_tree(location)
+    except ConfigError as error:
+        raise ConfigError(f"{option}: {error}") from None
+    if not tree.exists():
+        raise ConfigError(f"{option}: there is no folder {location}")
+    photos = [file for file in tree.listing("").files if file.suffix.lower() in _SUFFIXES]
     if not photos:
-        raise ConfigError(f"{option}: {folder} has no photos ({', '.join(sorted(_SUFFIXES))})")
+        raise ConfigError(f"{option}: {location} has no photos ({', '.join(sorted(_SUFFIXES))})")
     return photos
 
 
-def check_generator(config: RunConfig) -> None:
-    """Raises ConfigError where the generator or its filter needs a package that is not installed."""
-    generate = config.generate
-    if generate.generator == "cut_paste":
-        return
-    for package in ("diffusers", "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(
-                f"generate.generator: {generate.generator} needs the package {package}: "
-                "pip install 'persrep-ray[dreambooth]'"
-            )
-    if generate.filter.metric == "dreamsim" and importlib.util.find_spec("dreamsim") is None:
-        raise ConfigError("generate.filter.metric: dreamsim needs the package dreamsim: pip install dreamsim")
-
-
 def input_digests(
-    manifest: Manifest, backgrounds: Iterable[Path], negatives: Iterable[Path], config: RunConfig
+    manifest: Manifest, backgrounds: Iterable[File], negatives: Iterable[File], config: RunConfig
 ) -> dict[str, str]:
-    """A digest per object and folder: train photos, masks and prompts by content, the others by name and size.
+    """A digest per object, folder and file that the generators read.
 
-    Raises ConfigError for a prompt file that cannot be read.
+    Train photos and masks count by content, other photos by name and size. Files on S3 count by their tags, so nothing
+    is downloaded. Raises ConfigError for something that a generator cannot read.
     """
-    digests = {f"object {one.object_id}": _object_digest(one) for one in manifest.objects.values()}
-    for name, paths in (("--backgrounds", backgrounds), ("--negatives", negatives)):
+    digests = {f"object {photos.object_id}": _object_digest(photos) for photos in manifest.objects.values()}
+    for name, files in (("--backgrounds", backgrounds), ("--negatives", negatives)):
         digest = hashlib.sha256()
-        for path in paths:
-            _add_listing(digest, path)
+        for file in files:
+            _add(digest, file, content=False)
         digests[name] = digest.hexdigest()[:16]
-    prompts = config.generate.prompts.file
-    if prompts is not None:
-        try:
-            digests["generate.prompts.file"] = hashlib.sha256(Path(prompts).read_bytes()).hexdigest()[:16]
-        except OSError as error:
-            raise ConfigError(f"generate.prompts.file: {prompts}: cannot be read: {error.strerror}") from error
+    for generator in generators_of(config).values():
+        digests |= generator.digests()
     return digests
 
 
-def _object_digest(one: ObjectPhotos) -> str:
-    digest = hashlib.sha256((one.category or "").encode())
-    for photo in one.train:
-        for path in (photo.path, photo.mask):
-            if path is not None:
-                digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    for photo in one.test:
-        for path in (photo.path, photo.mask):
-            if path is not None:
-                _add_listing(digest, path)
+def _object_digest(photos: ObjectPhotos) -> str:
+    digest = hashlib.sha256((photos.category or "").encode())
+    for part, content in ((photos.train, True), (photos.test, False)):
+        for photo in part:
+            for file in (photo.path, photo.mask):
+                if file is not None:
+                    _add(digest, file, content=content)
     return digest.hexdigest()[:16]
 
 
-def _add_listing(digest: hashlib._Hash, path: Path) -> None:
-    digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+def _add(digest: hashlib._Hash, file: File, *, content: bool) -> None:
+    if isinstance(file, RemoteFile):
+        digest.update(f"{file.name}\0{file.tag}\0".encode())
+    elif content:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    else:
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())

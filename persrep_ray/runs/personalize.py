@@ -2,8 +2,6 @@
 
     manifest → masks → generation → training → evaluation and publishing → summary
 
-Generation is cut-and-paste, or DreamBooth (fine-tuning, then sampling), or both at a time.
-
 Masks are a barrier (an object's negatives are cut out of other objects' photos). From then on everything streams: an
 object is trained the moment its last chunk has landed and evaluated the moment it is trained, while others are still
 being generated. What is in the run folder is never done again, so the same command resumes a killed run.
@@ -22,18 +20,19 @@ import ray
 from persrep_ray.config import RunConfig
 from persrep_ray.data.distractors import choose_distractors
 from persrep_ray.data.objects import Manifest, load_manifest
-from persrep_ray.data.run_folder import RunFolder, open_run, read_json
+from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.distributed.connect import connected
 from persrep_ray.distributed.outcome import Outcome
-from persrep_ray.distributed.pool import ObjectPool, make_publisher
+from persrep_ray.distributed.pool import ObjectPool
 from persrep_ray.distributed.resources import Plan, plan
-from persrep_ray.generate.dreambooth.prompts.book import PromptSet
-from persrep_ray.generate.dreambooth.prompts.of_run import prompts_of_run
+from persrep_ray.distributed.streaming import Pool
+from persrep_ray.generate.generators import check_packages, generators_of
 from persrep_ray.generate.pipeline import Generation
-from persrep_ray.generate.shards import is_whole
+from persrep_ray.generate.schedule import missing_chunks
+from persrep_ray.generate.types import GeneratorInputs
 from persrep_ray.masks.pipeline import make_masks
 from persrep_ray.registry.registry import Registry
-from persrep_ray.runs.inputs import check_generator, input_digests, photos_in, select_objects
+from persrep_ray.runs.inputs import input_digests, photos_in, select_objects
 from persrep_ray.runs.progress import StageProgress, StatusLine
 from persrep_ray.runs.summary import summarize
 from persrep_ray.train.cells import Cells
@@ -43,34 +42,36 @@ _TICK_S = 0.1
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for, beside the configuration."""
+    """What a user asks for besides the configuration. Locations are local paths or `s3://` URIs."""
 
-    objects: Path
-    registry: Path
-    out: Path
+    objects: str
+    registry: str
+    out: str
     only: tuple[str, ...] = ()
-    backgrounds: Path | None = None
-    negatives: Path | None = None
+    backgrounds: str | None = None
+    negatives: str | None = None
     verbose: bool = False
 
 
 def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict[str, Any]:
-    """Runs or resumes; returns what `summary.json` then holds. An object that fails is in there, and stops nothing.
+    """Starts or resumes a run and returns what `summary.json` then holds. A failed object is listed and stops nothing.
 
     Raises:
-        ConfigError: something the user has to mend before anything can be done.
-        ValueError: the data folder cannot be used.
+        ConfigError: something that the user has to fix before anything can be done.
+        ValueError: the photos cannot be used.
+        StorageError: a bucket cannot be read or written.
     """
+    registry_store, out_store = open_store(request.registry), open_store(request.out)
     manifest = load_manifest(request.objects, config.data)
     selected = select_objects(manifest, request.only)
     backgrounds = photos_in(request.backgrounds, "--backgrounds")
     negatives = photos_in(request.negatives, "--negatives")
     status.warn([f"{problem.path}: {problem.cause}" for problem in manifest.problems])
-    registry = Registry(request.registry.absolute())
-    check_generator(config)
+    check_packages(config)
     inputs = input_digests(manifest, backgrounds, negatives, config)
-    with open_run(request.out.absolute(), config, inputs) as folder:
-        run = _Run(config, manifest, folder, registry, status)
+    registry_store.check_writable()
+    with open_run(out_store, config, inputs, status.say) as folder:
+        run = _Run(config, manifest, folder, Registry(registry_store), status)
         run.look_at(selected)
         if run.unfinished:
             with connected(verbose=request.verbose):
@@ -95,18 +96,21 @@ class _Run:
         self.failed: dict[str, str] = {}
         self._to_train: list[str] = []
         self._trained: list[str] = []
-        names = ("mask", "tune", "generate", "train", "evaluate")
+        self._generators = generators_of(config)
+        prepare = [one.preparation for one in self._generators.values() if one.preparation]
+        names = ("mask", *prepare, "generate", "train", "evaluate")
         self._stages = {name: StageProgress(name) for name in names}
 
     def look_at(self, selected: Iterable[str]) -> None:
         """Sorts the objects by how far earlier calls got with them."""
+        published = self._published()
+        trained = self._folder.trained()
         for object_id in selected:
             if object_id not in self._categories:
                 causes = [p.cause for p in self._manifest.problems if p.object_id == object_id]
                 self._fail("data", object_id, "; ".join(["no usable train photo", *causes[:3]]))
-            elif not self._is_published(object_id):
-                is_trained = self._folder.trained(object_id).is_dir()
-                (self._trained if is_trained else self._to_train).append(object_id)
+            elif object_id not in published:
+                (self._trained if object_id in trained else self._to_train).append(object_id)
 
     @property
     def unfinished(self) -> bool:
@@ -115,39 +119,30 @@ class _Run:
     def execute(self, backgrounds: list[Path], negatives: list[Path]) -> None:
         """Takes every unfinished object through the stages it still needs."""
         config, available = self._config, ray.cluster_resources()
+        stages = [stage for generator in self._generators.values() for stage in generator.stages()]
         counts = plan(
             config,
+            [stage.demand for stage in stages],
             cpus=available.get("CPU", 0),
             gpus=available.get("GPU", 0),
             objects=len(self._to_train) + len(self._trained),
         )
-        self._status.warn(_what_to_expect(config, counts, ignored=bool(backgrounds or negatives)))
+        self._warn_of_surprises(counts, has_photos=bool(backgrounds or negatives))
         shared = [ray.put(value) for value in (config, self._manifest, self._folder)]
         # Started first: cells take long to start, and masks are made meanwhile.
         cells = Cells(config, self._folder, shared, min(counts.cells, len(self._to_train)))
         self._make_masks(shared, counts.mask_actors)
         self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
-        chunks = [
-            chunk
-            for object_id in self._by_category(self._to_train)
-            for chunk in self._folder.chunks(object_id, config)
-            if not is_whole(self._folder.shard(chunk))
-        ]
-        generation = Generation(
-            chunks,
-            config,
-            self._folder,
-            shared,
-            backgrounds=ray.put(backgrounds),
-            negatives=ray.put(negatives),
-            book=ray.put(self._prompts()),
-            plan=counts,
+        chunks = missing_chunks(self._by_category(self._to_train), self._folder, config)
+        categories = [self._categories[object_id] for object_id in self._to_train]
+        inputs = GeneratorInputs(
+            self._folder, categories, backgrounds, negatives, lambda text: self._status.warn([text])
         )
+        prepared = {name: generator.prepare(inputs) for name, generator in self._generators.items()}
+        generation = Generation(chunks, config, self._folder, shared, prepared, counts.pools)
+        publishers = [*shared, ray.put(self._registry)]
         evaluation = ObjectPool(
-            make_publisher,
-            [*shared, ray.put(self._registry)],
-            actors=counts.evaluate_actors,
-            cpus=config.evaluate.cpus_per_actor,
+            Pool(make_publisher, publishers, counts.evaluate_actors, cpus=config.evaluate.cpus_per_actor)
         )
         self._stream(generation, cells, evaluation)
 
@@ -155,12 +150,13 @@ class _Run:
         """In the order in which they are generated: what a category needs is made once, and is at hand then."""
         return sorted(object_ids, key=lambda object_id: (self._categories[object_id] or "", object_id))
 
-    def _prompts(self) -> PromptSet | None:
-        """Of the objects to train; none where nothing is drawn from prompts."""
-        if self._config.generate.generator == "cut_paste":
-            return None
-        categories = [self._categories[object_id] for object_id in self._to_train]
-        return prompts_of_run(self._config, self._folder, categories, lambda problem: self._status.warn([problem]))
+    def _warn_of_surprises(self, counts: Plan, *, has_photos: bool) -> None:
+        """Says what the user may not have meant; `has_photos`: there are photos of backgrounds or negatives."""
+        if has_photos and not any(generator.uses_photos for generator in self._generators.values()):
+            name = self._config.generate.generator
+            self._status.warn([f"--backgrounds and --negatives are not used by generate.generator={name}"])
+        for generator in self._generators.values():
+            self._status.warn(generator.warnings(counts.pools))
 
     def _make_masks(self, shared: list[Any], actors: int) -> None:
         """Of the objects to train, and of the others that they are told apart from."""
@@ -171,7 +167,7 @@ class _Run:
         else:
             for object_id in self._to_train:
                 needed.update(choose_distractors(object_id, self._categories, most, seed))
-        missing = sorted(object_id for object_id in needed if not self._folder.masks(object_id).is_dir())
+        missing = sorted(needed - self._folder.masked())
         self._stages["mask"].total = len(missing)
         for outcome in make_masks(missing, shared, actors=actors, cpus=self._config.masks.cpus_per_actor):
             self._stages["mask"].count_object()
@@ -182,18 +178,17 @@ class _Run:
 
     def _stream(self, generation: Generation, cells: Cells, evaluation: ObjectPool) -> None:
         """Hands objects from stage to stage until none is left."""
-        generating = {chunk.object_id for chunk in generation.requests}
+        generating = {chunk.object_id for chunk in generation.chunks}
         for object_id in sorted(set(self._to_train) - generating):  # all its images are there from an earlier call
             if cause := generation.why_unusable(object_id):
                 self._fail("generate", object_id, cause)
-            generation.drop_weights(object_id)
+            generation.clean_up(object_id)
         self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
         training = set(self._to_train) - generating
-        self._stages["tune"].total = generation.to_fine_tune
         evaluating = set(self._trained)
         for stage, objects in (("generate", generating), ("train", self._to_train)):
             self._stages[stage].total = len(objects)
-        self._stages["generate"].images_total = sum(chunk.count for chunk in generation.requests)
+        self._stages["generate"].images_total = sum(chunk.count for chunk in generation.chunks)
         self._stages["train"].images_total = self._config.train.images_per_object * len(self._to_train)
         self._stages["evaluate"].total = len(self._to_train) + len(self._trained)
         for object_id in sorted(training):
@@ -207,7 +202,8 @@ class _Run:
             if not generating:
                 cells.close()
             self._stages["generate"].count_images(generation.images)
-            self._stages["tune"].done = generation.tuned
+            for name, (done, total) in generation.preparations().items():
+                self._stages[name].done, self._stages[name].total = done, total
             self._status.warn(generation.new_warnings())
             self._stages["train"].count_images(cells.images)
             self._show()
@@ -233,10 +229,16 @@ class _Run:
                 there.add(outcome.object_id)
                 submit(outcome.object_id)
 
-    def _is_published(self, object_id: str) -> bool:
-        """Whether it is done: the result is there, and the registry still has what it tells of."""
-        file = self._folder.published(object_id)
-        return file.exists() and read_json(file)["version"] in self._registry.versions(object_id)
+    def _published(self) -> set[str]:
+        """The objects that are done: their results are there, and the registry still has the versions they name."""
+        results = self._folder.published_objects()
+        live = self._registry.live() if results else {}
+
+        def is_there(object_id: str) -> bool:
+            version = self._folder.read_json(self._folder.published(object_id))["version"]
+            return live.get(object_id) == version or version in self._registry.versions(object_id)
+
+        return {object_id for object_id in results if is_there(object_id)}
 
     def _fail(self, stage: str, object_id: str, cause: str) -> None:
         """Stages' own errors name object and stage already; all end up in one form."""
@@ -248,15 +250,8 @@ class _Run:
         self._status.show([stage for stage in self._stages.values() if stage.total], final=final)
 
 
-def _what_to_expect(config: RunConfig, counts: Plan, *, ignored: bool) -> list[str]:
-    """What a user may not have meant; `ignored`: there are photos of backgrounds or negatives."""
-    warnings = []
-    if ignored and config.generate.generator == "dreambooth":
-        warnings.append("--backgrounds and --negatives are for cut-and-paste; generate.generator=dreambooth takes none")
-    if counts.sample_actors and not counts.sample_gpus:
-        warnings.append(
-            "images are sampled on CPUs, which takes minutes each with a model of the usual size: the cluster has no "
-            "GPU now; where it will have some, set generate.dreambooth.gpus_per_actor and "
-            "generate.sampling.gpus_per_actor"
-        )
-    return warnings
+def make_publisher(*arguments: Any) -> Any:
+    """A `Publisher`. It is imported where it is made because the driver needs neither torch nor transformers."""
+    from persrep_ray.runs.publish import Publisher
+
+    return Publisher(*arguments)

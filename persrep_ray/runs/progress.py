@@ -1,4 +1,4 @@
-"""One status line: on a terminal rewritten in place, in a log a line every few seconds."""
+"""The status line: rewritten in place on a terminal, printed every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import TextIO
 _REDRAW_S = 0.2
 _LOG_EVERY_S = 5.0
 _MOST_WARNINGS = 20
-_SETTLED_S = 1.0  # before, a rate is noise
+_SETTLED_S = 1.0  # earlier than this, a rate is noise
 
 
 @dataclass
 class StageProgress:
-    """How far a stage is, in objects and, where it makes or sees images, in images (of this process)."""
+    """How far a stage is, in objects and, where the stage makes or sees images, in images of this process."""
 
     name: str
     total: int = 0
     images_total: int = 0
     done: int = 0
     images: int = 0
-    started: float | None = None  # when the first image or object was there, and how many there were then
+    started: float | None = None  # when the first image or object was done, and how many images there were then
     images_at_start: int = 0
 
     def count_images(self, images: int) -> None:
@@ -38,7 +38,7 @@ class StageProgress:
         self.done += 1
 
     def text(self, now: float) -> str:
-        """`train 1/3 (42 images/s, 2:10 left)`; what is not known yet is left out."""
+        """`train 1/3 (42 images/s, 2:10 left)`, without the parts that are not known yet."""
         notes = []
         if self.started is not None and self.done < self.total and now - self.started > _SETTLED_S:
             elapsed = now - self.started
@@ -46,7 +46,7 @@ class StageProgress:
                 notes.append(f"{rate:.0f} images/s")
                 if self.images < self.images_total:
                     notes.append(_left((self.images_total - self.images) / rate))
-            elif self.done > 1:  # the first object's own time is not known
+            elif self.done > 1:  # nobody knows when the first object began
                 notes.append(_left(elapsed / (self.done - 1) * (self.total - self.done)))
         return f"{self.name} {self.done}/{self.total}" + (f" ({', '.join(notes)})" if notes else "")
 
@@ -56,7 +56,7 @@ def _left(seconds: float) -> str:
 
 
 class StatusLine:
-    """Shows the stages, each with its speed and the time it will still take; `say` prints a line of its own above."""
+    """Shows the stages, each with its speed and the time left; `say` prints a separate line above them."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -65,7 +65,7 @@ class StatusLine:
         self._shown = ""
 
     def show(self, stages: Sequence[StageProgress], *, final: bool = False) -> None:
-        """Called as often as one likes; draws when it is time, and always if `final`."""
+        """Draws the line if it is time to, and always if `final`; call it as often as you like."""
         now = time.monotonic()
         if not final and now - self._drawn_at < (_REDRAW_S if self._in_place else _LOG_EVERY_S):
             return
@@ -84,7 +84,7 @@ class StatusLine:
         self._stream.flush()
 
     def warn(self, problems: Sequence[str]) -> None:
-        """A line for each of the first problems: thousands of bad photos must not hide the rest of the log."""
+        """Prints the first problems, a line each: thousands of bad photos must not hide the rest of the log."""
         for problem in problems[:_MOST_WARNINGS]:
             self.say(f"warning: {problem}")
         if len(problems) > _MOST_WARNINGS:

@@ -1,34 +1,37 @@
-"""The last stage of an object: evaluate its adapter, draw its contact sheet, publish it. No Ray in here."""
+"""The last stage of an object: evaluate its adapter, publish it, draw its contact sheet. No Ray in here."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save as save_safetensors
+from safetensors.numpy import save
 
 from persrep_ray.backbones.lora import ADAPTER_FILES, load_lora
 from persrep_ray.config import RunConfig
 from persrep_ray.config.versions import versions
-from persrep_ray.data.images import read_mask, read_rgb
+from persrep_ray.data.images import read_mask
 from persrep_ray.data.objects import Manifest
-from persrep_ray.data.run_folder import RunFolder, read_json
-from persrep_ray.evaluate.evaluator import Evaluation, Evaluator
-from persrep_ray.generate.shards import ShardRows, read_shards
-from persrep_ray.generate.types import Chunk, Role
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.distributed.outcome import describe
+from persrep_ray.evaluate.evaluator import Evaluator
+from persrep_ray.evaluate.examples import pack
+from persrep_ray.generate.schedule import calibration_chunks
+from persrep_ray.generate.shards import read_shards
 from persrep_ray.registry.registry import Registry
-from persrep_ray.report.contact_sheet import contact_sheet
+from persrep_ray.report.object_sheet import object_sheet
+from persrep_ray.runs.summary import work_report
 
-_SHOWN = 16  # synthetic images of either role on a contact sheet
+_PROTOTYPES = "prototypes.safetensors"
 
 
 class Publisher:
-    """Publishes trained objects of one run, one per call. Doing one twice changes nothing."""
+    """Publishes trained objects of one run, one per call. To publish an object again changes nothing."""
 
     def __init__(self, config: RunConfig, manifest: Manifest, folder: RunFolder, registry: Registry) -> None:
         self._config = config
@@ -39,86 +42,74 @@ class Publisher:
         self._evaluator = Evaluator(self._lora, manifest, self._masks, config)
 
     def __call__(self, object_id: str) -> dict[str, Any]:
-        """Publishes the object and returns what `published/<object>.json` then holds."""
+        """Does what earlier runs have left to do. Returns `warnings`: a sheet that cannot be drawn is no failure."""
+        adapter = {name: self._folder.read_trained(object_id, name) for name in ADAPTER_FILES}
+        if not self._folder.exists(self._folder.evaluation(object_id)):
+            self._evaluate(object_id, adapter)
+        self._publish(object_id, adapter)
+        try:
+            sheet = object_sheet(self._folder, self._config, self._manifest.objects[object_id])
+            self._folder.store.write(self._folder.sheet(object_id), sheet)
+        except Exception as error:
+            return {"warnings": [f"object {object_id}: no contact sheet: {describe(error)}"]}
+        return {"warnings": []}
+
+    def _evaluate(self, object_id: str, adapter: Mapping[str, bytes]) -> None:
+        """Measures the adapter and stores everything that publishing and reports need."""
         started = time.monotonic()
-        trained = self._folder.trained(object_id)
-        files = {name: (trained / name).read_bytes() for name in ADAPTER_FILES}
-        state = self._lora.load_files(files)
-        heldout = self._images(self._folder.calibration_by_role(object_id, self._config))
+        state = self._lora.load_files(adapter)
+        images = {
+            role: [row.image for row in read_shards(self._folder, chunks, self._config.data)]
+            for role, chunks in calibration_chunks(object_id, self._config).items()
+        }
         evaluation = self._evaluator.evaluate(
-            object_id,
-            state,
-            synthetic_positives=[one.image for one in heldout["positive"]],
-            synthetic_others=[one.image for one in heldout["negative"]],
+            object_id, state, synthetic_positives=images["positive"], synthetic_others=images["negative"]
         )
-        calibration = asdict(evaluation.calibration)
-        files["prototypes.safetensors"] = save_safetensors(self._evaluator.prototypes(object_id, state))
+        prototypes = self._evaluator.prototypes(object_id, state)
+        examples, arrays = pack(evaluation.examples)
+        report = {
+            "metrics": {"pretrained": evaluation.pretrained, "personalized": evaluation.personalized},
+            "by_split": evaluation.by_split,
+            "calibration": asdict(evaluation.calibration),
+            "examples": examples,
+            "seconds": time.monotonic() - started,
+        }
+        self._folder.write_evaluated(object_id, {_PROTOTYPES: save(prototypes), "examples.safetensors": arrays}, report)
+
+    def _publish(self, object_id: str, adapter: Mapping[str, bytes]) -> None:
+        evaluation = self._folder.read_json(self._folder.evaluation(object_id))
+        calibration = evaluation["calibration"]
+        files = {**adapter, _PROTOTYPES: self._folder.read_evaluated(object_id, _PROTOTYPES)}
         version = _content_version({**files, "calibration": json.dumps(calibration, sort_keys=True).encode()})
-        metrics = {"pretrained": evaluation.pretrained, "personalized": evaluation.personalized}
-        self._draw_sheet(object_id, evaluation)
         card = {
             "object_id": object_id,
             "category": self._manifest.objects[object_id].category,
             "version": version,
             "threshold": calibration.pop("threshold"),
             "calibration": calibration,
-            "metrics": metrics,
-            "by_split": evaluation.by_split,
-            "training": read_json(trained / "train.json"),
+            "metrics": evaluation["metrics"],
+            "by_split": evaluation["by_split"],
+            "training": self._folder.read_json(self._folder.train_report(object_id)),
             "photos": [photo.path.name for photo in self._manifest.objects[object_id].train],
             "config": self._config.to_dict(),
             "versions": versions(),
         }
         self._registry.publish(object_id, version, {**files, "card.json": json.dumps(card, indent=2).encode()})
-        result = {"version": version, "seconds": time.monotonic() - started, "metrics": metrics}
-        self._folder.write_json(self._folder.published(object_id), result)
-        return result
+        published = {
+            "version": version,
+            "metrics": evaluation["metrics"],
+            **work_report(self._folder, self._config, object_id),
+        }
+        self._folder.write_json(self._folder.published(object_id), published)
 
     def _masks(self, object_id: str) -> list[np.ndarray | None]:
         photos = self._folder.masked_photos(self._manifest.objects[object_id])
         return [None if photo.mask is None else read_mask(photo.mask, self._config.data) for photo in photos]
 
-    def _images(self, chunks_by_role: Mapping[Role, Sequence[Chunk]]) -> dict[Role, ShardRows]:
-        return {
-            role: read_shards([self._folder.shard(chunk) for chunk in chunks], self._config.data)
-            for role, chunks in chunks_by_role.items()
-        }
 
-    def _draw_sheet(self, object_id: str, evaluation: Evaluation) -> None:
-        limits = self._config.data
-        photos = self._folder.masked_photos(self._manifest.objects[object_id])
-        shown = {}
-        for role, images in self._images(self._folder.chunks_by_role(object_id, self._config)).items():
-            every = max(1, len(images) // _SHOWN)
-            shown[role] = [images[index].image for index in range(0, len(images), every)][:_SHOWN]
-        contact_sheet(
-            object_id,
-            train=[(read_rgb(one.path, limits), read_mask(one.mask, limits)) for one in photos if one.mask],
-            positives=shown["positive"],
-            negatives=shown["negative"],
-            tests=evaluation.tests,
-            title_metrics=_headline(evaluation),
-            out=self._folder.sheet(object_id),
-        )
-
-
-def _content_version(files: dict[str, bytes]) -> str:
-    """A version is named by what it does: the adapter, the prototypes, the threshold and calibration."""
+def _content_version(files: Mapping[str, bytes]) -> str:
+    """The name of a version comes from what it does: the adapter, the prototypes and the calibration."""
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(files[name])
     return digest.hexdigest()[:12]
-
-
-def _headline(evaluation: Evaluation) -> str:
-    named = {
-        "classification.pr_auc": "PR-AUC",
-        "retrieval.ndcg": "nDCG",
-        "detection.map50": "detection mAP50",
-        "segmentation.map50": "segmentation mAP50",
-    }
-    return "   ".join(
-        f"{name} {evaluation.pretrained[key]:.2f} → {evaluation.personalized[key]:.2f}"
-        for key, name in named.items()
-        if key in evaluation.pretrained and key in evaluation.personalized
-    )

@@ -7,7 +7,9 @@ from typing import Any
 
 from persrep_ray.config import RunConfig
 from persrep_ray.config.versions import versions
-from persrep_ray.data.run_folder import RunFolder, read_json
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.generate.generators import generators_of
+from persrep_ray.generate.schedule import chunks
 from persrep_ray.generate.shards import ShardError, shard_report
 from persrep_ray.tasks.metrics import mean_sides
 
@@ -15,20 +17,16 @@ from persrep_ray.tasks.metrics import mean_sides
 def summarize(
     folder: RunFolder, config: RunConfig, selected: Iterable[str], failed: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Per object its status, version, error, seconds per stage, what the filter rejected, and metrics; the mean
-    metrics; config and versions."""
+    """The status, version, error, metrics and `work_report` of each object; the mean metrics; config and versions.
+
+    It reads one small file for each published object.
+    """
     objects: dict[str, Any] = {}
     for object_id in selected:
         error = failed.get(object_id)
-        result: dict[str, Any] = {} if error else read_json(folder.published(object_id))
-        objects[object_id] = {
-            "status": "failed" if error else "published",
-            "version": result.get("version"),
-            "error": error,
-            "seconds": _seconds(folder, config, object_id),
-            "filter": _filter(folder, object_id),
-            "metrics": result.get("metrics"),
-        }
+        result = work_report(folder, config, object_id) if error else folder.read_json(folder.published(object_id))
+        status = "failed" if error else "published"
+        objects[object_id] = {"status": status, "version": None, "error": error, "metrics": None, **result}
     return {
         "objects": objects,
         "mean": mean_sides(one["metrics"] for one in objects.values() if one["metrics"]),
@@ -37,28 +35,28 @@ def summarize(
     }
 
 
-def _filter(folder: RunFolder, object_id: str) -> dict[str, Any] | None:
-    """How many sampled positives were rejected; None where none was sampled. `filtered/` has it per prompt."""
-    if not folder.filtered(object_id).exists():
-        return None
-    return {name: value for name, value in read_json(folder.filtered(object_id)).items() if name != "by_prompt"}
+def work_report(folder: RunFolder, config: RunConfig, object_id: str) -> dict[str, Any]:
+    """The `seconds` that each stage worked on an object in all calls of the run, and what its generators report.
 
+    The seconds of a stage that has not ended are None.
+    """
 
-def _seconds(folder: RunFolder, config: RunConfig, object_id: str) -> dict[str, float | None]:
-    """Work per stage, summed over chunks, whichever calls of the run did it; None for a stage it never ended."""
+    def seconds_in(key: str) -> float | None:
+        return folder.read_json(key)["seconds"] if folder.exists(key) else None
 
-    def of(path: Any) -> float | None:
-        return round(read_json(path)["seconds"], 3) if path.exists() else None
-
-    shards = [folder.shard(chunk) for chunk in folder.chunks(object_id, config)]
     try:
-        generate = round(sum(shard_report(shard)["seconds"] for shard in shards), 3)
-    except ShardError:  # some are missing, or damaged
-        generate = None
+        generating = sum(shard_report(folder, chunk)["seconds"] for chunk in chunks(object_id, config))
+    except ShardError:  # a shard is missing or damaged
+        generating = None
     seconds = {
-        "mask": of(folder.masks(object_id) / "masks.json"),
-        "generate": generate,
-        "train": of(folder.trained(object_id) / "train.json"),
-        "evaluate": of(folder.published(object_id)),
+        "mask": seconds_in(folder.masks_report(object_id)),
+        "generate": generating,
+        "train": seconds_in(folder.train_report(object_id)),
+        "evaluate": seconds_in(folder.evaluation(object_id)),
     }
-    return seconds if config.generate.generator == "cut_paste" else {**seconds, "tune": of(folder.tuned(object_id))}
+    report: dict[str, Any] = {}
+    for generator in generators_of(config).values():
+        seconds |= generator.seconds(folder, object_id)
+        report |= generator.summary(folder, object_id)
+    rounded = {stage: None if value is None else round(value, 3) for stage, value in seconds.items()}
+    return {"seconds": rounded, **report}

@@ -1,1 +1,1 @@
-"""The tasks as pure functions on arrays: classification, retrieval, detection, segmentation. No model, no Ray."""
+"""The four tasks as pure functions on arrays, which training, evaluation and serving share."""

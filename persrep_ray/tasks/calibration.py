@@ -1,4 +1,4 @@
-"""What a score means to serving, found without a test photo: from where on it is a yes, and how sure that is."""
+"""From a score to an answer: the threshold of a yes, and its probability. No test photo is needed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from persrep_ray.tasks.classification import scores
 from persrep_ray.tasks.features import check_rows, cosine_matrix
 
 SLOPES = 1.0, 1000.0
-"""From "cosines hardly tell" to "a hundredth is as good as certain"; no real object comes near either end."""
+"""From "a cosine says hardly anything" to "a hundredth is nearly certain"; real objects lie far from both ends."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A score of `threshold` or more is a yes; sigmoid(`slope` * score + `intercept`) is its probability, then >= 0.5.
+    """A score of at least `threshold` is a yes. Its probability is sigmoid(`slope` * score + `intercept`), then >= 0.5.
 
-    `positives` and `others` count the pictures of the object and of anything else that this was found on; the rates are
+    `positives` and `others` count the images of the object and of anything else that this was found on. The rates are
     the shares of these that get a yes.
     """
 
@@ -37,21 +37,21 @@ def calibrate(
     """Finds threshold and probability of the largest cosine to a train photo.
 
     Args:
-        train: (T, D) embeddings of the object's train photos. Each is scored against the others (leave one out), which
-            a single one cannot be.
-        others: (N, D) embeddings of other objects' train photos; N may be 0, here and below.
-        synthetic_positives: (P, D) embeddings of synthetic images of the object that it was not trained on.
-        synthetic_others: (M, D) the same of anything else.
+        train: embeddings (T, D) of the object's train photos. Each is scored against the rest (leave one out), which is
+            impossible for a single photo.
+        others: embeddings (N, D) of other objects' train photos; N may be 0, here and below.
+        synthetic_positives: embeddings (P, D) of synthetic images of the object that training has not seen.
+        synthetic_others: embeddings (M, D) of such images of anything else.
 
-    The two kinds of a side weigh the same, however many there are of each: real photos are what serving sees, but three
-    of them, taken in one go, do not say how far a score can fall; synthetic images do, but are not quite photos. Both
-    sides weigh the same, too, since nobody knows how often the object will be asked for. A side without any picture is
-    stood for by a score of 1 (the object) or 0 (anything else).
+    On each side, photos and synthetic images weigh the same, however many there are. Photos are what serving sees, but
+    three of them, taken in a row, do not tell how far a score can fall; synthetic images do, but are not quite photos.
+    The two sides weigh the same because nobody knows how often the object will be asked for. A side without any image
+    is replaced by a score of 1 (the object) or 0 (anything else).
 
-    The threshold has the largest share of positives above less that of others above; it lies halfway between the two
-    scores on either side of that cut, of equally good cuts at the highest. The probability is Platt's (1999), whose
-    softened targets keep the slope finite where the sides separate; that it is 0.5 at the threshold is a constraint of
-    the fit, so that it never contradicts the yes or no.
+    The threshold maximises the share of positives above it minus the share of others above it, lies halfway between the
+    scores next to it, and is the highest of equally good thresholds. The probability is Platt's (1999), whose softened
+    targets keep the slope finite if the sides separate. The fit is constrained to 0.5 at the threshold, so that the
+    probability never contradicts the yes or no.
     """
     check_rows(train, "train embeddings")
     alike, alike_weight = _side([_leave_one_out(train), _scores(train, synthetic_positives)], absent=1.0)
@@ -73,7 +73,7 @@ def calibrate(
 
 
 def _leave_one_out(train: np.ndarray) -> np.ndarray:
-    """(T,) or, of a single photo, (0,)."""
+    """(T,), or (0,) for a single photo."""
     if len(train) == 1:
         return np.empty(0)
     among = cosine_matrix(train, train)
@@ -82,12 +82,12 @@ def _leave_one_out(train: np.ndarray) -> np.ndarray:
     return best
 
 
-def _scores(train: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-    return scores(train, pictures) if len(pictures) else np.empty(0)
+def _scores(train: np.ndarray, images: np.ndarray) -> np.ndarray:
+    return scores(train, images) if len(images) else np.empty(0)
 
 
 def _side(kinds: Sequence[np.ndarray], absent: float) -> tuple[np.ndarray, np.ndarray]:
-    """All scores (N,) float64 of a side and their weights (N,), which add up to 1."""
+    """The scores (N,) float64 of a side and their weights (N,), which add up to 1."""
     present = [kind for kind in kinds if len(kind)] or [np.array([absent])]
     weights = [np.full(len(kind), 1 / (len(kind) * len(present))) for kind in present]
     return np.concatenate(present).astype(np.float64), np.concatenate(weights)
@@ -95,7 +95,7 @@ def _side(kinds: Sequence[np.ndarray], absent: float) -> tuple[np.ndarray, np.nd
 
 def _best_cut(alike: np.ndarray, alike_weight: np.ndarray, unlike: np.ndarray, unlike_weight: np.ndarray) -> float:
     levels = np.unique(np.concatenate([alike, unlike]))
-    if len(levels) == 1:  # nothing tells them apart
+    if len(levels) == 1:  # the sides cannot be told apart
         return float(levels[0])
     cuts = (levels[:-1] + levels[1:]) / 2
     separation = (alike >= cuts[:, None]) @ alike_weight - (unlike >= cuts[:, None]) @ unlike_weight
@@ -103,7 +103,7 @@ def _best_cut(alike: np.ndarray, alike_weight: np.ndarray, unlike: np.ndarray, u
 
 
 def _soft(weights: np.ndarray) -> float:
-    """Platt's target (n + 1) / (n + 2); n is what evenly weighing pictures would be as good as these (Kish, 1965)."""
+    """Platt's target (n + 1) / (n + 2), where n is the effective number of images (Kish, 1965)."""
     count = 1 / float((weights**2).sum())
     return (count + 1) / (count + 2)
 
@@ -111,13 +111,13 @@ def _soft(weights: np.ndarray) -> float:
 def _fit_slope(offsets: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
     """The k in `SLOPES` at which sigmoid(k * offsets) has the least cross entropy to `targets`.
 
-    Cross entropy is convex in k: bisection of its derivative cannot fail, and ends at a limit where the best k is
-    beyond it (scores that are all the same, or the wrong way round).
+    Cross entropy is convex in k, so bisection of its derivative cannot fail. It ends at a limit if the best k lies
+    beyond it, which happens if all scores are equal or the sides are the wrong way round.
     """
     low, high = SLOPES
     for _ in range(60):
         slope = (low + high) / 2
-        predicted = (1 + np.tanh(slope * offsets / 2)) / 2  # the sigmoid, which never overflows in this form
+        predicted = (1 + np.tanh(slope * offsets / 2)) / 2  # the sigmoid in a form that never overflows
         if float(weights @ ((predicted - targets) * offsets)) < 0:
             low = slope
         else:

@@ -1,4 +1,4 @@
-"""Classification: is this photo of the object? Scored as the reference implementation does (arXiv 2412.16156)."""
+"""Classification: does this photo show the object? Scored as in the reference implementation (arXiv 2412.16156)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from persrep_ray.tasks.features import check_rows, check_same_width, cosine_matr
 
 
 def scores(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Each test photo's score: its largest cosine to any train photo of the object.
+    """Each test photo's score (N,) float32: its largest cosine to any train photo of the object.
 
-    `train` (T, D) and `test` (N, D) are embeddings; returns (N,) float32.
+    `train` (T, D) and `test` (N, D) are embeddings.
     """
     check_rows(train, "train embeddings")
     check_rows(test, "test embeddings")
@@ -23,8 +23,8 @@ def scores(train: np.ndarray, test: np.ndarray) -> np.ndarray:
 def pr_auc(train: np.ndarray, test: np.ndarray, is_object: np.ndarray) -> float:
     """Average precision of `scores` over all test photos, those of other objects included.
 
-    `is_object` (N,) bool says which test photos show the object. Raises ValueError where none does, since the metric
-    is then undefined.
+    `is_object` (N,) bool says which test photos show the object. Raises ValueError if none does, because the metric is
+    then undefined.
     """
     is_object = np.asarray(is_object, dtype=bool)
     if is_object.shape != (len(test),):

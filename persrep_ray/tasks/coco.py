@@ -10,7 +10,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as rle
 
-_OBJECT = 1  # the only category
+_OBJECT = 1  # the id of the only category
 _IOU_50 = 0  # index of the threshold .5 in COCO's .5:.05:.95
 _ALL_AREAS = 0
 
@@ -44,16 +44,16 @@ def average_precision(
 ) -> dict[str, float]:
     """COCO metrics over photos with at most one true and one predicted region each.
 
-    `truths[i]`, `predictions[i]` and `scores[i]` belong to photo i. A prediction on a photo without truth is a false
-    positive at its score's place in the ranking.
+    `truths[i]`, `predictions[i]` and `scores[i]` belong to photo i. A prediction on a photo without a truth is a false
+    positive, ranked by its score.
 
     Returns:
-        `map` (mean over IoU .5:.05:.95) and `map50`, over 101 recall points, all object areas. `f1` as the reference
-        implementation has it: per IoU threshold and recall point, precision and final recall are averaged over COCO's
-        area ranges that have truths, F1 is taken of the two, then averaged over recall points and thresholds.
+        `map` (mean over IoU .5:.05:.95) and `map50`, over 101 recall points and all object areas. `f1` follows the
+        reference implementation: for each IoU threshold and recall point, precision and final recall are averaged over
+        those of COCO's area ranges that have truths; their F1 is averaged over recall points and thresholds.
 
     Raises:
-        ValueError: no truth at all (the metrics are undefined), or lengths that differ.
+        ValueError: there is no truth, so the metrics are undefined, or the lengths differ.
     """
     if not len(truths) == len(predictions) == len(scores):
         raise ValueError(
@@ -69,7 +69,7 @@ def average_precision(
         height, width = region.size if region else (1, 1)
         images.append({"id": image_id, "height": height, "width": width})
         if truth is not None:
-            # ids start at 1: COCO's matching takes an annotation with id 0 for no match
+            # ids start at 1 because COCO's matching takes an annotation with id 0 for no match
             row: dict[str, Any] = {"id": image_id, "image_id": image_id, "category_id": _OBJECT, "iscrowd": 0}
             true_rows.append({**row, key: truth.geometry, "area": truth.area})
         if prediction is not None:
@@ -87,7 +87,7 @@ def average_precision(
     )
     evaluation.evaluate()
     evaluation.accumulate()
-    # one category: (T thresholds, R recall points, A areas) and (T, A), at COCO's largest number of detections
+    # (T thresholds, R recall points, A areas) and (T, A), for the only category and COCO's largest detection count
     precision = evaluation.eval["precision"][:, :, 0, :, -1]
     recall = evaluation.eval["recall"][:, 0, :, -1]
     return {
@@ -98,7 +98,7 @@ def average_precision(
 
 
 def _f1(precision: np.ndarray, recall: np.ndarray) -> float:
-    """Of `precision` (T, R, A) and `recall` (T, A), where an area range without truths holds -1 throughout."""
+    """The F1 of `precision` (T, R, A) and `recall` (T, A); an area range without truths holds -1 throughout."""
     with_truths = recall[0] >= 0  # (A,)
     mean_precision = precision[:, :, with_truths].mean(axis=2)  # (T, R)
     mean_recall = np.broadcast_to(recall[:, with_truths].mean(axis=1, keepdims=True), mean_precision.shape)
@@ -108,4 +108,4 @@ def _f1(precision: np.ndarray, recall: np.ndarray) -> float:
 
 
 def _silent(*_: object) -> None:
-    """COCO reports its progress to a function: we have no use for it."""
+    """COCO reports its progress to a function; we do not want it."""

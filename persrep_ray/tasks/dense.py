@@ -1,8 +1,8 @@
 """Detection and segmentation without a head: where do a photo's patches look like the object's?
 
-The reference implementation's inference (arXiv 2412.16156, `downstream/dense_tasks.py`), for a backbone that sees the
-whole photo squashed to a square: a position in the patch grid and in the photo differ by a plain scaling. Its mode
-`threshold` is here, its mode `persam` in `persam.py`.
+This is the inference of the reference implementation (arXiv 2412.16156, `downstream/dense_tasks.py`). The backbone sees
+the whole photo squashed to a square, so positions in the patch grid and in the photo differ only by a scaling. The mode
+`threshold` is here, the mode `persam` in `evaluate/persam.py`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ import numpy as np
 from persrep_ray.tasks.coco import Region, average_precision, box_region, mask_region
 from persrep_ray.tasks.features import check_same_width, normalize
 
+LONGEST_SIDE = 640
+"""The longest side, in pixels, of dense predictions and truths: it is far finer than the patch grid behind them."""
+
 SMALLEST_COMPONENT = 100
-"""Components of fewer pixels of the photo are noise, not an object (the reference's figure)."""
+"""Components of fewer pixels are noise and not an object; the number is that of the reference implementation."""
 
 
 @dataclass(frozen=True)
 class DenseReference:
-    """What an object's train photos say about its patches.
+    """What is known about an object's patches from its train photos.
 
-    `target` (D,) float32, unit length: the feature that a photo's patches are compared with.
-    `box_means` (T, D) float32: for each train photo, the mean unit patch feature inside the object's box.
+    `target` (D,) float32, of unit length, is the feature that a photo's patches are compared with. `box_means` (T, D)
+    float32 holds, for each train photo, the mean unit patch feature inside the object's box.
     """
 
     target: np.ndarray
@@ -36,9 +39,9 @@ class DenseReference:
 class DensePrediction:
     """What was found on one photo.
 
-    `mask` (H, W) bool: the largest component, holes filled; `box` (4,) int32 = [xmin, ymin, width, height], pixels,
-    around ALL components, as in the reference; both None where nothing was found. `score`: cosine, -1..1, -1 where
-    nothing was found. `similarity` (h, w) float32: cosine of each patch to the target.
+    `mask` (H, W) bool is the largest component with its holes filled. `box` (4,) int32 = [xmin, ymin, width, height],
+    in pixels, surrounds ALL components, as in the reference. Both are None if nothing was found. `score` is a cosine,
+    and -1 if nothing was found. `similarity` (h, w) float32 holds the cosine of each patch to the target.
     """
 
     mask: np.ndarray | None
@@ -51,14 +54,14 @@ def make_reference(train_patches: Sequence[np.ndarray], train_masks: Sequence[np
     """The reference of one object.
 
     Args:
-        train_patches: per train photo, (h, w, D) patch features.
-        train_masks: per train photo, (H, W) bool, the object in the photo; H, W may differ from photo to photo.
+        train_patches: the patch features (h, w, D) of each train photo.
+        train_masks: the mask (H, W) bool of the object on each train photo; H and W may differ between photos.
 
-    The target is half the maximum plus half the mean, per dimension, of the FIRST photo's unit patch features under
-    its mask.
+    The target is, per dimension, half the maximum plus half the mean of the FIRST photo's unit patch features under its
+    mask.
 
     Raises:
-        ValueError: no photos, lengths or shapes that do not fit, an empty mask, features that are not finite.
+        ValueError: there are no photos, lengths or shapes do not fit, a mask is empty, or features are not finite.
     """
     if not train_patches or len(train_patches) != len(train_masks):
         raise ValueError(
@@ -81,23 +84,23 @@ def make_reference(train_patches: Sequence[np.ndarray], train_masks: Sequence[np
 
 
 Find = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
-"""An inference mode: from a similarity map (h, w) and the (H, W) of the photo, where the object is, (H, W) bool."""
+"""An inference mode, which turns a similarity map (h, w) and the photo's size (H, W) into a mask (H, W) bool."""
 
 
 def threshold(similarity: np.ndarray, photo_size: tuple[int, int]) -> np.ndarray:
-    """The inference mode `threshold`: Otsu's on the upsampled map, small components removed, gaps closed."""
+    """The inference mode `threshold`: Otsu's threshold on the upsampled map; small components go, gaps are closed."""
     height, width = photo_size
     upsampled: np.ndarray = cv2.resize(similarity, (width, height), interpolation=cv2.INTER_LINEAR)
     smallest, largest = float(upsampled.min()), float(upsampled.max())
-    if largest - smallest <= 1e-6:  # a flat map shows nothing: all that Otsu could split is rounding
+    if largest - smallest <= 1e-6:  # the map is flat, so Otsu would only split rounding errors
         return np.zeros(photo_size, dtype=bool)
     upsampled = (upsampled - smallest) * np.float32(256 / (largest - smallest))
-    # 256 bins, cut at the middle of the bin that Otsu picks: scikit-image's threshold, which the reference uses
+    # Like scikit-image, which the reference uses: 256 bins, cut at the middle of the bin that Otsu picks.
     picked, _ = cv2.threshold(np.minimum(upsampled, 255).astype(np.uint8), 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     binary = (upsampled > picked + 0.5).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=4)
     keep = (stats[:, cv2.CC_STAT_AREA] >= SMALLEST_COMPONENT).astype(np.uint8)
-    keep[0] = 0  # the background
+    keep[0] = 0  # label 0 is the background
     closed = cv2.morphologyEx(keep[labels], cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
     return closed.astype(bool)
 
@@ -108,13 +111,13 @@ def predict(
     """Finds the object on one photo.
 
     Args:
-        reference: of the object, from the same backbone and adapter as `patches`.
-        patches: (h, w, D) patch features of the photo.
-        photo_size: (H, W) of the photo, pixels; mask and box are in these.
+        reference: the object's, from the same backbone and adapter as `patches`.
+        patches: the patch features (h, w, D) of the photo.
+        photo_size: (H, W) in pixels; mask and box are in these pixels.
         find: the inference mode.
 
     Raises:
-        ValueError: shapes that do not fit, features that are not finite.
+        ValueError: shapes do not fit, or features are not finite.
     """
     unit = _unit_patches(patches, "the photo")
     check_same_width(unit, "patches of the photo", reference.target, "the reference")
@@ -130,7 +133,7 @@ def predict(
 
 @dataclass(frozen=True)
 class DenseOutcome:
-    """A prediction and the truth of its photo as COCO compares them; small, so that thousands can be held."""
+    """A prediction and the truth of its photo as COCO compares them, small enough to hold thousands."""
 
     true_box: Region | None
     true_mask: Region | None
@@ -140,10 +143,10 @@ class DenseOutcome:
 
 
 def outcome(prediction: DensePrediction, truth: np.ndarray | None) -> DenseOutcome:
-    """`truth` is the (H, W) bool mask of the object on the photo, or None where the photo does not show it.
+    """`truth` is the mask (H, W) bool of the object on the photo, or None if the photo does not show it.
 
-    The true box is that of the whole mask, the true segmentation the mask's largest component with holes filled, as in
-    the reference implementation. Raises ValueError for an empty truth or one that is not of the prediction's size.
+    The true box surrounds the whole mask, and the true segmentation is its largest component with holes filled, as in
+    the reference implementation. Raises ValueError if the truth is empty or differs in size from the prediction.
     """
     found = prediction.mask
     if found is not None and truth is not None and found.shape != truth.shape:
@@ -163,8 +166,8 @@ def outcome(prediction: DensePrediction, truth: np.ndarray | None) -> DenseOutco
 def coco_of_outcomes(outcomes: Sequence[DenseOutcome]) -> dict[str, dict[str, float]]:
     """COCO `map`, `map50` and `f1` (see `coco.average_precision`) of the tasks `detection` and `segmentation`.
 
-    A prediction on a photo without the object is a false positive. The object's own photos without a mask must be left
-    out by the caller. Raises ValueError where no outcome has a truth.
+    A prediction on a photo without the object is a false positive, so the caller must leave out photos that show the
+    object but have no mask. Raises ValueError if no outcome has a truth.
     """
     scores = [one.score for one in outcomes]
     return {
@@ -180,10 +183,10 @@ def coco_of_outcomes(outcomes: Sequence[DenseOutcome]) -> dict[str, dict[str, fl
 def coco_metrics(
     predictions: Sequence[DensePrediction], ground_truths: Sequence[np.ndarray | None]
 ) -> dict[str, dict[str, float]]:
-    """`coco_of_outcomes` of each prediction with the `outcome` of `ground_truths[i]`.
+    """`coco_of_outcomes` of the predictions and the ground truths of the same photos.
 
     Raises:
-        ValueError: no ground truth at all, an empty one, lengths or sizes that differ.
+        ValueError: there is no ground truth, one is empty, or lengths or sizes differ.
     """
     if len(predictions) != len(ground_truths):
         raise ValueError(f"{len(predictions)} predictions for {len(ground_truths)} ground truths")
@@ -197,7 +200,7 @@ def coco_metrics(
 
 
 def bounding_box(mask: np.ndarray) -> np.ndarray | None:
-    """[xmin, ymin, width, height] int32 of the pixels set in `mask` (H, W) bool, None where there is none."""
+    """[xmin, ymin, width, height] int32 of the pixels set in `mask` (H, W) bool; None if no pixel is set."""
     rows = np.flatnonzero(mask.any(axis=1))
     if not rows.size:
         return None
@@ -207,7 +210,7 @@ def bounding_box(mask: np.ndarray) -> np.ndarray | None:
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
-    """The part of `mask` (H, W) bool inside its largest outer contour, holes filled."""
+    """The part of `mask` (H, W) bool inside its largest outer contour, with holes filled."""
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     filled = np.zeros(mask.shape, dtype=np.uint8)
     if contours:
@@ -216,7 +219,7 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
 
 
 def _patches_under(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool: patches whose centre touches `mask` (H, W); those that it covers most where it touches no centre."""
+    """The patches (h, w) bool whose centres the mask (H, W) touches; if there are none, those that it covers most."""
     height, width = grid
     covered = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0
     if covered.any():
@@ -227,7 +230,7 @@ def _patches_under(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 
 def _mean_inside(unit: np.ndarray, box: np.ndarray, photo_size: tuple[int, int]) -> np.ndarray:
-    """(D,): mean of the unit patch features (h, w, D) whose centres lie inside `box`, given in photo pixels."""
+    """The mean (D,) of the unit patch features (h, w, D) whose centres lie inside `box`, which is in photo pixels."""
     left, top, width, height = (int(value) for value in box)
     rows = _cells_inside(top, height, unit.shape[0], photo_size[0])
     columns = _cells_inside(left, width, unit.shape[1], photo_size[1])
@@ -236,8 +239,8 @@ def _mean_inside(unit: np.ndarray, box: np.ndarray, photo_size: tuple[int, int])
 
 
 def _cells_inside(start: int, length: int, cells: int, pixels: int) -> slice:
-    """Grid cells along one axis with their centre in pixels start..start+length-1; the nearest one if there is none."""
-    centres = (np.arange(cells) + 0.5) * (pixels / cells) - 0.5  # in pixel indices
+    """The grid cells along an axis whose centres lie in `length` pixels from `start`; the nearest cell if none does."""
+    centres = (np.arange(cells) + 0.5) * (pixels / cells) - 0.5  # as pixel indices
     inside = np.flatnonzero((centres >= start) & (centres <= start + length - 1))
     if not inside.size:
         inside = np.array([np.abs(centres - (start + (length - 1) / 2)).argmin()])
@@ -245,7 +248,7 @@ def _cells_inside(start: int, length: int, cells: int, pixels: int) -> slice:
 
 
 def _unit_patches(patches: np.ndarray, name: str) -> np.ndarray:
-    """Unit features (h, w, D) float32 of `patches`, checked; `name` says whose they are."""
+    """Checks patch features and scales each to unit length, (h, w, D) float32; `name` says whose they are."""
     patches = np.asarray(patches, dtype=np.float32)
     if patches.ndim != 3 or 0 in patches.shape:
         raise ValueError(f"patch features of {name} must be (rows, columns, dimensions), got shape {patches.shape}")

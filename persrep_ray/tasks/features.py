@@ -1,4 +1,4 @@
-"""Cosine similarity of feature rows, checked once for all tasks."""
+"""Cosine similarity of feature rows, and the checks that all tasks share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_rows(features: np.ndarray, name: str) -> None:
 
 
 def check_same_width(left: np.ndarray, left_name: str, right: np.ndarray, right_name: str) -> None:
-    """Raises ValueError unless both have the same last axis."""
+    """Raises ValueError unless the last axes have the same length."""
     if left.shape[-1] != right.shape[-1]:
         raise ValueError(
             f"{left_name} have {left.shape[-1]} dimensions, {right_name} {right.shape[-1]}: not from the same backbone"

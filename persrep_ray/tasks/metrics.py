@@ -1,17 +1,19 @@
-"""Metrics of many objects and their mean.
+"""Names and means of metrics.
 
-Metrics are flat: `{"classification.pr_auc": 0.43, "retrieval.ndcg": 0.77, …}`; a task without data has no key.
+Metrics are flat: `{"classification.pr_auc": 0.43, "retrieval.ndcg": 0.77, …}`. A task without data has no key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
+
+Side = Literal["pretrained", "personalized"]
+SIDES: tuple[Side, Side] = ("pretrained", "personalized")
 
 Metrics = Mapping[str, float]
-Sides = Mapping[str, Metrics]
-"""The metrics of one object (or their mean): `{"pretrained": …, "personalized": …}`."""
-
-SIDES = ("pretrained", "personalized")
+Sides = Mapping[Side, Metrics]
+"""The metrics of one object, or their mean, by both sides."""
 
 METRICS = (
     "classification.pr_auc",
@@ -28,18 +30,18 @@ METRICS = (
 
 
 def flatten(tasks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """`{"detection": {"map": 0.1}}` as `{"detection.map": 0.1}`."""
+    """Turns `{"detection": {"map": 0.1}}` into `{"detection.map": 0.1}`."""
     return {f"{task}.{name}": value for task, metrics in tasks.items() for name, value in metrics.items()}
 
 
 def mean_metrics(metrics: Iterable[Metrics]) -> dict[str, float]:
-    """The mean of each metric over the objects that have it, in the order of `METRICS`; one that none has is absent.
+    """The mean of each metric over the objects that have it, in the order of `METRICS`.
 
-    Raises ValueError for a metric that is not in `METRICS`.
+    A metric that no object has is absent. Raises ValueError for a metric that is not in `METRICS`.
     """
     values: dict[str, list[float]] = {}
-    for one in metrics:
-        for name, value in one.items():
+    for of_object in metrics:
+        for name, value in of_object.items():
             values.setdefault(name, []).append(value)
     unknown = sorted(values.keys() - set(METRICS))
     if unknown:
@@ -47,7 +49,7 @@ def mean_metrics(metrics: Iterable[Metrics]) -> dict[str, float]:
     return {name: sum(values[name]) / len(values[name]) for name in METRICS if name in values}
 
 
-def mean_sides(metrics: Iterable[Sides]) -> dict[str, dict[str, float]]:
+def mean_sides(metrics: Iterable[Sides]) -> dict[Side, dict[str, float]]:
     """The mean over objects of each side's metrics."""
     metrics = list(metrics)
-    return {side: mean_metrics(one[side] for one in metrics) for side in SIDES}
+    return {side: mean_metrics(sides[side] for sides in metrics) for side in SIDES}

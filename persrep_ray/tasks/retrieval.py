@@ -9,20 +9,21 @@ from persrep_ray.tasks.features import check_rows, check_same_width, cosine_matr
 
 
 def scores(queries: np.ndarray, gallery: np.ndarray, relevant: np.ndarray) -> dict[str, float]:
-    """Mean nDCG, MRR and top-10 accuracy over the queries, by cosine.
+    """Mean nDCG, MRR and top-10 accuracy over the queries, ranked by cosine.
 
     Args:
-        queries: (Q, D) embeddings of the object's test photos.
-        gallery: (G, D) embeddings of the train photos of ALL objects.
-        relevant: (G,) bool, which gallery photos show the object.
+        queries: embeddings (Q, D) of the object's test photos.
+        gallery: embeddings (G, D) of the train photos of ALL objects.
+        relevant: (G,) bool, whether each gallery photo shows the object.
 
     Returns:
-        `ndcg` over the full ranking with binary relevance, averaged over the orders of equal similarities; `mrr`, the
-        reciprocal rank of the best relevant photo; `top10`, the share of queries where that rank is at most 10. A
-        tie with an irrelevant photo ranks the relevant one last, so that collapsed features never score by luck.
+        `ndcg` is over the full ranking with binary relevance, averaged over the orders of equal similarities. `mrr` is
+        the mean reciprocal rank of the best relevant photo, and `top10` the share of queries in which that rank is at
+        most 10. In a tie a relevant photo ranks behind an irrelevant photo, so that collapsed features never score by
+        luck.
 
     Raises:
-        ValueError: nothing to ask or to find, or shapes that do not fit.
+        ValueError: there are no queries, no gallery or no relevant photo, or shapes do not fit.
     """
     check_rows(queries, "query embeddings")
     check_rows(gallery, "gallery embeddings")
@@ -35,7 +36,7 @@ def scores(queries: np.ndarray, gallery: np.ndarray, relevant: np.ndarray) -> di
 
     similarity = cosine_matrix(queries, gallery)  # (Q, G)
     best = similarity[:, relevant].max(axis=1, keepdims=True)
-    rank = 1 + (similarity[:, ~relevant] >= best).sum(axis=1)  # (Q,) of the best relevant photo
+    rank = 1 + (similarity[:, ~relevant] >= best).sum(axis=1)  # (Q,) the rank of the best relevant photo
     return {
         "ndcg": _ndcg(similarity, relevant),
         "mrr": float((1.0 / rank).mean()),
@@ -44,7 +45,7 @@ def scores(queries: np.ndarray, gallery: np.ndarray, relevant: np.ndarray) -> di
 
 
 def _ndcg(similarity: np.ndarray, relevant: np.ndarray) -> float:
-    if relevant.all():  # every order is perfect; scikit-learn refuses a gallery of one
+    if relevant.all():  # every order is perfect, and scikit-learn refuses a gallery of one photo
         return 1.0
     truth = np.broadcast_to(relevant.astype(np.float64), similarity.shape)
     return float(ndcg_score(truth, similarity))

@@ -1,7 +1,8 @@
-"""The views one object trains on, and how a step's batch is drawn from them."""
+"""What an object is trained on: its inputs, the pool of their views, and the batches drawn from the pool."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,67 +11,84 @@ import torch
 
 from persrep_ray.backbones.backbone import KeptPatches
 from persrep_ray.config import BatchConfig
-from persrep_ray.train.inputs import TrainInputs
+from persrep_ray.data.objects import Photo
+from persrep_ray.generate.types import SyntheticImage
 from persrep_ray.train.views import ViewStore
 
-_HARDNESS_TEMPERATURE = 0.1  # of cosines: 0.3 less alike is drawn a twentieth as often
+_HARDNESS_TEMPERATURE = 0.1  # of cosines: a photo that is less alike by 0.3 is drawn a twentieth as often
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """What the training of one object starts from.
+
+    `photos` show the object, `distractors` other objects. `positives` and `negatives` are synthetic images in the order
+    of their index.
+    """
+
+    object_id: str
+    photos: tuple[Photo, ...]
+    distractors: tuple[Photo, ...]
+    positives: Sequence[SyntheticImage]
+    negatives: Sequence[SyntheticImage]
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Prefix outputs of views in groups: one per own photo, one per photo of another object, and the synthetic ones.
+    """Prefix outputs of views, grouped: a group per photo of the object, per photo of another object, and per role.
 
-    `positive_photo` (P,) is the own photo each positive was cut from (-1 where unknown), `other_photo` (O,) the
-    index of each other photo among its object's: what `without` leaves out together with own photo `heldout`.
+    `positive_photo` and `negative_photo` are the index, among its object's photos, of the photo that each synthetic
+    image was cut from, and -1 if there is none; `distractor_photo` is the index of each distractor among its object's
+    photos. `without` leaves these out together with the object's photo of that index.
     """
 
     photos: tuple[torch.Tensor, ...]  # (V, T, D) each
-    others: tuple[torch.Tensor, ...]
-    other_photo: np.ndarray  # (O,)
-    other_weight: np.ndarray  # (O,) how often each is drawn, relative to the others
+    distractors: tuple[torch.Tensor, ...]
+    distractor_photo: np.ndarray  # (O,)
+    distractor_weight: np.ndarray  # (O,) how often each is drawn, relative to the others
     positives: torch.Tensor  # (P, T, D)
     positive_photo: np.ndarray  # (P,)
     negatives: torch.Tensor  # (M, T, D)
     negative_photo: np.ndarray  # (M,)
-    heldout: int | None = None
+    held_out: int | None = None
 
-    def without(self, heldout: int) -> Pool:
-        """The pool for a trial that must not see own photo `heldout`, nor the photos of others it is ranked against."""
-        return replace(self, heldout=heldout)
+    def without(self, held_out: int) -> Pool:
+        """The pool of a fold, which sees neither this photo of the object nor the photos that it is ranked against."""
+        return replace(self, held_out=held_out)
 
     def is_held_out(self, photo: np.ndarray) -> np.ndarray:
-        """Which of the photo indices (of own or of other objects) belong to the held-out fold."""
-        if self.heldout is None:
+        """Whether each photo index, of this object or another one, is held out: bool of the same shape."""
+        if self.held_out is None:
             return np.zeros(photo.shape, bool)
-        return (photo >= 0) & (photo % len(self.photos) == self.heldout)
+        return (photo >= 0) & (photo % len(self.photos) == self.held_out)
 
 
 def make_pool(store: ViewStore, inputs: TrainInputs, pretrained: Callable[[torch.Tensor], np.ndarray]) -> Pool:
-    """Compute (or take from the store) every view that the object's training may draw.
+    """Computes every view that the object's training may draw, or takes it from the store.
 
     Args:
-        pretrained: the normalised pretrained CLS (D,) of a photo's standard view. Photos that the pretrained features
-            take for the object are drawn more often: they are what the adapter has to learn.
+        pretrained: returns the normalised pretrained CLS (D,) of a photo's standard view. Photos that the pretrained
+            features take for the object are drawn more often, because the adapter has to learn to tell them apart.
     """
 
     def source_photos(role: str) -> np.ndarray:
         images = inputs.positives if role == "positive" else inputs.negatives
         return np.array([-1 if one.source_photo is None else one.source_photo for one in images], dtype=int)
 
-    seen: dict[str, int] = {}
-    other_photo = []
-    for photo in inputs.others:
-        other_photo.append(seen.get(photo.object_id, 0))
-        seen[photo.object_id] = other_photo[-1] + 1
+    seen: Counter[str] = Counter()
+    distractor_photo = []
+    for photo in inputs.distractors:
+        distractor_photo.append(seen[photo.object_id])
+        seen[photo.object_id] += 1
     photos = tuple(store.photo(photo) for photo in inputs.photos)
-    others = tuple(store.photo(photo) for photo in inputs.others)
+    distractors = tuple(store.photo(photo) for photo in inputs.distractors)
     own = np.stack([pretrained(views) for views in photos])  # (T, D)
-    likeness = np.array([float((own @ pretrained(views)).max()) for views in others])
+    likeness = np.array([float((own @ pretrained(views)).max()) for views in distractors])
     return Pool(
         photos=photos,
-        others=others,
-        other_photo=np.array(other_photo, dtype=int),
-        other_weight=_hardness(likeness),
+        distractors=distractors,
+        distractor_photo=np.array(distractor_photo, dtype=int),
+        distractor_weight=_hardness(likeness),
         positives=store.synthetic(inputs.positives),
         positive_photo=source_photos("positive"),
         negatives=store.synthetic(inputs.negatives),
@@ -80,10 +98,10 @@ def make_pool(store: ViewStore, inputs: TrainInputs, pretrained: Callable[[torch
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one step, anchors first, then positives, then negatives; `roles` counts them."""
+    """The images of one step: anchors, then positives, then negatives; `roles` counts each."""
 
-    hidden: torch.Tensor  # (B, T', D): CLS and special tokens, if any, then the drawn part of the patches
-    kept: KeptPatches | None  # which part; None for all of them, in order
+    hidden: torch.Tensor  # (B, T', D): the special tokens, if there are any, then the drawn patches
+    kept: KeptPatches | None  # which patches were drawn; None for all of them, in order
     roles: tuple[int, int, int]
 
     def of_rank(self, rank: int, world_size: int) -> Batch:
@@ -98,10 +116,10 @@ class Batch:
 
 
 class BatchSampler:
-    """Draws batches; the same pool and seed give the same batches on every rank.
+    """Draws batches. The same pool and seed give the same batches on every rank.
 
     Args:
-        special_tokens: how many tokens stand before the patches (CLS, registers; none in SigLIP); all are kept.
+        special_tokens: how many tokens precede the patches (CLS and registers; SigLIP has none). All of them are kept.
     """
 
     def __init__(self, pool: Pool, config: BatchConfig, *, special_tokens: int, seed: int) -> None:
@@ -111,20 +129,20 @@ class BatchSampler:
         self._rng = np.random.default_rng(seed)
         own = np.arange(len(pool.photos))
         self._own = own[~pool.is_held_out(own)]
-        self._others = np.flatnonzero(~pool.is_held_out(pool.other_photo))
-        self._other_weight = pool.other_weight[self._others]
-        # A model that was fine-tuned to all photos may draw what the held-out one shows: a trial goes without. Where no
-        # positive is left, also because the fold owns every one, views of the other photos take their place.
-        knows_all = (pool.positive_photo < 0) & (pool.heldout is not None)
+        self._distractors = np.flatnonzero(~pool.is_held_out(pool.distractor_photo))
+        self._distractor_weight = pool.distractor_weight[self._distractors]
+        # A generator that was fine-tuned to all photos may show what is in the held-out photo, so a fold leaves out
+        # positives that were not cut from a known photo. If none remains, views of the other photos take their place.
+        knows_all = (pool.positive_photo < 0) & (pool.held_out is not None)
         self._positives = np.flatnonzero(~pool.is_held_out(pool.positive_photo) & ~knows_all)
         negatives = np.flatnonzero(~pool.is_held_out(pool.negative_photo))
         self._negatives = negatives if len(negatives) else np.arange(len(pool.negatives))
 
     def draw(self) -> Batch:
-        """Anchors: views of own photos; positives: synthetic; negatives: synthetic, and views of others' photos."""
+        """Anchors are views of the object's photos, negatives are synthetic images and views of distractors."""
         config, pool = self._config, self._pool
         synthetic = round(config.negatives * config.synthetic_negatives)
-        if not len(self._others):
+        if not len(self._distractors):
             synthetic = config.negatives
         elif not len(self._negatives):
             synthetic = 0
@@ -132,7 +150,7 @@ class BatchSampler:
             *self._views_of(pool.photos, self._own, config.anchors),
             *self._positives_of(config.positives),
             *pool.negatives[self._choice(self._negatives, synthetic)],
-            *self._views_of(pool.others, self._others, config.negatives - synthetic, self._other_weight),
+            *self._views_of(pool.distractors, self._distractors, config.negatives - synthetic, self._distractor_weight),
         ]
         hidden, kept = self._some_patches(torch.stack(drawn))
         return Batch(hidden, kept, (config.anchors, config.positives, config.negatives))
@@ -143,7 +161,7 @@ class BatchSampler:
         return self._views_of(self._pool.photos, self._own, count)
 
     def _choice(self, among: np.ndarray, count: int, weight: np.ndarray | None = None) -> np.ndarray:
-        """Without repeats while there are enough."""
+        """Draws indices, without repetition if there are enough."""
         if count == 0:
             return np.array([], dtype=int)
         share = None if weight is None else weight / weight.sum()
@@ -152,7 +170,7 @@ class BatchSampler:
     def _views_of(
         self, photos: Sequence[torch.Tensor], among: np.ndarray, count: int, weight: np.ndarray | None = None
     ) -> list[torch.Tensor]:
-        """A random view of each chosen photo."""
+        """Draws photos, and a random view of each."""
         rows = []
         for index in self._choice(among, count, weight):
             views = photos[index]
@@ -160,7 +178,7 @@ class BatchSampler:
         return rows
 
     def _some_patches(self, hidden: torch.Tensor) -> tuple[torch.Tensor, KeptPatches | None]:
-        """A random part of each image's patch tokens (as FLIP, arXiv 2212.00794): cheaper steps, and augmentation."""
+        """Keeps a random part of each image's patches (as FLIP, arXiv 2212.00794): it saves time and augments."""
         count, tokens, dim = hidden.shape
         patches = tokens - self._special
         kept = max(1, round(patches * self._config.token_share))
@@ -174,7 +192,7 @@ class BatchSampler:
 
 
 def _hardness(likeness: np.ndarray) -> np.ndarray:
-    """(O,) cosines to weights: half of the draws go to all others evenly, half to those most like the object."""
+    """Weights from cosines (O,): half of the draws are spread evenly, half go to the photos most like the object."""
     if not len(likeness):
         return likeness
     soft = np.exp((likeness - likeness.max()) / _HARDNESS_TEMPERATURE)

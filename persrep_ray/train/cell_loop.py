@@ -16,7 +16,7 @@ from persrep_ray.distributed.outcome import Outcome, describe
 from persrep_ray.train.objects import ObjectTrainer
 from persrep_ray.train.trainer import TrainError
 
-_POLL_S = 0.2  # a waiting call would swallow an object when its caller dies: cells ask again instead
+_POLL_S = 0.2  # cells ask repeatedly, because a call that waits would swallow an object if its caller dies
 _REPORT_S = 0.5
 
 
@@ -26,13 +26,13 @@ def train_until_finished(loop: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     if rank == 0:
-        ray.get(queue.release.remote(owner))  # we may be the restart of a group that died with an object
+        ray.get(queue.release.remote(owner))  # this group may replace one that died while it held an object
     try:
         config, manifest, folder = ray.get(loop["shared"])
         torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
         lora = load_lora(config, get_device() if config.train.gpus_per_worker else "cpu")
         trainer = ObjectTrainer(lora, config, manifest, folder, rank=rank, world_size=world_size)
-    except Exception as cause:  # a restart would meet the same
+    except Exception as cause:  # a restart would fail in the same way
         ray.get(queue.broken.remote(owner, describe(cause)))
         return
     while (object_id := _next_object(queue, owner, rank, world_size)) is not None:
@@ -41,14 +41,14 @@ def train_until_finished(loop: dict[str, Any]) -> None:
             trainer(object_id, _Reporter(queue, owner, object_id, rank))
         except Exception as cause:
             if world_size > 1 and not isinstance(cause, TrainError):
-                raise  # the other ranks did not see it and wait for us: only a restart of the group frees them
+                raise  # the other ranks did not fail and wait for this one; only a restart of the group frees them
             error = describe(cause)
         if rank == 0:
             ray.get(queue.end.remote(owner, Outcome(object_id, error)))
 
 
 def _next_object(queue: Any, owner: str, rank: int, world_size: int) -> str | None:
-    """The next object, the same on all ranks; None when there will be none any more."""
+    """The next object, the same on all ranks; None if there will be no more."""
     object_id = None
     if rank == 0:
         while (object_id := ray.get(queue.lease.remote(owner))) is None and not ray.get(queue.finished.remote()):
@@ -57,7 +57,7 @@ def _next_object(queue: Any, owner: str, rank: int, world_size: int) -> str | No
 
 
 class _Reporter:
-    """Tells the queue how far rank 0 is, not more often than people can read."""
+    """Tells the queue how far rank 0 is, at most as often as people can read."""
 
     def __init__(self, queue: Any, owner: str, object_id: str, rank: int) -> None:
         self._send = lambda images: queue.progress.remote(owner, object_id, images)

@@ -1,8 +1,8 @@
 """Training cells: long-lived Ray Train runs that take object after object from the queue.
 
-A `TorchTrainer` takes 20 s to start, so there is never one per object. A cell is started once and trains until the
-queue is finished: rank 0 leases an object, all ranks train it, rank 0 commits it. What is committed is the truth; a
-lease that was lost is simply done again.
+A `TorchTrainer` takes 20 s to start, too long to start one per object. A cell is started once and trains until the
+queue is finished: rank 0 leases an object, all ranks train it, and rank 0 commits it. Only what is committed counts, so
+an object whose lease was lost is trained again.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.distributed.outcome import Outcome, describe
 from persrep_ray.train.queue import WorkQueue
 
-_WORKER_RESTARTS = 20  # of one cell by Ray Train; each also costs an object one of its attempts
-_CELL_RESTARTS = 3  # of one cell by us, when its Ray Train run itself is gone
+_WORKER_RESTARTS = 20  # per cell, by Ray Train; each also costs an object one of its attempts
+_CELL_RESTARTS = 3  # per cell, by us, when its Ray Train run itself has ended
 _JOIN_S = 10.0
 _TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon a lost worker is noticed
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a cluster may have to scale up first
-    "RAY_TRAIN_COLLECTIVE_WARN_INTERVAL_S": "86400",  # ranks wait for rank 0 as long as no object is there
+    "RAY_TRAIN_COLLECTIVE_WARN_INTERVAL_S": "86400",  # the other ranks wait while rank 0 has no object
 }
 
 
 class CellError(ValueError):
-    """Training cannot begin at all; the message is the cause."""
+    """No cell can train; the message is the cause."""
 
 
 class Cells:
-    """The cells of a run and their queue; `poll` also replaces cells that are gone.
+    """The cells of a run and their queue. `poll` also replaces cells that have died.
 
     Args:
         shared: references to the RunConfig, Manifest and RunFolder.
-        count: how many cells.
+        count: the number of cells.
     """
 
     def __init__(self, config: RunConfig, folder: RunFolder, shared: list[Any], count: int) -> None:
@@ -54,11 +54,11 @@ class Cells:
         ray.get(self._queue.put.remote(object_id))
 
     def close(self) -> None:
-        """No object will be submitted any more: the cells end when the queue is empty."""
+        """Says that no more objects will be submitted, so that the cells end when the queue is empty."""
         ray.get(self._queue.close.remote())
 
     def join(self) -> None:
-        """Close, and give the cells time to end in order: they still write to their storage."""
+        """Closes the queue and gives the cells time to end in order, because they still write to their storage."""
         self.close()
         ray.wait(list(self._running), num_returns=len(self._running), timeout=_JOIN_S)
 
@@ -66,7 +66,7 @@ class Cells:
         """The objects that ended since the last call.
 
         Raises:
-            CellError: no cell can train anything, whichever the object.
+            CellError: no cell can train any object.
         """
         ended, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
         for task in ended:
@@ -98,8 +98,8 @@ class Cells:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _run_cell(owner: str, queue: Any, shared: list[Any], config: RunConfig, storage: str) -> None:
-    """One Ray Train run from start to end. A task of its own, so that many run at a time."""
-    os.environ.update(_TRAIN_ENVIRONMENT)  # before the import, which reads it
+    """One Ray Train run from start to end, as a task, so that many run at a time."""
+    os.environ.update(_TRAIN_ENVIRONMENT)  # the import reads it
     from ray import train as ray_train
     from ray.train.torch import TorchTrainer
 
@@ -114,7 +114,7 @@ def _run_cell(owner: str, queue: Any, shared: list[Any], config: RunConfig, stor
             num_workers=train.workers_per_object, resources_per_worker=resources, use_gpu=bool(train.gpus_per_worker)
         ),
         run_config=ray_train.RunConfig(
-            # A name of its own: Ray Train would continue a run of the same name, and what counts is in our folder.
+            # The name is unique because Ray Train would continue a run of the same name; our folder is what counts.
             name=f"{owner}-{uuid.uuid4().hex[:8]}",
             storage_path=storage,
             failure_config=ray_train.FailureConfig(max_failures=_WORKER_RESTARTS),
@@ -123,7 +123,7 @@ def _run_cell(owner: str, queue: Any, shared: list[Any], config: RunConfig, stor
 
 
 def _train(loop: dict[str, Any]) -> None:
-    """Every rank's function. The imports are its own: driver and controllers need neither torch nor transformers."""
+    """What every rank runs. It imports by itself because driver and controllers need neither torch nor transformers."""
     from persrep_ray.train.cell_loop import train_until_finished
 
     train_until_finished(loop)

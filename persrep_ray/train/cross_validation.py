@@ -1,8 +1,8 @@
 """First, do no harm: held-out photos decide how strongly an adapter acts.
 
-Each trial trains without one of the object's photos (and without the photos of other objects it will be ranked
-against), then asks at every candidate strength how well the held-out photo is told from the held-out photos of others.
-The strength that does best on average is given to the final adapter; 0 keeps the pretrained features.
+Each fold trains without one of the object's photos and without the photos that it is ranked against. It then measures,
+at every candidate strength, how well the held-out photo is told from the held-out photos of other objects. The final
+adapter acts at the strength that does best on average; a strength of 0 keeps the pretrained features.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _NEARLY = 0.85
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One fold at one strength: the two global tasks on held-out views, and by how much they are won."""
+class FoldScore:
+    """The two global tasks on the held-out photos of one fold at one strength, and by which margin they are won."""
 
     pr_auc: float
     ndcg: float
-    margin: float  # (mean own score - best other's score) / spread of the others' scores
+    margin: float  # (mean score of the object - best distractor's score) / spread of the distractors' scores
 
     @property
     def rank_quality(self) -> float:
@@ -39,43 +39,47 @@ class Trial:
 
 
 def plan_folds(pool: Pool, config: CrossValidationConfig) -> list[int]:
-    """Which own photos to hold out in turn: none if one photo would remain for no anchor, or nobody to rank against."""
-    if len(pool.photos) < 2 or not len(pool.others):
+    """Which of the object's photos to hold out in turn; none if no anchor or no distractor would remain."""
+    if len(pool.photos) < 2 or not len(pool.distractors):
         return []
     return list(range(len(pool.photos)))[: config.folds]
 
 
-def score_fold(backbone: Backbone, pool: Pool, heldout: int) -> Trial:
-    """Score the adapter in the slot on the photos that its training did not see."""
-    fold = pool.without(heldout)
-    own = [views for index, views in enumerate(pool.photos) if index != heldout]
-    queries = normalized_cls(backbone, pool.photos[heldout])  # (V, D): every view is a query, for finer ranks
+def score_fold(backbone: Backbone, pool: Pool, held_out: int) -> FoldScore:
+    """Scores the adapter in the slot on the photos that the fold's training did not see."""
+    fold = pool.without(held_out)
+    own = [views for index, views in enumerate(pool.photos) if index != held_out]
+    queries = normalized_cls(backbone, pool.photos[held_out])  # (V, D): every view is a query, for finer ranks
     gallery_own = normalized_cls(backbone, torch.stack([views[0] for views in own]))
-    unseen = [views for views, held in zip(pool.others, fold.is_held_out(fold.other_photo), strict=True) if held]
-    distractors = normalized_cls(backbone, torch.stack([views[0] for views in unseen or pool.others]))
+    unseen = [
+        views for views, held in zip(pool.distractors, fold.is_held_out(fold.distractor_photo), strict=True) if held
+    ]
+    distractors = normalized_cls(backbone, torch.stack([views[0] for views in unseen or pool.distractors]))
     mine, theirs = (queries @ gallery_own.T).max(axis=1), (distractors @ gallery_own.T).max(axis=1)
     tests = np.concatenate([queries, distractors])
     is_object = np.arange(len(tests)) < len(queries)
     gallery = np.concatenate([gallery_own, distractors])
     retrieved = retrieval_scores(queries, gallery, np.arange(len(gallery)) < len(gallery_own))
-    return Trial(
+    return FoldScore(
         pr_auc=pr_auc(gallery_own, tests, is_object),
         ndcg=retrieved["ndcg"],
         margin=float((mine.mean() - theirs.max()) / max(float(theirs.std()), 1e-6)),
     )
 
 
-def choose_strength(folds: Sequence[Sequence[Trial]], config: CrossValidationConfig) -> tuple[float, dict[str, Any]]:
+def choose_strength(
+    folds: Sequence[Sequence[FoldScore]], config: CrossValidationConfig
+) -> tuple[float, dict[str, Any]]:
     """The candidate with the best mean rank quality; among equals, the weakest that wins by nearly the largest margin.
 
-    The margin decides because most objects are ranked perfectly at several strengths; nearly, because photos held out
-    of three are much like the other two, and what is gained on them by the last bit of strength is lost on others.
+    The margin decides because most objects are ranked perfectly at several strengths. Nearly the largest is enough
+    because the photos of an object are much alike: the last bit of strength gains on them and loses on new photos.
 
     Args:
-        folds: per held-out photo, a trial per candidate of `config.strengths`.
+        folds: per held-out photo, a score per candidate of `config.strengths`.
 
     Returns:
-        The strength and a report of all candidates. Without trials the strength is 1.
+        The strength and a report of all candidates. Without folds the strength is 1.
     """
     if not folds:
         return 1.0, {"folds": 0}
@@ -98,6 +102,6 @@ def choose_strength(folds: Sequence[Sequence[Trial]], config: CrossValidationCon
 
 @torch.no_grad()
 def normalized_cls(backbone: Backbone, hidden: torch.Tensor) -> np.ndarray:
-    """Normalised CLS (B, D) float32 of prefix outputs (B, T, D), with the adapter that is in the slot."""
+    """Normalised CLS (B, D) float32 of prefix outputs (B, T, D), with the adapter in the slot."""
     cls = [backbone.suffix(part.to(backbone.device)).cls for part in hidden.split(_BATCH)]
     return F.normalize(torch.cat(cls), dim=-1).cpu().numpy()

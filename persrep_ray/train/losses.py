@@ -27,7 +27,7 @@ def info_nce(
 ) -> torch.Tensor:
     """Mean over all (anchor, positive) pairs of -log(e^pos / (e^pos + Σ e^neg)) (van den Oord et al., 1807.03748).
 
-    Every positive has to beat the negatives on its own.
+    Each positive has to beat the negatives by itself.
     """
     pos, neg = (cosine / temperature for cosine in _cosines(anchor, positive, negative))
     against = torch.logsumexp(neg, dim=1, keepdim=True)  # (A, 1)
@@ -37,9 +37,10 @@ def info_nce(
 def info_nce_multi_positive(
     anchor: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, temperature: float = 0.07
 ) -> torch.Tensor:
-    """Mean over anchors of -log(Σ e^pos / (Σ e^pos + Σ e^neg)): the positives of an anchor count together.
+    """Mean over anchors of -log(Σ e^pos / (Σ e^pos + Σ e^neg)).
 
-    More forgiving than `info_nce` of a positive that does not show the object well.
+    The positives of an anchor count together, so a positive that shows the object badly does less harm than in
+    `info_nce`.
     """
     pos, neg = (cosine / temperature for cosine in _cosines(anchor, positive, negative))
     together = torch.logsumexp(pos, dim=1)  # (A,)

@@ -1,4 +1,4 @@
-"""Training one object of a run: its inputs from the run folder, its adapter back into it. No Ray in here."""
+"""Training one object of a run: its inputs come from the run folder, its adapter goes there. No Ray in here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from persrep_ray.config import RunConfig
 from persrep_ray.data.distractors import choose_distractors
 from persrep_ray.data.objects import Manifest
 from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.generate.schedule import training_chunks
 from persrep_ray.generate.shards import read_shards
-from persrep_ray.train.inputs import TrainInputs
+from persrep_ray.train.batches import TrainInputs
 from persrep_ray.train.trainer import Progress, Trainer
 
 
 class ObjectTrainer:
-    """Trains objects of one run, one after the other; with several ranks, each holds one and calls it alike."""
+    """Trains objects of one run, one after the other. With several ranks, all of them make the same calls."""
 
     def __init__(
         self,
@@ -36,7 +37,7 @@ class ObjectTrainer:
         self._rank = rank
 
     def __call__(self, object_id: str, progress: Progress) -> None:
-        """Trains the object; rank 0 commits its adapter, whole or not at all."""
+        """Trains the object. Rank 0 commits its adapter, whole or not at all."""
         started = time.monotonic()
         trained = self._trainer.train(self._inputs(object_id), progress)
         if self._rank == 0:
@@ -51,15 +52,15 @@ class ObjectTrainer:
 
     def _inputs(self, object_id: str) -> TrainInputs:
         most, seed = self._config.generate.negative_objects, self._config.seed
-        others = choose_distractors(object_id, self._categories, most, seed)
+        distractors = choose_distractors(object_id, self._categories, most, seed)
         shards = {
-            role: read_shards([self._folder.shard(chunk) for chunk in chunks], self._config.data)
-            for role, chunks in self._folder.chunks_by_role(object_id, self._config).items()
+            role: read_shards(self._folder, chunks, self._config.data)
+            for role, chunks in training_chunks(object_id, self._config).items()
         }
         return TrainInputs(
             object_id=object_id,
-            photos=self._folder.masked_photos(self._objects[object_id]),
-            others=tuple(photo for one in others for photo in self._folder.masked_photos(self._objects[one])),
+            photos=self._objects[object_id].train,
+            distractors=tuple(photo for other in distractors for photo in self._objects[other].train),
             positives=shards["positive"],
             negatives=shards["negative"],
         )

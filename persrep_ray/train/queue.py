@@ -1,7 +1,7 @@
-"""The queue that objects wait in to be trained. A plain class; an actor on the driver's node wraps it.
+"""The queue of objects to train: a plain class, which an actor on the driver's node wraps.
 
-Nothing here waits or looks at a clock. A lease belongs to its owner until the owner ends it, gives it back, or is given
-up by the driver: a slow object is never trained twice at a time, and that of a dead cell is not lost.
+Nothing here waits or reads a clock. A lease belongs to its owner until the owner ends it or gives it back, or until the
+driver gives up the owner. A slow object is therefore never trained twice at a time, and a dead cell loses no object.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from persrep_ray.distributed.outcome import Outcome
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What happened since the last snapshot, and how it stands."""
+    """The state of the queue, and what has happened since the last snapshot."""
 
     outcomes: list[Outcome]
     broken: dict[str, str]  # owner -> why it cannot train anything
-    images: int  # seen by the trainers so far, all objects and attempts
+    images: int  # that the trainers have seen so far, in all objects and attempts
     waiting: int
     leased: int
 
 
 class WorkQueue:
-    """Objects to train, in the order they were put.
+    """Objects to train, in the order in which they were put.
 
     Args:
         max_attempts: leases of one object that may be lost before the object is given up.
@@ -42,21 +42,21 @@ class WorkQueue:
         self._closed = False
 
     def put(self, object_id: str) -> None:
-        """Add an object; one that was put before is not added again."""
+        """Adds an object. An object that was put before is not added again."""
         if object_id not in self._attempts:
             self._attempts[object_id] = 0
             self._waiting.append(object_id)
 
     def close(self) -> None:
-        """No object will be put any more."""
+        """Says that no more objects will be put."""
         self._closed = True
 
     def finished(self) -> bool:
-        """Whether there is nothing left to train, and nothing will come."""
+        """Whether nothing is left to train and nothing more will come."""
         return self._closed and not self._waiting and not self._leases
 
     def lease(self, owner: str) -> str | None:
-        """The next object for `owner`, None if there is none now. What it held before is given back first."""
+        """The next object for `owner`; None if there is none now. An object that it still holds is given back first."""
         self.release(owner)
         if not self._waiting:
             return None
@@ -66,18 +66,18 @@ class WorkQueue:
         return object_id
 
     def progress(self, owner: str, object_id: str, images: int) -> None:
-        """How many images the trainer of this lease has seen; word of a lease that is over is passed over."""
+        """Notes how many images the trainer of this lease has seen; a lease that has ended is ignored."""
         if self._leases.get(owner) == object_id:
             self._images[owner] = images
 
     def end(self, owner: str, outcome: Outcome) -> None:
-        """The owner's object is trained, or has failed for good. Not counted if the lease is no longer its."""
+        """Notes that the owner's object is trained or has failed; ignored if the owner has lost the lease."""
         if self._leases.get(owner) == outcome.object_id:
             self._drop(owner)
             self._outcomes.append(outcome)
 
     def release(self, owner: str) -> None:
-        """Give back what `owner` holds: it was restarted or is dead. After `max_attempts` leases the object fails."""
+        """Gives back the object of an owner that was restarted or died. It fails after `max_attempts` leases."""
         if owner not in self._leases:
             return
         object_id = self._drop(owner)
@@ -88,19 +88,19 @@ class WorkQueue:
             self._outcomes.append(Outcome(object_id, f"its worker was lost {attempts} times (train.max_attempts)"))
 
     def broken(self, owner: str, error: str) -> None:
-        """`owner` cannot train anything at all, and ends."""
+        """Notes that `owner` ends because it cannot train anything at all."""
         self.release(owner)
         self._broken[owner] = error
 
     def give_up(self, error: str) -> None:
-        """Nobody is left to train: every object not ended yet fails with `error`."""
+        """Fails every object that has not ended, because no owner is left."""
         lost = [*self._waiting, *self._leases.values()]
         self._waiting.clear()
         self._leases.clear()
         self._outcomes += [Outcome(object_id, error) for object_id in lost]
 
     def snapshot(self, drain: bool = True) -> Snapshot:
-        """How it stands; with `drain` the outcomes are handed over, and are not in the next snapshot."""
+        """The state of the queue. With `drain` the outcomes are handed over, so the next snapshot leaves them out."""
         outcomes = self._outcomes
         if drain:
             self._outcomes = []

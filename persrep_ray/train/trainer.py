@@ -1,9 +1,9 @@
 """Contrastive LoRA training of one object, in plain PyTorch. No Ray in here.
 
 The recipe is that of "Personalized Representation from Personalized Generation" (arXiv 2412.16156): anchors are views
-of the object's real photos, positives its synthetic images, negatives other objects. Ours differs where it says so:
-the prefix is computed once per view, a step sees a random part of the patch tokens, positives are anchors too, and
-held-out photos decide how strongly the adapter acts (`cross_validation.py`).
+of the object's real photos, positives are its synthetic images, and negatives show other objects. Four things differ:
+the prefix is computed once per view, a step sees a random part of the patches, positives are anchors too, and held-out
+photos decide how strongly the adapter acts (`cross_validation.py`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from persrep_ray.backbones.backbone import KeptPatches
 from persrep_ray.backbones.lora import LoraBackbone, State, scaled
 from persrep_ray.config import RunConfig
-from persrep_ray.train.batches import BatchSampler, Pool, make_pool
-from persrep_ray.train.cross_validation import Trial, choose_strength, normalized_cls, plan_folds, score_fold
-from persrep_ray.train.inputs import TrainInputs
+from persrep_ray.train.batches import BatchSampler, Pool, TrainInputs, make_pool
+from persrep_ray.train.cross_validation import FoldScore, choose_strength, normalized_cls, plan_folds, score_fold
 from persrep_ray.train.losses import make_loss
 from persrep_ray.train.views import ViewStore
 
@@ -46,7 +45,7 @@ class TrainedAdapter:
 
 
 class _Embedder(nn.Module):
-    """The trained half as a module, which DDP needs: hidden (B,T,D) -> CLS (B,D) and patches (B,N,D)."""
+    """The suffix as a module, because DDP needs one: hidden (B,T,D) -> CLS (B,D) and patches (B,N,D)."""
 
     def __init__(self, lora: LoraBackbone) -> None:
         super().__init__()
@@ -59,10 +58,10 @@ class _Embedder(nn.Module):
 
 
 class Trainer:
-    """Trains one object after another on one backbone; what objects share (views of photos) is kept between them.
+    """Trains one object after another on one backbone, and keeps the views of photos that objects share.
 
-    With `world_size` ranks each calls `train` with the same inputs: a step's images are split over the ranks and their
-    embeddings gathered, so the loss is that of one rank with the whole batch.
+    With several ranks, each of them calls `train` with the same inputs. The images of a step are split over the ranks
+    and their embeddings are gathered, so the loss is the one that a single rank computes on the whole batch.
     """
 
     def __init__(self, lora: LoraBackbone, config: RunConfig, *, rank: int = 0, world_size: int = 1) -> None:
@@ -76,27 +75,28 @@ class Trainer:
             lora.backbone, config.train.views, config.data, size=config.backbone.image_size, seed=config.seed
         )
         embedder = _Embedder(lora)
-        # No buffers to sync; the LoRA parameters start equal on all ranks because they are drawn from one seed.
+        # There are no buffers to synchronise, and the LoRA starts equal on all ranks because it is drawn from one seed.
         self._embedder: nn.Module = (
             embedder if world_size == 1 else DistributedDataParallel(embedder, broadcast_buffers=False)
         )
 
     def train(self, inputs: TrainInputs, progress: Progress) -> TrainedAdapter:
-        """Train the object's adapter and decide its strength.
+        """Trains the object's adapter and decides its strength.
 
         Args:
-            progress: called after every step with the images done and the images in all, trial trainings included.
+            progress: called after every step with the number of images done and of all images, those of the folds
+                included.
 
         Raises:
-            TrainError: a loss was not finite, or there is nothing to train on.
+            TrainError: a loss is not finite, or there is nothing to train on.
         """
-        if not inputs.photos or not len(inputs.positives) or not (len(inputs.negatives) or inputs.others):
+        if not inputs.photos or not len(inputs.positives) or not (len(inputs.negatives) or inputs.distractors):
             raise TrainError(f"object {inputs.object_id}: train: no photos, no positives or no negatives")
-        self._lora.reset(self._seed)  # a fresh adapter is the identity: what follows sees the pretrained features
+        self._lora.reset(self._seed)  # a fresh adapter is the identity, so the pool sees the pretrained features
         pool = make_pool(self._store, inputs, self._pretrained)
-        trials = plan_folds(pool, self._config.cross_validation)
+        folds = plan_folds(pool, self._config.cross_validation)
         per_step = self._config.batch.anchors + self._config.batch.positives + self._config.batch.negatives
-        total = per_step * self._config.steps * (len(trials) + 1)
+        total = per_step * self._config.steps * (len(folds) + 1)
         done = 0
 
         def step_done() -> None:
@@ -104,16 +104,16 @@ class Trainer:
             done += per_step
             progress(done, total)
 
-        scores: list[list[Trial]] = []
-        for fold, heldout in enumerate(trials):
-            self._fit(pool.without(heldout), inputs.object_id, seed=self._seed + 1 + fold, step_done=step_done)
-            scores.append(self._strengths(pool, heldout))
+        scores: list[list[FoldScore]] = []
+        for number, held_out in enumerate(folds, start=1):
+            self._fit(pool.without(held_out), inputs.object_id, seed=self._seed + number, step_done=step_done)
+            scores.append(self._score_strengths(pool, held_out))
         strength, report = choose_strength(scores, self._config.cross_validation)
         history = self._fit(pool, inputs.object_id, seed=self._seed, step_done=step_done)
         return TrainedAdapter(scaled(self._lora.state(), strength), strength, history, report)
 
     def _fit(self, pool: Pool, object_id: str, *, seed: int, step_done: Callable[[], None]) -> list[float]:
-        """Train a fresh adapter on `pool`; it stays in the slot. Returns the loss of every step."""
+        """Trains a fresh adapter on `pool` and leaves it in the slot. Returns the loss of every step."""
         config = self._config
         torch.manual_seed(seed)  # LoRA dropout
         self._lora.reset(seed)
@@ -153,24 +153,24 @@ class Trainer:
     def _gathered(self, part: torch.Tensor) -> torch.Tensor:
         if self._world_size == 1:
             return part
-        # DDP averages gradients over ranks, the gather's backward sums them: together, one rank's gradient.
+        # DDP averages gradients over ranks and the gather's backward sums them: the result is one rank's gradient.
         return torch.cat(list(differentiable.all_gather(part)))
 
     def _pretrained(self, views: torch.Tensor) -> np.ndarray:
         return normalized_cls(self._lora.backbone, views[:1])[0]
 
     @torch.no_grad()
-    def _strengths(self, pool: Pool, heldout: int) -> list[Trial]:
-        """How the trial adapter that is in the slot does on the held-out photos, at each candidate strength."""
+    def _score_strengths(self, pool: Pool, held_out: int) -> list[FoldScore]:
+        """Scores the adapter in the slot on the held-out photos, at each candidate strength."""
         state = self._lora.state()
-        trials = []
+        scores = []
         for strength in self._config.cross_validation.strengths:
             self._lora.load(scaled(state, strength))
-            trials.append(score_fold(self._lora.backbone, pool, heldout))
-        return trials
+            scores.append(score_fold(self._lora.backbone, pool, held_out))
+        return scores
 
 
 def _schedule(step: int, steps: int) -> float:
-    """Share of the learning rate: linear warm-up over the first tenth, then half a cosine."""
+    """The share of the learning rate at `step`: a linear warm-up over the first tenth, times half a cosine."""
     warmup = max(1, steps // 10)
     return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -1,13 +1,12 @@
 """Views of photos and synthetic images, and their prefix output, computed once per view.
 
-The prefix is frozen, so a view costs its share of the ViT once however often training draws it. The number of views is
-what augmentation can vary; random subsets of patch tokens (`Batch`) vary the rest for free.
+The prefix is frozen, so a view passes it once, however often training draws the view. Augmentation is therefore limited
+to the number of views; random subsets of patches (`Batch`) add variation at no cost.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import cv2
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from persrep_ray.backbones.backbone import Backbone
 from persrep_ray.config import DataConfig, ViewsConfig
 from persrep_ray.data.images import read_rgb, standard_view
+from persrep_ray.data.lru import Lru
 from persrep_ray.data.objects import Photo
 from persrep_ray.generate.types import SyntheticImage
 
@@ -28,10 +28,12 @@ _SYNTHETIC_CROP = 0.75
 def augment(
     rng: np.random.Generator, image: NDArray[np.uint8], size: int, config: ViewsConfig, smallest_crop: float
 ) -> NDArray[np.uint8]:
-    """A random crop (aspect ratio of the photo kept, so the square squashes it a little), rotation, flip and light.
+    """Crops, rotates, flips and lights `image` (H, W, 3) at random.
+
+    The crop has the aspect ratio of the image, so a square view squashes it a little.
 
     Args:
-        smallest_crop: share of the picture's area that the smallest crop shows.
+        smallest_crop: the share of the image's area that the smallest crop shows.
 
     Returns:
         (size, size, 3) uint8.
@@ -42,12 +44,12 @@ def augment(
     angle = np.deg2rad(rng.uniform(-config.rotation, config.rotation))
     flip = -1.0 if rng.random() < 0.5 else 1.0
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    # Shrink first: warpAffine samples single pixels, and would alias where a view is much smaller than the photo.
+    # warpAffine samples single pixels and would alias if the view is much smaller than the image, so shrink it first.
     factor = max(1.0, float(crop.min()) / size)
     if factor > 1:
         smaller = cv2.resize(image, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
         image = smaller.astype(np.uint8)
-    # From the view's pixels to the photo's; pixel centres lie at +0.5 in both.
+    # This maps the view's pixels to the image's; pixel centres lie at +0.5 in both.
     back = turn @ np.diag(crop / size * [flip, 1.0]) / factor
     offset = centre / factor - back @ np.full(2, size / 2) + back @ np.full(2, 0.5) - 0.5
     view = cv2.warpAffine(
@@ -63,11 +65,10 @@ def augment(
 
 
 class ViewStore:
-    """Makes views and keeps those of photos, because the objects of a run share them as negatives.
+    """Makes views, and keeps those of photos, because the objects of a run share them as distractors.
 
-    Views of a photo depend on the seed and the photo's object and name alone, so what is cached never changes a result.
-    At most `cached_photos` photos are kept, the least recently used go first. All results are (V, T, D) prefix outputs
-    in the backbone's cache type.
+    The views of a photo depend only on the seed, its object and its name, so the cache never changes a result. It keeps
+    the views of at most `cached_photos` photos. All results are prefix outputs (V, T, D) in the backbone's cache type.
     """
 
     def __init__(self, backbone: Backbone, config: ViewsConfig, limits: DataConfig, *, size: int, seed: int) -> None:
@@ -76,24 +77,22 @@ class ViewStore:
         self._limits = limits
         self._size = backbone.whole_patches(size)
         self._seed = seed
-        self._photos: OrderedDict[Photo, torch.Tensor] = OrderedDict()
+        self._photos: Lru[Photo, torch.Tensor] = Lru(config.cached_photos)
 
     def photo(self, photo: Photo) -> torch.Tensor:
-        """The photo's standard view, then `config.per_photo` augmented ones."""
-        if photo not in self._photos:
-            image = read_rgb(photo.path, self._limits)
-            key = f"{self._seed}/{photo.object_id}/{photo.path.name}"
-            rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big"))
-            smallest = self._config.smallest_crop
-            views = [augment(rng, image, self._size, self._config, smallest) for _ in range(self._config.per_photo)]
-            self._photos[photo] = self._prefix([standard_view(image, self._size), *views])
-            while len(self._photos) > self._config.cached_photos:
-                self._photos.popitem(last=False)
-        self._photos.move_to_end(photo)
-        return self._photos[photo]
+        """The photo's standard view, then `config.per_photo` augmented views."""
+        return self._photos.get_or(photo, lambda: self._make(photo))
+
+    def _make(self, photo: Photo) -> torch.Tensor:
+        image = read_rgb(photo.path, self._limits)
+        key = f"{self._seed}/{photo.object_id}/{photo.path.name}"
+        rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big"))
+        smallest = self._config.smallest_crop
+        views = [augment(rng, image, self._size, self._config, smallest) for _ in range(self._config.per_photo)]
+        return self._prefix([standard_view(image, self._size), *views])
 
     def synthetic(self, images: Sequence[SyntheticImage]) -> torch.Tensor:
-        """One view of each image; they vary by themselves, so the view changes little."""
+        """One view of each image. Synthetic images vary already, so the views change them little."""
         return self._prefix(
             [
                 augment(np.random.default_rng(one.seed), one.image, self._size, self._config, _SYNTHETIC_CROP)

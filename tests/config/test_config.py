@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from persrep_ray.config import PRESETS, ConfigError, RunConfig, load_config
+from persrep_ray.config import PRESETS, ConfigError, RunConfig, load_config, recorded_config
 
 
 def message(*overrides: str, source: str | Path | None = None) -> str:
@@ -164,6 +164,21 @@ def test_an_unknown_key_is_named_with_the_closest_and_the_allowed_ones() -> None
     assert message("qqqq=5").startswith("unknown key 'qqqq'. Allowed keys: seed, data, ")
 
 
+def test_a_renamed_key_is_told_its_new_name() -> None:
+    assert message("train.heldout.folds=3") == "unknown key 'train.heldout': its name is now 'train.cross_validation'"
+    assert message("generate.heldout=3") == "unknown key 'generate.heldout': its name is now 'generate.calibration_images'"
+
+
+def test_a_recorded_configuration_may_use_the_names_of_an_earlier_version() -> None:
+    config = load_config("paper", ["generate.calibration_images=7"])
+    old = config.to_dict()
+    old["train"]["heldout"] = old["train"].pop("cross_validation")
+    old["generate"]["heldout"] = old["generate"].pop("calibration_images")
+    assert recorded_config(old, "the card of mug: ") == config
+    with pytest.raises(ConfigError, match="the card of mug: train.steps: 0 is not allowed"):
+        recorded_config({"train": {"steps": 0}}, "the card of mug: ")
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
@@ -194,7 +209,8 @@ def test_an_unknown_key_is_named_with_the_closest_and_the_allowed_ones() -> None
         ),
         (
             "train.cross_validation.strengths=[]",
-            "train.cross_validation.strengths: [] is not allowed; it must be a list of 1 or more, each a number >= 0 and <= 2",
+            "train.cross_validation.strengths: [] is not allowed; "
+            "it must be a list of 1 or more, each a number >= 0 and <= 2",
         ),
         ("train.symmetric=1", "train.symmetric: 1 is not allowed; it must be true or false"),
         ("backbone.revision=12", "backbone.revision: 12 is not allowed; it must be text or null"),

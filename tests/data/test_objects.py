@@ -13,7 +13,8 @@ from PIL import Image
 
 import persrep_ray.data.objects as objects_module
 from persrep_ray.config import DataConfig
-from persrep_ray.data.objects import Manifest, check_object_id, load_manifest
+from persrep_ray.data.objects import Manifest, load_manifest
+from persrep_ray.data.tree import check_object_id
 
 LIMITS = DataConfig()
 SHARED = Path(__file__).resolve().parents[2].parent / "shared/data"

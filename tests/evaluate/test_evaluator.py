@@ -24,7 +24,7 @@ from helpers.tiny import COLOURS, shape, tiny_backbone
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
 from persrep_ray.evaluate.evaluator import EvaluateError, Evaluator
-from persrep_ray.report.contact_sheet import contact_sheet
+from persrep_ray.evaluate.examples import pack, unpack
 from persrep_ray.tasks import classification
 from persrep_ray.tasks.metrics import METRICS
 
@@ -53,8 +53,9 @@ def test_a_fresh_adapter_changes_nothing(root: Path) -> None:
     lora = lora_slot()
     evaluation = evaluator(root, lora).evaluate("red", lora.state())
     assert evaluation.pretrained == evaluation.personalized
-    for row in evaluation.tests:
-        np.testing.assert_array_equal(row.pretrained_similarity, row.personalized_similarity)
+    assert evaluation.examples
+    for example in evaluation.examples:
+        np.testing.assert_array_equal(example.similarity["pretrained"], example.similarity["personalized"])
 
 
 def test_dropout_is_off(root: Path) -> None:
@@ -82,7 +83,7 @@ def test_splits_are_evaluated_apart(root: Path) -> None:
     state = adapter(lora)
     by_split = evaluator(root).evaluate("red", state).by_split
     assert set(by_split) == {"in_distribution", "pose"}
-    for object_id in COLOURS:  # what is left is the split "pose"
+    for object_id in COLOURS:  # only the split "pose" remains
         for index in (3, 4):
             (root / "test" / object_id / f"{index}.png").unlink()
     alone = evaluator(root).evaluate("red", state)
@@ -90,34 +91,42 @@ def test_splits_are_evaluated_apart(root: Path) -> None:
         assert by_split["pose"][side] == pytest.approx(whole)
 
 
-class TestRows:
-    def test_own_photos_then_the_most_alike_of_either_side(self, root: Path, tmp_path: Path) -> None:
+class TestExamples:
+    def test_photos_of_the_object_precede_the_most_alike_distractor_of_each_side(self, root: Path) -> None:
         lora = lora_slot()
         state = adapter(lora)
-        rows = evaluator(root).evaluate("red", state).tests
-        own, others = rows[:TEST], rows[TEST:]
-        assert [row.title.split()[0] for row in own] == ["red/2.png", "red/3.png", "red/4.png"]
-        assert all(row.truth_mask is not None for row in own)
-        assert all(row.truth_mask is None and row.title.startswith("another object: ") for row in others)
+        examples = evaluator(root).evaluate("red", state).examples
+        own, distractors = examples[:TEST], examples[TEST:]
+        assert [example.title.split()[0] for example in own] == ["red/2.png", "red/3.png", "red/4.png"]
+        assert [example.photo for example in own] == [root / "test" / "red" / f"{i}.png" for i in (2, 3, 4)]
+        assert all(example.truth is not None for example in own)
+        assert all(one.truth is None and one.title.startswith("another object: ") for one in distractors)
 
         naive = Naive(root, lora.backbone)
         photos = [photo for other in ("green", "blue") for photo in naive.objects[other].test]
         train = naive.objects["red"].train
         hardest = photos[int(classification.scores(naive.cls(train), naive.cls(photos)).argmax())]
-        assert f"{hardest.object_id}/{hardest.path.name}" in others[0].title
-        assert len({row.title for row in others}) == 2
+        assert f"{hardest.object_id}/{hardest.path.name}" in distractors[0].title
+        assert len({example.title for example in distractors}) == 2
 
-        contact_sheet(
-            "red", train=[], positives=[], negatives=[], tests=rows, title_metrics="", out=tmp_path / "sheet.jpg"
-        )
-
-    def test_are_few(self, root: Path) -> None:
+    def test_they_are_few(self, root: Path) -> None:
         for index in range(10, 20):
             save(root, "test", "red", index, *shape(COLOURS["red"], seed=index))
         (root / "test_masks" / "red" / "2.png").unlink()
-        rows = evaluator(root).evaluate("red", adapter(lora_slot())).tests
-        assert len(rows) == 8
-        assert not any("red/2.png" in row.title for row in rows)  # those with a truth come first
+        examples = evaluator(root).evaluate("red", adapter(lora_slot())).examples
+        assert len(examples) == 8
+        assert not any("red/2.png" in example.title for example in examples)  # photos with a truth come first
+
+    def test_they_survive_storage(self, root: Path) -> None:
+        examples = evaluator(root).evaluate("red", adapter(lora_slot())).examples
+        entries, arrays = pack(examples)
+        again = unpack(json.loads(json.dumps(entries)), arrays, RunConfig().data)
+        assert len(again) == len(examples) > TEST
+        for one, other in zip(again, examples, strict=True):
+            assert (one.photo, one.title) == (other.photo, other.title)
+            np.testing.assert_equal(
+                (one.truth, one.similarity, one.found), (other.truth, other.similarity, other.found)
+            )
 
 
 class TestErrors:

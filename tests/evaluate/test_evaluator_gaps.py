@@ -1,4 +1,4 @@
-"""Photos and masks that are absent or broken."""
+"""Evaluation with photos and masks that are missing or broken."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.discs import TEST, adapter, evaluator, lora_slot, same, save
+import torch
+from helpers.discs import DENSE, TEST, TRAIN, adapter, evaluator, lora_slot, same, save
 from helpers.tiny import COLOURS, shape
 
+from persrep_ray.backbones.backbone import Features
 from persrep_ray.backbones.lora import State
 from persrep_ray.evaluate.evaluator import EvaluateError, Evaluator
 from persrep_ray.tasks.metrics import METRICS
@@ -19,7 +21,7 @@ class TestAbsentTasks:
         (root / "test").rename(root / "elsewhere")
         evaluation = evaluator(root).evaluate("red", adapter(lora_slot()))
         assert evaluation.pretrained == evaluation.personalized == {}
-        assert evaluation.tests == ()
+        assert evaluation.examples == ()
         assert -1 < evaluation.calibration.threshold < 1
 
     @pytest.mark.parametrize("masks", ["train_masks", "test_masks"])
@@ -27,16 +29,35 @@ class TestAbsentTasks:
         (root / masks).rename(root / "elsewhere")
         evaluation = evaluator(root).evaluate("red", adapter(lora_slot()))
         assert {name.split(".")[0] for name in evaluation.personalized} == {"classification", "retrieval"}
-        assert len(evaluation.tests) == (0 if masks == "train_masks" else TEST + 2)
+        assert len(evaluation.examples) == (0 if masks == "train_masks" else TEST + 2)
 
     def test_nothing_to_tell_the_object_from(self, root: Path) -> None:
         evaluation = evaluator(root, most_photos=0).evaluate("red", adapter(lora_slot()))
         assert {name.split(".")[0] for name in evaluation.personalized} == {"detection", "segmentation"}
-        assert len(evaluation.tests) == TEST
+        assert len(evaluation.examples) == TEST
 
 
 class TestDensePhotos:
-    def test_own_photos_without_a_mask_are_left_out(self, root: Path) -> None:
+    def test_without_a_truth_only_the_examples_are_searched(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (root / "test_masks" / "red").rename(root / "elsewhere")
+        for index in range(10, 30):
+            save(root, "test", "blue", index, *shape(COLOURS["blue"], seed=index))
+        lora = lora_slot()
+        dense_forwards = 0
+        suffix = lora.backbone.suffix
+
+        def counting(hidden: torch.Tensor) -> Features:
+            nonlocal dense_forwards
+            if hidden.shape[1] == 1 + (DENSE // lora.backbone.patch_size) ** 2:
+                dense_forwards += len(hidden)
+            return suffix(hidden)
+
+        monkeypatch.setattr(lora.backbone, "suffix", counting)
+        evaluation = evaluator(root, lora).evaluate("red", adapter(lora))
+        assert len(evaluation.examples) == TEST + 2
+        assert dense_forwards == 2 * (TRAIN + len(evaluation.examples))  # both sides
+
+    def test_photos_of_the_object_without_a_mask_are_left_out(self, root: Path) -> None:
         lora = lora_slot()
         state = adapter(lora)
         (root / "test_masks" / "red" / "2.png").unlink()
@@ -46,7 +67,7 @@ class TestDensePhotos:
         for name in METRICS[4:]:
             assert with_two.personalized[name] == pytest.approx(without.personalized[name])
 
-    def test_others_take_part_with_their_masked_photos_if_they_have_some(self, root: Path) -> None:
+    def test_other_objects_take_part_with_their_masked_photos_if_they_have_any(self, root: Path) -> None:
         under_test = evaluator(root)
         looked_at = _looked_at(under_test, "red", adapter(lora_slot()))
         assert looked_at == {"red": TEST, "green": TEST, "blue": TEST}
@@ -61,15 +82,14 @@ class TestDensePhotos:
         image, mask = shape(COLOURS["red"], seed=99, size=800)
         save(root, "test", "red", 7, image[:500], mask[:500])
         evaluation = evaluator(root).evaluate("red", adapter(lora))
-        row = next(row for row in evaluation.tests if "red/7.png" in row.title)
-        assert row.image.shape == (400, 640, 3)
-        assert row.truth_mask is not None and row.truth_mask.shape == (400, 640)
-        assert row.truth_mask.mean() == pytest.approx(mask[:500].mean(), abs=0.01)
+        (example,) = (one for one in evaluation.examples if "red/7.png" in one.title)
+        assert example.truth is not None and example.truth.shape == (400, 640)
+        assert example.truth.mean() == pytest.approx(mask[:500].mean(), abs=0.01)
         assert evaluation.personalized["detection.f1"] + evaluation.pretrained["detection.f1"] > 0
 
 
 def _looked_at(under_test: Evaluator, object_id: str, state: State) -> dict[str, int]:
-    """Per object, how many of its photos the dense tasks of `object_id` were computed on."""
+    """How many photos of each object the dense tasks of `object_id` look at."""
     found: dict[str, int] = {}
     scan = under_test._scan
 
@@ -111,7 +131,7 @@ class TestUnreadable:
         expected = evaluator(root).evaluate("red", state)
         assert found.personalized == pytest.approx(expected.personalized)
 
-    def test_no_train_photo_is_an_error_of_this_object_alone(self, root: Path) -> None:
+    def test_only_the_object_without_a_train_photo_fails(self, root: Path) -> None:
         state = adapter(lora_slot())
         under_test = evaluator(root)
         for path in (root / "train" / "red").iterdir():

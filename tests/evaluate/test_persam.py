@@ -20,7 +20,7 @@ from persrep_ray.masks.grabcut import MaskError
 from persrep_ray.masks.sam import SamImage, SamSegmenter
 from persrep_ray.masks.sam_checkpoint import SamError
 from persrep_ray.tasks.dense import DensePrediction, DenseReference, make_reference, predict
-from persrep_ray.tasks.metrics import METRICS
+from persrep_ray.tasks.metrics import METRICS, SIDES
 
 STEPS = 30
 
@@ -45,7 +45,7 @@ def persam_evaluator(root: Path, sam: Path, lora: LoraBackbone | None = None, **
 
 
 class NaivePersam(Naive):
-    """SAM asked anew for each photo, the weights learned anew each time."""
+    """Runs SAM and learns its weights again for each photo."""
 
     def __init__(self, root: Path, lora: LoraBackbone, sam: Path) -> None:
         super().__init__(root, lora.backbone)
@@ -67,7 +67,7 @@ class NaivePersam(Naive):
 
 @pytest.fixture
 def discs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SAM finds discs of three radii about the middle, drawn a little to the point. Often right, as no tiny SAM is."""
+    """SAM finds discs of three radii near the middle, shifted a little to the point: it is right more often."""
 
     def decode(self: Any, image: SamImage, points: torch.Tensor, **prompts: Any) -> tuple[torch.Tensor, torch.Tensor]:
         y, x = np.mgrid[1:64:2, 1:64:2]
@@ -94,24 +94,24 @@ def test_equals_a_naive_computation(root: Path, sam: Path, discs: None) -> None:
     assert 0 < personalized["segmentation.map"] != pretrained["segmentation.map"] > 0
 
 
-def test_the_sheet_shows_what_sam_finds(root: Path, sam: Path) -> None:
+def test_the_examples_show_what_sam_finds(root: Path, sam: Path) -> None:
     image, mask = shape(COLOURS["red"], seed=99, size=800)
     save(root, "test", "red", 7, image[:500], mask[:500])
     lora = lora_slot()
-    rows = persam_evaluator(root, sam, lora).evaluate("red", lora.state()).tests
+    examples = persam_evaluator(root, sam, lora).evaluate("red", lora.state()).examples
     naive = NaivePersam(root, lora, sam)
     own = naive.objects["red"]
     reference = make_reference([naive.patches(photo) for photo in own.train], [naive.mask(p) for p in own.train])
-    for photo, row in zip(own.test[:TEST], rows, strict=False):
+    for photo, example in zip(own.test[:TEST], examples, strict=False):
         expected = naive.predict(reference, photo, own.train[0]).mask
-        assert expected is not None and row.pretrained_mask is not None and row.personalized_mask is not None
-        assert np.array_equal(row.pretrained_mask, expected)
-        assert np.array_equal(row.personalized_mask, expected)  # a fresh adapter changes nothing
-    (large,) = (row for row in rows if "red/7.png" in row.title)
-    assert large.pretrained_mask is not None and large.pretrained_mask.shape == large.image.shape[:2] == (400, 640)
+        assert expected is not None
+        for side in SIDES:  # a fresh adapter changes nothing
+            np.testing.assert_array_equal(example.found[side], expected)
+    (large,) = (example for example in examples if "red/7.png" in example.title)
+    assert large.found["pretrained"] is not None and large.found["pretrained"].shape == (400, 640)
 
 
-def test_the_first_train_photo_teaches_the_weights_to_either_side(
+def test_each_side_learns_its_weights_from_the_first_train_photo(
     root: Path, sam: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learned_on: list[tuple[int, int]] = []
@@ -136,7 +136,7 @@ def test_the_first_train_photo_teaches_the_weights_to_either_side(
 class TestCache:
     @pytest.fixture
     def embedded(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-        """Grows by one with each photo that SAM embeds."""
+        """Grows by one for each photo that SAM embeds."""
         calls: list[int] = []
         embed = SamSegmenter.embed
 
@@ -147,7 +147,7 @@ class TestCache:
         monkeypatch.setattr(SamSegmenter, "embed", counting)
         return calls
 
-    def test_a_photo_is_embedded_once_whatever_the_adapter_and_the_object(
+    def test_a_photo_is_embedded_once_for_all_adapters_and_objects(
         self, root: Path, sam: Path, embedded: list[int]
     ) -> None:
         lora = lora_slot()
@@ -179,7 +179,7 @@ class TestNothingFound:
         monkeypatch.setattr(SamSegmenter, "segment", nothing)
         evaluation = persam_evaluator(root, sam).evaluate("red", adapter(lora_slot()))
         assert evaluation.personalized["detection.map"] == evaluation.personalized["segmentation.map"] == 0
-        assert all(row.pretrained_mask is None and row.personalized_mask is None for row in evaluation.tests)
+        assert all(example.found == {"pretrained": None, "personalized": None} for example in evaluation.examples)
 
     def test_where_all_patches_are_alike(self, root: Path, sam: Path) -> None:
         photo = manifest_of(root).objects["red"].test[0]

@@ -35,7 +35,7 @@ class TestCache:
         assert computed == photos + dense_only_of_own_train
         under_test.evaluate("red", adapter(lora, 2))
         assert computed == photos + dense_only_of_own_train
-        under_test.evaluate("blue", adapter(lora, 2))  # all photos are known, but not its train photos' patches
+        under_test.evaluate("blue", adapter(lora, 2))  # all photos are known, but not the patches of its train photos
         assert computed == photos + 2 * dense_only_of_own_train
 
     @pytest.mark.parametrize("budget", [0, 30_000, 200_000])

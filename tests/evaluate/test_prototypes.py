@@ -35,16 +35,16 @@ class TestPrototypes:
         np.testing.assert_allclose(prototypes["box_means"], reference.box_means, atol=1e-3)
         assert all(value.dtype == np.float32 for value in prototypes.values())
 
-        again = evaluator(root, lora).prototypes("red", state)  # versions are named by these bytes
+        again = evaluator(root, lora).prototypes("red", state)  # the names of versions depend on these bytes
         assert all(again[name].tobytes() == value.tobytes() for name, value in prototypes.items())
 
-    def test_the_pretrained_ones_are_the_same_under_any_adapter(self, root: Path) -> None:
+    def test_pretrained_features_are_the_same_under_any_adapter(self, root: Path) -> None:
         under_test = evaluator(root)
         first, second = (under_test.prototypes("red", adapter(lora_slot(), seed)) for seed in (1, 2))
         assert first["pretrained_cls"].tobytes() == second["pretrained_cls"].tobytes()
         assert np.abs(first["cls"] - second["cls"]).max() > 0.01
 
-    def test_without_masks_there_is_cls_alone(self, root: Path) -> None:
+    def test_without_masks_there_is_only_cls(self, root: Path) -> None:
         (root / "train_masks").rename(root / "elsewhere")
         assert evaluator(root).prototypes("red", adapter(lora_slot())).keys() == {"cls", "pretrained_cls"}
 

@@ -1,4 +1,4 @@
-"""What the tests of the evaluation share: coloured discs on disk, adapters of a tiny ViT, and a naive evaluation."""
+"""For tests of the evaluation: coloured discs on disk, adapters of a tiny ViT, and a naive evaluation."""
 
 from __future__ import annotations
 
@@ -84,14 +84,13 @@ def same(left: Evaluation, right: Evaluation) -> None:
     assert left.personalized == pytest.approx(right.personalized, abs=1e-6)
     assert left.pretrained == pytest.approx(right.pretrained, abs=1e-6)
     same_calibration(left.calibration, right.calibration)
-    assert [row.title for row in left.tests] == [row.title for row in right.tests]
-    for one, other in zip(left.tests, right.tests, strict=True):
-        np.testing.assert_array_equal(one.image, other.image)
-        np.testing.assert_allclose(one.personalized_similarity, other.personalized_similarity, atol=1e-3)
+    assert [(one.photo, one.title) for one in left.examples] == [(one.photo, one.title) for one in right.examples]
+    for one, other in zip(left.examples, right.examples, strict=True):
+        np.testing.assert_allclose(one.similarity["personalized"], other.similarity["personalized"], atol=1e-3)
 
 
 class Naive:
-    """The same figures, photo by photo, nothing batched and nothing kept."""
+    """Computes the same figures photo by photo; nothing is batched and nothing is kept."""
 
     def __init__(self, root: Path, backbone: Backbone) -> None:
         self.objects = manifest_of(root).objects
@@ -124,13 +123,13 @@ class Naive:
     def metrics(
         self, object_id: str, most: int, synthetic: Sequence[np.ndarray]
     ) -> tuple[dict[str, float], Calibration]:
-        """The first of the `synthetic` images is a positive."""
+        """The first of the `synthetic` images is a positive, the rest are not."""
         own = self.objects[object_id]
-        others = [
+        distractors = [
             self.objects[other] for other in choose_distractors(object_id, dict.fromkeys(self.objects), 9, seed=0)
         ]
-        gallery = [*own.train, *[photo for other in others for photo in other.train][:most]]
-        tests = [*own.test, *[photo for other in others for photo in other.test][:most]]
+        gallery = [*own.train, *[photo for other in distractors for photo in other.train][:most]]
+        tests = [*own.test, *[photo for other in distractors for photo in other.test][:most]]
         train, known, seen = self.cls(own.train), self.cls(gallery), self.cls(tests)
         is_own = np.array([photo.object_id == object_id for photo in tests])
         relevant = np.array([photo.object_id == object_id for photo in gallery])

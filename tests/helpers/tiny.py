@@ -1,4 +1,4 @@
-"""What several tests build: coloured shapes as objects, and a ViT small enough to train in a second."""
+"""Coloured shapes as objects, and a ViT that is small enough to train in a second."""
 
 from __future__ import annotations
 

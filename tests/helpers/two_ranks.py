@@ -1,4 +1,4 @@
-"""One rank of a two-rank training, in a module of its own because a spawned process has to import it."""
+"""One rank of a two-rank training, in its own module because a spawned process has to import it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helpers.tiny import tiny_backbone
 
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
-from persrep_ray.train.inputs import TrainInputs
+from persrep_ray.train.batches import TrainInputs
 from persrep_ray.train.trainer import Trainer
 
 

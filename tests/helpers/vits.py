@@ -36,7 +36,7 @@ _TEXT = {
 
 @dataclass(frozen=True)
 class Kind:
-    """How a model of the kind is made, and what a plain user does with it."""
+    """How a model of this kind is made, and how a user of plain `transformers` computes its features."""
 
     make: Callable[[], Any]
     features: Callable[[Any, torch.Tensor], Features]
@@ -71,7 +71,7 @@ def _vit(model: Any, pixels: torch.Tensor) -> Features:
 def _vit_or_mae(model: Any, pixels: torch.Tensor) -> Features:
     if not isinstance(model, hf.ViTMAEModel):
         return _vit(model, pixels)
-    # With nothing masked, and noise in order so that no patch moves.
+    # Nothing is masked, and the noise is sorted so that no patch moves.
     model.config.mask_ratio = 0.0
     noise = torch.arange((pixels.shape[-1] // PATCH) ** 2, dtype=torch.float32).repeat(len(pixels), 1)
     hidden = model(pixels, noise=noise, interpolate_pos_encoding=True).last_hidden_state
@@ -102,7 +102,7 @@ KINDS: dict[str, Kind] = {
 
 
 def make(kind: str) -> Any:
-    """A random model of the kind: all parameters, so that a skipped bias, scale or norm is seen."""
+    """A model of this kind in which all parameters are random, so that a skipped bias, scale or norm shows."""
     torch.manual_seed(0)
     model = KINDS[kind].make().eval()
     with torch.no_grad():
@@ -112,7 +112,7 @@ def make(kind: str) -> Any:
 
 
 def save(kind: str, folder: Path) -> Any:
-    """Saves `make(kind)` in `folder`, and returns it."""
+    """Saves `make(kind)` in `folder` and returns it."""
     model = make(kind)
     model.save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["model_type"] == kind
@@ -120,7 +120,7 @@ def save(kind: str, folder: Path) -> Any:
 
 
 def tower(model: Any) -> Any:
-    """The ViT of a model that has more: the vision tower of two, or the encoder of an MAE."""
+    """The ViT inside a larger model: the vision tower of two towers, or the encoder of an MAE."""
     return getattr(model, "vision_model", getattr(model, "vit", model))
 
 

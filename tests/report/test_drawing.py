@@ -17,7 +17,7 @@ def canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:
     return image, ImageDraw.Draw(image)
 
 
-def test_text_takes_the_width_it_says() -> None:
+def test_text_takes_the_width_that_it_returns() -> None:
     image, draw = canvas()
     taken = text(draw, (0, 0), "0.31 → 0.43", 20)
     assert taken == text_width("0.31 → 0.43", 20)
@@ -30,17 +30,17 @@ def test_an_arrow_is_drawn_although_the_font_has_none() -> None:
     ink = np.argwhere((np.asarray(image) < 200).any(axis=2))
     tip = ink[ink[:, 1] == ink[:, 1].max()]
     shaft = ink[ink[:, 1] == ink[:, 1].min()]
-    assert abs(tip[:, 0].mean() - shaft[:, 0].mean()) <= 1  # level, and not a box: its ends are a stroke high
+    assert abs(tip[:, 0].mean() - shaft[:, 0].mean()) <= 1  # it is level, and its ends are a stroke high, unlike a box
     assert len(shaft) <= 3
 
 
 @pytest.mark.parametrize("width", [0, 9, 50, 200])
-def test_text_too_long_is_cut(width: int) -> None:
+def test_text_that_is_too_long_is_cut(width: int) -> None:
     _, draw = canvas()
     assert text(draw, (0, 0), "a long line of words → with an arrow", 20, width=width) <= width
 
 
-def test_legend_takes_the_width_it_says() -> None:
+def test_a_legend_takes_the_width_that_it_returns() -> None:
     entries = [("photo", None), ("truth", (0, 0, 0))]
     image, draw = canvas()
     legend(draw, (0, 0), entries, 16)
@@ -63,7 +63,7 @@ def test_cover_takes_the_middle() -> None:
     assert (tile == 255).all()
 
 
-def test_outline_leaves_the_photo_and_its_inside_alone() -> None:
+def test_an_outline_changes_neither_the_photo_nor_its_inside() -> None:
     photo, mask = np.full((100, 100, 3), 90, dtype=np.uint8), np.zeros((100, 100), dtype=bool)
     mask[20:80, 20:80] = True
     drawn = with_outline(photo, mask, (255, 0, 0))

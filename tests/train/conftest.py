@@ -11,7 +11,7 @@ from persrep_ray.config import BatchConfig, CrossValidationConfig, LoraSection, 
 from persrep_ray.data.images import encode_jpeg, encode_png_mask
 from persrep_ray.data.objects import Photo
 from persrep_ray.generate.types import Role, SyntheticImage
-from persrep_ray.train.inputs import TrainInputs
+from persrep_ray.train.batches import TrainInputs
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def make_inputs(tmp_path: Path) -> Callable[[str], TrainInputs]:
         return TrainInputs(
             object_id=object_id,
             photos=photos(object_id),
-            others=tuple(photo for other in others for photo in photos(other)),
+            distractors=tuple(photo for other in others for photo in photos(other)),
             positives=[synthetic(object_id, "positive", object_id, i) for i in range(6)],
             negatives=[synthetic(object_id, "negative", others[i % 2], i) for i in range(6)],
         )

@@ -10,7 +10,7 @@ TOKENS = 1 + 9
 
 
 def views(value: float, count: int = 2) -> torch.Tensor:
-    """Every number tells which group it came from; the token's index is in its fraction."""
+    """The whole part of every number tells its group, the fraction the index of its token."""
     index = torch.arange(TOKENS) / 100
     return (value + index).repeat(count, 1)[:, :, None].repeat(1, 1, 4)
 
@@ -18,9 +18,9 @@ def views(value: float, count: int = 2) -> torch.Tensor:
 def pool(**changes: object) -> Pool:
     parts: dict[str, object] = {
         "photos": (views(0), views(1), views(2)),
-        "others": (views(10), views(11), views(12)),
-        "other_photo": np.array([0, 1, 2]),
-        "other_weight": np.ones(3),
+        "distractors": (views(10), views(11), views(12)),
+        "distractor_photo": np.array([0, 1, 2]),
+        "distractor_weight": np.ones(3),
         "positives": views(20, count=6),
         "positive_photo": np.array([0, 1, 2, 0, 1, 2]),
         "negatives": views(30, count=6),
@@ -36,7 +36,7 @@ def groups(batch: Batch) -> list[int]:
     return [int(value) for value in batch.hidden[:, 0, 0]]
 
 
-def test_roles_stand_in_order_with_the_shares_asked_for() -> None:
+def test_roles_are_in_order_and_have_the_configured_shares() -> None:
     batch = BatchSampler(pool(), CONFIG, special_tokens=1, seed=0).draw()
     kinds = [group // 10 for group in groups(batch)]
     assert kinds == [0] * 3 + [2] * 4 + [3] * 4 + [1] * 4
@@ -51,37 +51,37 @@ def test_the_seed_decides_the_batches() -> None:
     assert not torch.equal(a.hidden, c.hidden)
 
 
-def test_a_trial_never_draws_what_is_held_out() -> None:
+def test_a_fold_never_draws_what_is_held_out() -> None:
     marked = torch.arange(6.0)[:, None, None].repeat(1, TOKENS, 4)
     fold = pool(positives=200 + marked, negatives=300 + marked).without(1)
     sampler = BatchSampler(fold, CONFIG, special_tokens=1, seed=0)
     drawn = {group for _ in range(40) for group in groups(sampler.draw())}
-    assert {0, 2} <= drawn and 1 not in drawn  # own photo 1
+    assert {0, 2} <= drawn and 1 not in drawn  # photo 1 of the object
     assert {10, 12} <= drawn and 11 not in drawn  # photo 1 of another object
-    assert {200, 202, 203, 205} <= drawn and not {201, 204} & drawn  # positives cut from own photo 1
-    assert {300, 302, 303, 304, 305} <= drawn and 301 not in drawn  # a negative cut from another's photo 1
+    assert {200, 202, 203, 205} <= drawn and not {201, 204} & drawn  # positives cut from photo 1 of the object
+    assert {300, 302, 303, 304, 305} <= drawn and 301 not in drawn  # a negative cut from photo 1 of another object
 
 
-def test_a_trial_goes_without_positives_that_may_show_the_held_out_photo_if_it_can() -> None:
+def test_a_fold_leaves_out_positives_that_may_show_the_held_out_photo() -> None:
     marked = torch.arange(6.0)[:, None, None].repeat(1, TOKENS, 4)
 
-    def drawn(positive_photo: list[int], heldout: int | None) -> set[int]:
+    def drawn(positive_photo: list[int], held_out: int | None) -> set[int]:
         fold = pool(positives=200 + marked, positive_photo=np.array(positive_photo))
-        if heldout is not None:
-            fold = fold.without(heldout)
+        if held_out is not None:
+            fold = fold.without(held_out)
         sampler = BatchSampler(fold, CONFIG, special_tokens=1, seed=0)
         batches = [groups(sampler.draw()) for _ in range(40)]
         return {group for batch in batches for group in batch[CONFIG.anchors : CONFIG.anchors + CONFIG.positives]}
 
     some_sampled = [0, 1, 2, -1, -1, -1]
-    assert drawn(some_sampled, heldout=1) == {200, 202}
-    assert drawn(some_sampled, heldout=None) == {200, 201, 202, 203, 204, 205}
-    assert drawn([-1] * 6, heldout=1) == {0, 2}, "views of the other photos"
-    assert drawn([1] * 6, heldout=1) == {0, 2}, "the fold owns every positive"
+    assert drawn(some_sampled, held_out=1) == {200, 202}
+    assert drawn(some_sampled, held_out=None) == {200, 201, 202, 203, 204, 205}
+    assert drawn([-1] * 6, held_out=1) == {0, 2}, "views of the other photos"
+    assert drawn([1] * 6, held_out=1) == {0, 2}, "every positive is held out"
 
 
-def test_without_other_photos_all_negatives_are_synthetic_and_the_other_way_round() -> None:
-    no_others = pool(others=(), other_photo=np.array([], dtype=int), other_weight=np.array([]))
+def test_without_distractors_all_negatives_are_synthetic_and_vice_versa() -> None:
+    no_others = pool(distractors=(), distractor_photo=np.array([], dtype=int), distractor_weight=np.array([]))
     assert {group // 10 for group in groups(BatchSampler(no_others, CONFIG, special_tokens=1, seed=0).draw())[7:]} == {
         3
     }
@@ -91,12 +91,12 @@ def test_without_other_photos_all_negatives_are_synthetic_and_the_other_way_roun
     } == {1}
 
 
-def test_token_share_keeps_cls_and_draws_patches_anew_for_each_image() -> None:
+def test_token_share_keeps_cls_and_draws_other_patches_for_each_image() -> None:
     config = CONFIG.model_copy(update={"token_share": 0.34})
     sampler = BatchSampler(pool(), config, special_tokens=1, seed=0)
     first, second = sampler.draw(), sampler.draw()
     assert first.hidden.shape == (15, 1 + 3, 4)
-    token = (first.hidden[:, :, 0] % 1 * 100).round()  # the token's own index
+    token = (first.hidden[:, :, 0] % 1 * 100).round()  # the index of the token
     assert (token[:, 0] == 0).all() and (token[:, 1:] > 0).all()
     assert all(len(set(row.tolist())) == 4 for row in token)  # no token twice
     assert len({tuple(row.tolist()) for row in token}) > 1
@@ -110,10 +110,10 @@ def test_token_share_of_a_vit_without_special_tokens() -> None:
     batch = BatchSampler(pool(), config, special_tokens=0, seed=0).draw()
     assert batch.hidden.shape == (15, 5, 4) and batch.kept is not None and batch.kept.of == TOKENS
     assert torch.equal(batch.kept.positions, (batch.hidden[:, :, 0] % 1 * 100).round().long())
-    assert (batch.kept.positions == 0).any()  # the first patch is one like any other
+    assert (batch.kept.positions == 0).any()  # the first patch is treated like the rest
 
 
-def test_all_patches_are_left_in_their_places() -> None:
+def test_a_full_token_share_leaves_the_patches_in_place() -> None:
     assert BatchSampler(pool(), CONFIG, special_tokens=1, seed=0).draw().kept is None
 
 
@@ -129,7 +129,7 @@ def test_ranks_share_the_batch_without_overlap() -> None:
         assert torch.equal(part.kept.positions + 1, (part.hidden[:, 1:, 0] % 1 * 100).round().long())
 
 
-def test_others_are_drawn_by_their_weight() -> None:
-    sampler = BatchSampler(pool(other_weight=np.array([1.0, 0.0, 3.0])), CONFIG, special_tokens=1, seed=0)
+def test_distractors_are_drawn_by_their_weight() -> None:
+    sampler = BatchSampler(pool(distractor_weight=np.array([1.0, 0.0, 3.0])), CONFIG, special_tokens=1, seed=0)
     drawn = [group for _ in range(100) for group in groups(sampler.draw())[11:]]
     assert drawn.count(11) == 0 and 2 < drawn.count(12) / drawn.count(10) < 4.5

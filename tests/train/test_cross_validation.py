@@ -9,7 +9,7 @@ import torch
 from persrep_ray.backbones.backbone import Features
 from persrep_ray.config import CrossValidationConfig
 from persrep_ray.train.batches import Pool
-from persrep_ray.train.cross_validation import Trial, choose_strength, plan_folds, score_fold
+from persrep_ray.train.cross_validation import FoldScore, choose_strength, plan_folds, score_fold
 
 CONFIG = CrossValidationConfig(folds=3, strengths=(0.0, 0.5, 1.0))
 
@@ -27,24 +27,26 @@ def view(*vectors: tuple[float, float]) -> torch.Tensor:
     return torch.tensor(vectors)[:, None, :].repeat(1, 2, 1)
 
 
-def pool(photos: list[torch.Tensor], others: list[torch.Tensor], other_photo: list[int]) -> Pool:
+def pool(photos: list[torch.Tensor], others: list[torch.Tensor], distractor_photo: list[int]) -> Pool:
     none = torch.zeros(0, 2, 2)
     empty = np.array([], dtype=int)
-    return Pool(tuple(photos), tuple(others), np.array(other_photo), np.ones(len(others)), none, empty, none, empty)
+    return Pool(
+        tuple(photos), tuple(others), np.array(distractor_photo), np.ones(len(others)), none, empty, none, empty
+    )
 
 
-def trial(rank: float, margin: float = 0.0) -> Trial:
-    return Trial(pr_auc=rank, ndcg=rank, margin=margin)
+def score(rank: float, margin: float = 0.0) -> FoldScore:
+    return FoldScore(pr_auc=rank, ndcg=rank, margin=margin)
 
 
 def test_the_strength_that_ranks_held_out_photos_best_is_chosen() -> None:
-    strength, report = choose_strength([[trial(0.5), trial(0.9), trial(0.7)]], CONFIG)
+    strength, report = choose_strength([[score(0.5), score(0.9), score(0.7)]], CONFIG)
     assert strength == 0.5
     assert [c["pr_auc"] for c in report["candidates"]] == [0.5, 0.9, 0.7]
 
 
 def test_an_object_that_cannot_be_improved_keeps_the_pretrained_features() -> None:
-    folds = [[trial(0.9, 1.0), trial(0.8, 5.0), trial(0.7, 9.0)], [trial(0.8, 1.0), trial(0.85, 5.0), trial(0.6, 9.0)]]
+    folds = [[score(0.9, 1.0), score(0.8, 5.0), score(0.7, 9.0)], [score(0.8, 1.0), score(0.85, 5.0), score(0.6, 9.0)]]
     assert choose_strength(folds, CONFIG)[0] == 0.0
 
 
@@ -58,17 +60,17 @@ def test_an_object_that_cannot_be_improved_keeps_the_pretrained_features() -> No
         ((-3, -2, -1), 1.0),
     ],
 )
-def test_equal_ranks_are_decided_by_the_margin_and_little_more_is_not_worth_more_strength(
+def test_the_margin_decides_between_equal_ranks_and_a_small_gain_does_not_justify_more_strength(
     margins: tuple[float, ...], strength: float
 ) -> None:
-    assert choose_strength([[trial(1.0, margin) for margin in margins]], CONFIG)[0] == strength
+    assert choose_strength([[score(1.0, margin) for margin in margins]], CONFIG)[0] == strength
 
 
-def test_without_trials_the_adapter_is_trusted() -> None:
+def test_without_folds_the_adapter_is_trusted() -> None:
     assert choose_strength([], CONFIG) == (1.0, {"folds": 0})
 
 
-def test_no_trials_where_nothing_can_be_held_out() -> None:
+def test_there_are_no_folds_if_nothing_can_be_held_out() -> None:
     own, other = view((1.0, 0.0)), view((0.0, 1.0))
     assert plan_folds(pool([own], [other], [0]), CONFIG) == []
     assert plan_folds(pool([own, own], [], []), CONFIG) == []
@@ -76,14 +78,14 @@ def test_no_trials_where_nothing_can_be_held_out() -> None:
     assert plan_folds(pool([own, own], [other], [0]), CrossValidationConfig(folds=0)) == []
 
 
-def test_a_held_out_photo_is_ranked_against_the_photos_its_trial_did_not_see() -> None:
-    # Held out: own photo 1, nearer to the object than the other object's photo 1 is, but not than its photo 0.
+def test_a_held_out_photo_is_ranked_against_photos_that_its_fold_did_not_see() -> None:
+    # The held-out photo 1 is nearer to the object than the distractor's photo 1, but farther than its photo 0.
     own = [view((1.0, 0.0)), view((0.9, 0.436))]
     others = [view((0.99, 0.14)), view((0.0, 1.0))]
     backbone: Any = Identity()
-    scored = score_fold(backbone, pool(own, others, [0, 1]), heldout=1)
-    assert scored.pr_auc == 1.0  # photo 0 of the other object was trained on: it is no distractor
-    assert scored.margin == pytest.approx(0.9 / 1e-6, rel=1e-3)  # one distractor: no spread
+    scored = score_fold(backbone, pool(own, others, [0, 1]), held_out=1)
+    assert scored.pr_auc == 1.0  # the fold trained on photo 0 of the distractor, so it does not rank it
+    assert scored.margin == pytest.approx(0.9 / 1e-6, rel=1e-3)  # a single distractor has no spread
     assert scored.ndcg == 1.0
-    seen = score_fold(backbone, pool(own, others, [1, 1]), heldout=1)  # now neither was: (0.99, 0.14) wins the query
+    seen = score_fold(backbone, pool(own, others, [1, 1]), held_out=1)  # now the fold saw neither, so (0.99, 0.14) wins
     assert seen.ndcg == pytest.approx(1 / np.log2(3)) and seen.pr_auc == 0.5

@@ -1,4 +1,4 @@
-"""Leases: nothing lost, nothing trained twice at a time, whoever dies when."""
+"""Leases: whatever dies at any time, no object is lost and none is trained twice at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_objects_are_leased_in_order_and_once() -> None:
     assert [queue.lease("one"), queue.lease("two"), queue.lease("three")] == ["a", "b", None]
 
 
-def test_it_is_finished_when_closed_and_every_lease_has_ended() -> None:
+def test_it_is_finished_once_it_is_closed_and_every_lease_has_ended() -> None:
     queue = queue_of("a")
     assert not queue.finished()
     queue.lease("one")
@@ -52,7 +52,7 @@ def test_a_released_object_is_next() -> None:
     assert queue.lease("two") == "a"
 
 
-def test_leasing_gives_back_what_the_owner_held() -> None:
+def test_leasing_gives_back_the_object_that_the_owner_held() -> None:
     queue = queue_of("a", "b")
     assert queue.lease("one") == "a"
     assert queue.lease("one") == "a"
@@ -69,7 +69,7 @@ def test_an_object_whose_workers_keep_dying_fails_and_the_next_one_is_served() -
     assert "2 times" in (outcome.error or "")
 
 
-def test_the_end_of_a_lease_that_was_lost_does_not_count() -> None:
+def test_the_end_of_a_lost_lease_does_not_count() -> None:
     queue = queue_of("a", "b")
     queue.lease("one")
     queue.release("one")
@@ -80,7 +80,7 @@ def test_the_end_of_a_lease_that_was_lost_does_not_count() -> None:
     assert queue.snapshot().outcomes == [Outcome("a")]
 
 
-def test_images_of_all_leases_add_up_also_of_lost_ones() -> None:
+def test_images_of_all_leases_add_up_lost_leases_included() -> None:
     queue = queue_of("a", "b")
     queue.lease("one")
     queue.lease("two")

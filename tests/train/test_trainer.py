@@ -15,7 +15,7 @@ from helpers.vits import KINDS
 from persrep_ray.backbones.backbone import Backbone
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import CrossValidationConfig, RunConfig, TrainConfig
-from persrep_ray.train.inputs import TrainInputs
+from persrep_ray.train.batches import TrainInputs
 from persrep_ray.train.trainer import TrainedAdapter, Trainer, TrainError
 
 Inputs = Callable[[str], TrainInputs]
@@ -93,9 +93,9 @@ def test_every_choice_of_objective_trains(
 
 def test_progress_counts_images_up_to_the_total(lora: LoraBackbone, config: RunConfig, make_inputs: Inputs) -> None:
     seen: list[tuple[int, int]] = []
-    heldout = with_train(config, cross_validation=CrossValidationConfig(folds=2).model_dump())
-    Trainer(lora, heldout).train(make_inputs("red"), lambda done, total: seen.append((done, total)))
-    assert seen[0] == (10, 300) and seen[-1] == (300, 300)  # (2 trials + 1) x 10 steps x 10 images
+    with_folds = with_train(config, cross_validation=CrossValidationConfig(folds=2).model_dump())
+    Trainer(lora, with_folds).train(make_inputs("red"), lambda done, total: seen.append((done, total)))
+    assert seen[0] == (10, 300) and seen[-1] == (300, 300)  # (2 folds + 1) x 10 steps x 10 images
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(
@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     def broken(anchor: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return anchor.sum() * (torch.nan if calls > 4 else 1.0)  # two calls a step: step 2 is the first bad one
+        return anchor.sum() * (torch.nan if calls > 4 else 1.0)  # there are two calls a step, so step 2 fails first
 
     monkeypatch.setattr(trainer, "_loss", broken)
     with pytest.raises(TrainError, match=r"object red: train: step 2: the loss is nan"):
@@ -119,7 +119,7 @@ def test_an_object_without_photos_is_refused_by_name(
     lora: LoraBackbone, config: RunConfig, make_inputs: Inputs
 ) -> None:
     inputs = make_inputs("red")
-    empty = TrainInputs("red", (), inputs.others, inputs.positives, inputs.negatives)
+    empty = TrainInputs("red", (), inputs.distractors, inputs.positives, inputs.negatives)
     with pytest.raises(TrainError, match="object red"):
         Trainer(lora, config).train(empty, ignore)
 

@@ -1,1 +1,1 @@
-"""The generator `cut_paste`: the object is cut out of its photos and pasted into new scenes. It needs no model."""
+"""The generator `cut_paste` cuts an object out of its photos and pastes it into new scenes. It needs no model."""

@@ -1,4 +1,4 @@
-"""Layers: warping a cutout into the picture, pasting it, and the shadow it casts."""
+"""Layers: warping a cutout into the scene, pasting it, and the shadow it casts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FloatImage = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Layer:
-    """Something to paste with its upper left corner at (`top`, `left`), which lies inside the picture with all of it.
+    """Something to paste. Its upper left corner is (`top`, `left`), and all of it lies inside the image.
 
     `colour` is (h, w, 3) float32 in 0..255 and `alpha` (h, w) float32 in 0..1.
     """
@@ -27,12 +27,12 @@ class Layer:
 
     @property
     def place(self) -> tuple[slice, slice]:
-        """Rows and columns of the picture."""
+        """The rows and columns of the image that the layer covers."""
         height, width = self.alpha.shape
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
     def whole_alpha(self, size: int) -> FloatImage:
-        """(size, size) float32: alpha in the whole picture."""
+        """(size, size) float32: alpha over the whole image."""
         alpha = np.zeros((size, size), np.float32)
         alpha[self.place] = self.alpha
         return alpha
@@ -40,14 +40,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Sprite:
-    """A cutout in halving resolutions, (h, w, 4) uint8 RGBA each, largest first: warping alone would alias."""
+    """A cutout in several resolutions, each half of the one before: (h, w, 4) uint8 RGBA. Warping alone would alias."""
 
     cutout: Cutout
     levels: tuple[NDArray[np.uint8], ...]
 
 
 def make_sprite(cutout: Cutout, largest: int) -> Sprite:
-    """The cutout in resolutions from at most `largest` px (longer side) down to 16 px."""
+    """The cutout at resolutions from at most `largest` px (longer side) down to 16 px."""
     level = np.dstack([cutout.image, (cutout.alpha * 255 + 0.5).astype(np.uint8)])
     scale = largest / max(level.shape[:2])
     levels = [_shrink(level, scale) if scale < 1 else level]
@@ -62,10 +62,10 @@ def _shrink(level: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
 
 
 def warp(sprite: Sprite, matrix: NDArray[np.float64], size: int) -> Layer:
-    """The sprite under a (3, 3) homography from cutout pixels to those of a (size, size) picture, clipped to it."""
+    """The sprite under a (3, 3) homography from cutout pixels to pixels of a (size, size) image, clipped to it."""
     height, width = sprite.cutout.alpha.shape
     shrink = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
-    # The smallest level that still has about the resolution wanted.
+    # The smallest level that still has about the resolution that is needed.
     fitting = [level for level in sprite.levels if max(level.shape[:2]) >= 0.8 * shrink * max(height, width)]
     level = fitting[-1] if fitting else sprite.levels[0]
     corners = np.array([[[0, 0]], [[width, 0]], [[width, height]], [[0, height]]], np.float64)
@@ -83,28 +83,28 @@ def warp(sprite: Sprite, matrix: NDArray[np.float64], size: int) -> Layer:
 
 
 def paste(canvas: FloatImage, layer: Layer) -> None:
-    """Lay `layer` over `canvas` (S, S, 3) float32 in place."""
+    """Lays `layer` over `canvas` (S, S, 3) float32, in place."""
     part = canvas[layer.place]
     part += layer.alpha[..., None] * (layer.colour - part)
 
 
 def blur_layer(layer: Layer, sigma: float) -> Layer:
-    """The layer out of focus."""
+    """The layer as a lens out of focus sees it."""
     colour, alpha = (cv2.GaussianBlur(part, (0, 0), sigma) for part in (layer.colour, layer.alpha))
     return Layer(layer.top, layer.left, colour.astype(np.float32, copy=False), alpha.astype(np.float32, copy=False))
 
 
 def shade(canvas: FloatImage, shadow: FloatImage, strength: float) -> None:
-    """Darken `canvas` (S, S, 3) in place by `shadow` (s, s) in 0..1, at any resolution."""
+    """Darkens `canvas` (S, S, 3) in place by `shadow` (s, s) in 0..1, which may have any resolution."""
     size = canvas.shape[0]
     keep = 1 - cv2.resize(shadow, (size, size), interpolation=cv2.INTER_LINEAR) * np.float32(strength)
     canvas *= keep[..., None]
 
 
 def ground_shadow(rng: np.random.Generator, layer: Layer, size: int) -> FloatImage:
-    """Shadow on the ground an object stands on: its outline laid down from its lowest point, and contact.
+    """The shadow on the ground that an object stands on: its outline laid down from its lowest point, and contact.
 
-    (size // 2, size // 2) float32 in 0..1: a shadow is soft, half the resolution is enough.
+    (size // 2, size // 2) float32 in 0..1: a shadow is soft, so half of the resolution is enough.
     """
     squash, lean = rng.uniform(0.06, 0.4), rng.uniform(-0.8, 0.8)
     soft, contact = rng.uniform(0.015, 0.06), rng.uniform(0.3, 0.9)
@@ -126,7 +126,7 @@ def ground_shadow(rng: np.random.Generator, layer: Layer, size: int) -> FloatIma
 
 
 def drop_shadow(rng: np.random.Generator, layer: Layer, size: int) -> FloatImage:
-    """Shadow on a surface right behind the object: its outline moved a little and blurred.
+    """The shadow on a surface right behind the object: its outline, moved a little and blurred.
 
     (size // 2, size // 2) float32 in 0..1.
     """

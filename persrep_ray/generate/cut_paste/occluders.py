@@ -21,9 +21,9 @@ _TRIES = 4
 def occluder(
     rng: np.random.Generator, target: Layer, another: Sprite | None, backgrounds: Backgrounds, config: GenerateConfig
 ) -> Layer | None:
-    """A layer that hides some of `target`, at most 40 % of what is visible; None where no try came out so.
+    """A layer that hides 3 to 40 % of what is visible of `target`; None if no try gave one.
 
-    It is `another` object's cutout, a rounded patch of a background, or a bar across the picture.
+    It is the cutout of `another` object, a rounded patch of a background, or a bar across the image.
     """
     size = config.image_size
     ys, xs = np.nonzero(target.alpha > 0.5)
@@ -35,7 +35,7 @@ def occluder(
     extent = max(float(np.ptp(xs)), float(np.ptp(ys)), 2.0)
     for _ in range(_TRIES):
         pick, kind = int(rng.integers(len(xs))), rng.random()
-        # From a random pixel of the object outwards: an occluder sits at its edge rather than in its middle.
+        # Outwards from a random pixel of the object: an occluder sits at its edge rather than in its middle.
         away = (np.array([xs[pick], ys[pick]]) - middle) * rng.uniform(1.0, 1.9)
         centre = middle + away + (target.left, target.top)
         if another is not None and kind < 0.45:
@@ -54,7 +54,7 @@ def occluder(
 
 
 def _blob(rng: np.random.Generator, centre: NDArray[np.float64], extent: float) -> NDArray[np.float64]:
-    """A smooth outline, (48, 2) px: the radius is a short Fourier series."""
+    """A smooth outline, (48, 2) px, whose radius is a short Fourier series."""
     angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     radius = np.ones_like(angles)
     for wave in range(2, 5):
@@ -67,7 +67,7 @@ def _blob(rng: np.random.Generator, centre: NDArray[np.float64], extent: float) 
 
 
 def _bar(rng: np.random.Generator, centre: NDArray[np.float64], extent: float, size: int) -> NDArray[np.float64]:
-    """Outline of a bar across the frame, (4, 2) px: a post, a shelf's edge, an arm."""
+    """The outline of a bar across the frame, (4, 2) px: a post, the edge of a shelf, an arm."""
     turn = rng.choice([0.0, np.pi / 2]) + rng.normal(0, 0.25)
     along, across = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
     half, taper = extent * rng.uniform(0.05, 0.15), rng.uniform(0.7, 1.3)
@@ -79,14 +79,14 @@ def _bar(rng: np.random.Generator, centre: NDArray[np.float64], extent: float, s
 def _filled(
     rng: np.random.Generator, outline: NDArray[np.float64], backgrounds: Backgrounds, size: int
 ) -> Layer | None:
-    """The outline filled with a background's pixels, its rim a little darker; None outside of the picture."""
+    """The outline filled with pixels of a background, a little darker at the rim; None if it lies outside the image."""
     low = np.clip(np.floor(outline.min(axis=0)) - 4, 0, size).astype(int)
     high = np.clip(np.ceil(outline.max(axis=0)) + 4, 0, size).astype(int)
     width, height = int(high[0] - low[0]), int(high[1] - low[1])
     if min(width, height) < 4:
         return None
     mask = np.zeros((height, width), np.uint8)
-    # Four fractional bits, so that the edge is smooth.
+    # Four fractional bits make the edge smooth.
     cv2.fillPoly(mask, [np.round((outline - low) * 16).astype(np.int32)], 255, cv2.LINE_AA, shift=4)
     alpha = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), max(0.5, size * rng.uniform(0.002, 0.01)))
     body = 0.7 + 0.3 * cv2.GaussianBlur(alpha, (0, 0), max(1.0, 0.08 * min(width, height)))

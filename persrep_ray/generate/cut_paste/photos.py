@@ -1,10 +1,9 @@
-"""A pool of photos held small and encoded, so that many fit in memory and a draw takes a millisecond or two."""
+"""A pool of photos, kept small and encoded, so that many fit into memory and a draw takes a millisecond or two."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,25 +11,25 @@ from numpy.typing import NDArray
 
 from persrep_ray.config import DataConfig
 from persrep_ray.data.images import ImageError, decode_rgb, encode_jpeg, read_rgb
-from persrep_ray.data.objects import Problem
+from persrep_ray.data.tree import Problem
+from persrep_ray.storage.files import File
 
 
 class PhotoPool:
-    """Photos reduced to a shorter side of `side` px; unreadable ones are listed in `problems` and left out.
+    """Photos reduced to a shorter side of `side` px; those that cannot be read are listed in `problems` and left out.
 
-    Of more than `most` paths an even choice (by a hash of the file name) is read, since every photo is decoded once
-    here. The pool pickles well: it holds JPEG bytes.
+    Every photo is decoded once here, so at most `most` of them are read: an even choice, by a hash of the file name.
     """
 
-    def __init__(self, paths: Sequence[Path], limits: DataConfig, side: int = 384, most: int = 256) -> None:
-        chosen = sorted(paths, key=lambda path: (hashlib.blake2b(path.name.encode()).digest(), str(path)))[:most]
+    def __init__(self, files: Sequence[File], limits: DataConfig, side: int = 384, most: int = 256) -> None:
+        chosen = sorted(files, key=lambda file: (hashlib.blake2b(file.name.encode()).digest(), str(file)))[:most]
         photos: list[tuple[str, bytes]] = []
         problems: list[Problem] = []
-        for path in chosen:
+        for file in chosen:
             try:
-                photos.append((path.stem, encode_jpeg(_reduce(read_rgb(path, limits), side))))
-            except (ImageError, OSError) as error:
-                problems.append(Problem(None, path, str(error)))
+                photos.append((file.stem, encode_jpeg(_reduce(read_rgb(file, limits), side))))
+            except ImageError as error:
+                problems.append(Problem(None, file, str(error).removeprefix(f"{file}: ")))
         self.problems: tuple[Problem, ...] = tuple(problems)
         self._photos = tuple(photos)
         self._limits = limits
@@ -39,9 +38,9 @@ class PhotoPool:
         return len(self._photos)
 
     def crop(self, rng: np.random.Generator, size: int, smallest: float = 0.5) -> tuple[str, NDArray[np.uint8]]:
-        """File stem and a random square crop, perhaps mirrored, of a random photo: (size, size, 3) uint8.
+        """The file stem of a random photo and a random square crop of it, perhaps mirrored: (size, size, 3) uint8.
 
-        The crop's side is `smallest` to 1 times the photo's shorter side. Raises ValueError when the pool is empty.
+        The side of the crop is `smallest` to 1 times the shorter side. Raises ValueError if the pool is empty.
         """
         if not self._photos:
             raise ValueError("no readable photo to crop from")

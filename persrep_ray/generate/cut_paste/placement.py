@@ -1,4 +1,4 @@
-"""Where and how an object is put into a picture."""
+"""Where and how an object is placed in an image."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ _ROTATION_WHEN_CUT = 6.0
 
 @dataclass(frozen=True)
 class Pose:
-    """Random draws that place any cutout, so that two objects can be put into a scene the same way.
+    """Random draws that place any cutout, so that two objects can be put into a scene in the same way.
 
-    `area` is the share of the picture covered by the object's box; `rotation` in degrees; `jitter` (4, 2) moves the
-    box's corners by shares of its sides (perspective and shear); `where` (2,) in 0..1 is the place between leftmost
-    and rightmost, top and bottom; `out` (2,) how far, in shares of the box, it sticks out of the frame (signed).
+    Attributes:
+        area: share of the image that the box of the object covers.
+        rotation: degrees.
+        jitter: (4, 2), moves the corners of the box by shares of its sides (perspective and shear).
+        where: (2,) in 0..1, the place between leftmost and rightmost, and between top and bottom.
+        out: (2,), how far the box sticks out of the frame, in shares of the box, with a sign.
     """
 
     area: float
@@ -35,7 +38,7 @@ class Pose:
 
 
 def draw_pose(rng: np.random.Generator, config: GenerateConfig) -> Pose:
-    """Draw a pose; sizes even in the box's side, rotations mostly small, places a little below the middle."""
+    """Draws a pose: the side of the box is uniform, rotations are mostly small, places are mostly below the middle."""
     low, high = np.sqrt(config.object_area)
     area = float(rng.uniform(low, high) ** 2)
     rotation = float(rng.triangular(-1, 0, 1) * config.rotation)
@@ -52,11 +55,11 @@ def draw_pose(rng: np.random.Generator, config: GenerateConfig) -> Pose:
 def pose_matrix(
     pose: Pose, cutout: Cutout, size: int, centre: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """(3, 3) homography from cutout pixels to pixels of a (size, size) picture.
+    """The (3, 3) homography from cutout pixels to pixels of a (size, size) image.
 
-    With `centre` (x, y) in pixels the cutout is put there, wherever the pose would have it. Else a side cut off by the
-    photo's frame is put on (just beyond) the picture's frame, with little rotation: a straight cut in mid-picture would
-    give the paste away.
+    `centre` (x, y) in pixels overrides the place of the pose. Without it, a side that the frame of the photo cut off is
+    put just beyond the frame of the image, with little rotation, because a straight cut inside the image would give the
+    paste away.
     """
     height, width = cutout.alpha.shape
     left, right = (cutout.cut_right, cutout.cut_left) if pose.flip else (cutout.cut_left, cutout.cut_right)
@@ -82,12 +85,12 @@ def pose_matrix(
 def _centre(
     pose: Pose, target: NDArray[np.float64], size: int, cut: tuple[bool, bool, bool, bool]
 ) -> NDArray[np.float64]:
-    """(x, y) px for a box whose corners lie at `target` (4, 2) about it; `cut` tells left, top, right, bottom."""
+    """The centre (x, y) in px of a box with corners `target` (4, 2) relative to it; `cut`: left, top, right, bottom."""
     low, high = target.min(axis=0), target.max(axis=0)
     centre = np.empty(2)
     for axis in range(2):
         room = size - (high[axis] - low[axis])
-        # A box larger than the frame (turned by 45 degrees) overlaps both sides evenly.
+        # A box that is larger than the frame (turned by 45 degrees, say) sticks out on both sides evenly.
         start = room * pose.where[axis] if room > 0 else room / 2
         if pose.out[axis] < 0:
             start = pose.out[axis] * (high[axis] - low[axis])
@@ -95,7 +98,7 @@ def _centre(
             start = room + pose.out[axis] * (high[axis] - low[axis])
         centre[axis] = start - low[axis]
     left, top, right, bottom = cut
-    # On a cut side the inner of the two corners touches the frame.
+    # On a cut side, the inner one of the two corners touches the frame.
     if left:
         centre[0] = -max(target[0, 0], target[3, 0]) - 1
     elif right:
@@ -108,13 +111,13 @@ def _centre(
 
 
 def beside(rng: np.random.Generator, pose: Pose, target: tuple[slice, slice], size: int) -> Pose:
-    """The pose smaller than the target at `target` (rows, columns) and moved beside it, mostly to the roomier side."""
+    """The pose, smaller than the target at `target` (rows, columns) and moved beside it, mostly where there is room."""
     rows, columns = target
     share = (rows.stop - rows.start) * (columns.stop - columns.start) / size**2
     area = float(np.clip(share * rng.uniform(0.3, 0.85), 0.02, 0.35))
     middle = (columns.start + columns.stop) / (2 * size)
     away = float(rng.beta(1.0, 3.0))
     x = away if middle > rng.uniform(0.3, 0.7) else 1 - away
-    # Things that stand beside each other have their feet at about the same height.
+    # Things that stand side by side have their feet at about the same height.
     y = float(np.clip(rows.stop / size + rng.normal(0, 0.15), 0, 1))
     return replace(pose, area=area, where=(x, y))

@@ -1,6 +1,6 @@
-"""Made-up scenes of the procedural materials, for runs without background photos.
+"""Procedural scenes, for runs without background photos.
 
-Each scene takes (rng, size) and gives (size, size, 3) float32 RGB in 0..1; about nine milliseconds at 256 px.
+Each function takes (rng, size) and returns (size, size, 3) float32 RGB in 0..1, in about nine milliseconds at 256 px.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from persrep_ray.generate.cut_paste.textures import (
 
 
 def procedural(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
-    """A made-up scene, (size, size, 3) uint8: studio, table and wall, floor seen from above, outdoors, blur, shelf."""
+    """A procedural scene, (size, size, 3) uint8: a studio, a room, a floor from above, outdoors, blur, a shelf."""
     scenes, weights = zip(*SCENES, strict=True)
     scene = scenes[int(rng.choice(len(scenes), p=np.array(weights) / sum(weights)))]
-    picture = scene(rng, size)
-    return to_uint8(picture * _light(rng, size)[..., None], 255)
+    image = scene(rng, size)
+    return to_uint8(image * _light(rng, size)[..., None], 255)
 
 
 def _light(rng: np.random.Generator, size: int) -> FloatImage:
-    """Uneven light over the scene, (size, size): a gradient across it and a vignette."""
+    """Uneven light over a scene, (size, size): a gradient and a vignette."""
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.25)
     ramp = axis[None, :] * np.cos(angle) + axis[:, None] * np.sin(angle)
@@ -44,7 +44,7 @@ def _light(rng: np.random.Generator, size: int) -> FloatImage:
 
 
 def _in_perspective(rng: np.random.Generator, flat: FloatImage) -> FloatImage:
-    """A flat material turned, then tilted away from the viewer: far edge on top."""
+    """A flat material, turned and then tilted away from the viewer: its far edge is on top."""
     size = flat.shape[0]
     turn = rng.choice([0.0, 90.0]) + rng.normal(0, 8)
     spread = rng.uniform(0.1, 0.9)
@@ -57,7 +57,7 @@ def _in_perspective(rng: np.random.Generator, flat: FloatImage) -> FloatImage:
 
 
 def _join(rng: np.random.Generator, far: FloatImage, near: FloatImage, horizon: float) -> FloatImage:
-    """`near` below the horizon (share of the height), `far` above; a soft, slightly tilted line between."""
+    """`near` below the horizon (share of the height) and `far` above it, with a soft, slightly tilted edge."""
     size = far.shape[0]
     tilt = np.tan(np.radians(rng.normal(0, 2)))
     line = horizon * size + tilt * (np.arange(size, dtype=np.float32) - size / 2)
@@ -69,7 +69,7 @@ def _join(rng: np.random.Generator, far: FloatImage, near: FloatImage, horizon: 
 
 
 def _studio(rng: np.random.Generator, size: int) -> FloatImage:
-    """A seamless backdrop, lit from somewhere."""
+    """A seamless backdrop with a light on it."""
     base = muted(rng) if rng.random() < 0.7 else vivid(rng)
     centre, width = rng.uniform(0.2, 0.8, 2), rng.uniform(0.4, 1.2)
     axis = np.linspace(0, 1, size, dtype=np.float32)
@@ -80,7 +80,7 @@ def _studio(rng: np.random.Generator, size: int) -> FloatImage:
 
 
 def _top_down(rng: np.random.Generator, size: int) -> FloatImage:
-    """A material seen from above, or a surface filling the frame."""
+    """A material seen from above, or a surface that fills the frame."""
     flat = material(rng, size)
     flat = (
         _in_perspective(rng, flat) if rng.random() < 0.4 else np.ascontiguousarray(np.rot90(flat, int(rng.integers(4))))
@@ -88,10 +88,10 @@ def _top_down(rng: np.random.Generator, size: int) -> FloatImage:
     return blur(flat, size * rng.choice([0.0, rng.uniform(0, 0.012)]))
 
 
-def _clutter(rng: np.random.Generator, picture: FloatImage, count: int, lowest: float) -> FloatImage:
-    """Boxes, discs and frames as things stand about, the lower edge of each above `lowest` (share of the height)."""
-    size = picture.shape[0]
-    canvas = picture.copy()
+def _clutter(rng: np.random.Generator, image: FloatImage, count: int, lowest: float) -> FloatImage:
+    """Adds boxes, discs and frames, whose lower edges lie above `lowest` (share of the height)."""
+    size = image.shape[0]
+    canvas = image.copy()
     for _ in range(count):
         colour = tuple(float(c) for c in (vivid(rng) if rng.random() < 0.5 else muted(rng)))
         width, height = rng.uniform(0.06, 0.5, 2) * size
@@ -111,7 +111,7 @@ def _clutter(rng: np.random.Generator, picture: FloatImage, count: int, lowest: 
 
 
 def _room(rng: np.random.Generator, size: int) -> FloatImage:
-    """A table or floor in front of a wall, which is often out of focus and has things before it."""
+    """A table or floor in front of a wall, which is often out of focus and has things in front of it."""
     horizon = rng.uniform(0.2, 0.75)
     wall = material(rng, size)
     count = int(rng.integers(0, 7))
@@ -123,7 +123,7 @@ def _room(rng: np.random.Generator, size: int) -> FloatImage:
 
 
 def _outdoors(rng: np.random.Generator, size: int) -> FloatImage:
-    """Sky, a blurred line of trees or houses, and ground."""
+    """Sky, a blurred line of trees or houses, and the ground."""
     horizon = rng.uniform(0.25, 0.7)
     axis = np.linspace(0, 1, size, dtype=np.float32)[:, None]
     top, low = hsv(rng.uniform(0.53, 0.63), rng.uniform(0.05, 0.6), rng.uniform(0.5, 0.95)), hsv(0.1, 0.08, 0.92)
@@ -141,21 +141,21 @@ def _outdoors(rng: np.random.Generator, size: int) -> FloatImage:
 
 def _bokeh(rng: np.random.Generator, size: int) -> FloatImage:
     """A scene far out of focus, sometimes with discs of light."""
-    picture = blend(0.5 + noise(rng, size, (2, 2), 2), muted(rng), muted(rng))
-    picture = _clutter(rng, picture, int(rng.integers(4, 20)), rng.uniform(0.6, 1.2))
-    picture = blur(picture, size * rng.uniform(0.02, 0.07))
+    image = blend(0.5 + noise(rng, size, (2, 2), 2), muted(rng), muted(rng))
+    image = _clutter(rng, image, int(rng.integers(4, 20)), rng.uniform(0.6, 1.2))
+    image = blur(image, size * rng.uniform(0.02, 0.07))
     if rng.random() < 0.4:
-        lights = np.zeros_like(picture)
+        lights = np.zeros_like(image)
         for _ in range(int(rng.integers(3, 16))):
             centre = tuple(int(c) for c in rng.integers(0, size, 2))
             colour = tuple(float(c) for c in hsv(rng.uniform(0, 0.2), rng.uniform(0, 0.6), rng.uniform(0.2, 0.6)))
             cv2.circle(lights, centre, int(size * rng.uniform(0.015, 0.07)), colour, -1, cv2.LINE_AA)
-        picture = picture + blur(lights, size * 0.006)
-    return picture
+        image = image + blur(lights, size * 0.006)
+    return image
 
 
 def _leaves(rng: np.random.Generator, size: int) -> FloatImage:
-    """Overlapping shapes of all sizes: the dead-leaves model, whose statistics are those of natural images."""
+    """Overlapping shapes of all sizes: the dead-leaves model, which has the statistics of natural images."""
     canvas = np.empty((size, size, 3), np.uint8)
     canvas[:] = (muted(rng) * 255).astype(np.uint8)
     kinds = rng.choice(3, 6, p=[0.4, 0.3, 0.3])
@@ -173,23 +173,23 @@ def _leaves(rng: np.random.Generator, size: int) -> FloatImage:
 
 def _shelf(rng: np.random.Generator, size: int) -> FloatImage:
     """Rows of upright boxes: books, packets, drawers."""
-    picture = np.empty((size, size, 3), np.float32)
-    picture[:] = muted(rng) * np.float32(0.5)
+    image = np.empty((size, size, 3), np.float32)
+    image[:] = muted(rng) * np.float32(0.5)
     rows = int(rng.integers(1, 4))
     for row in range(rows):
         x, bottom = float(rng.uniform(-0.2, 0.0) * size), int((row + rng.uniform(0.85, 0.97)) * size / rows)
         while x < size:
             width, height = size * rng.uniform(0.03, 0.2), size / rows * rng.uniform(0.5, 0.9)
             colour = tuple(float(c) for c in (vivid(rng) if rng.random() < 0.55 else muted(rng)))
-            cv2.rectangle(picture, (int(x), int(bottom - height)), (int(x + width), bottom), colour, -1)
+            cv2.rectangle(image, (int(x), int(bottom - height)), (int(x + width), bottom), colour, -1)
             label = tuple(float(c) for c in muted(rng))
             top = bottom - height * rng.uniform(0.4, 0.9)
             cv2.rectangle(
-                picture, (int(x + width * 0.15), int(top)), (int(x + width * 0.85), int(top + height * 0.2)), label, -1
+                image, (int(x + width * 0.15), int(top)), (int(x + width * 0.85), int(top + height * 0.2)), label, -1
             )
             x += width * rng.uniform(1.02, 1.2)
     shade = 1 + noise(rng, size, (20, 3), 2) * 0.3
-    return blur(picture * shade[..., None], size * rng.uniform(0.003, 0.03))
+    return blur(image * shade[..., None], size * rng.uniform(0.003, 0.03))
 
 
 SCENES: Sequence[tuple[Callable[[np.random.Generator, int], FloatImage], float]] = (

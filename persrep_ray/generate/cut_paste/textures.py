@@ -1,7 +1,6 @@
 """Procedural materials: what walls, tables and floors are made of.
 
-Each function takes (rng, size) and gives (size, size, 3) float32 RGB in 0..1. A material costs one to four
-milliseconds at 256 px.
+Each function takes (rng, size) and returns (size, size, 3) float32 RGB in 0..1, in one to four milliseconds at 256 px.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Colour = NDArray[np.float32]
 def noise(
     rng: np.random.Generator, size: int, cells: tuple[float, float], octaves: int = 1, persistence: float = 0.55
 ) -> FloatImage:
-    """Smooth noise, (size, size) float32 of mean about 0 and range about -1..1; `cells` along x and y at the base."""
+    """Smooth noise, (size, size) float32 with mean near 0, in about -1..1. The first octave has `cells` along x, y."""
     total = np.zeros((size, size), np.float32)
     amplitude, norm = 1.0, 0.0
     for octave in range(octaves):
@@ -38,38 +37,38 @@ def hsv(hue: float, saturation: float, value: float) -> Colour:
 
 
 def muted(rng: np.random.Generator) -> Colour:
-    """A colour as rooms have them: mostly weak, seldom strong."""
+    """A colour as it is common in rooms: mostly weak, seldom strong."""
     hue = rng.normal(0.09, 0.05) if rng.random() < 0.5 else rng.random()
     return hsv(hue, 0.8 * rng.beta(1.1, 3.2), 0.15 + 0.8 * rng.beta(2.0, 1.5))
 
 
 def vivid(rng: np.random.Generator) -> Colour:
-    """A colour as printed or painted things have them."""
-    # Warm hues and blues are commoner than greens and purples, and what is bright is seldom also pure.
+    """A colour as it is common in print and paint."""
+    # Warm hues and blues are more common than greens and purples, and bright colours are seldom pure.
     hue = rng.choice([rng.normal(0.05, 0.06), rng.normal(0.58, 0.06), rng.random()], p=[0.4, 0.3, 0.3])
     value = rng.uniform(0.25, 0.95)
     return hsv(hue, rng.uniform(0.3, 0.95) * (1.1 - 0.35 * value), value)
 
 
 def earthy(rng: np.random.Generator) -> Colour:
-    """Browns, beiges and warm greys."""
+    """A brown, a beige or a warm grey."""
     return hsv(rng.uniform(0.04, 0.12), rng.uniform(0.1, 0.65), rng.uniform(0.2, 0.9))
 
 
 def blend(weight: FloatImage, low: Colour, high: Colour) -> FloatImage:
-    """Colour ramp over a weight map (h, w) in 0..1."""
+    """A colour ramp over a weight map (h, w) in 0..1."""
     return low + np.clip(weight, 0, 1)[..., None] * (high - low)
 
 
 def plain(rng: np.random.Generator, size: int) -> FloatImage:
-    """Paint, paper, plastic: one colour, barely uneven."""
+    """Paint, paper or plastic: a colour that is barely uneven."""
     base = muted(rng) if rng.random() < 0.75 else vivid(rng)
     uneven = noise(rng, size, (3, 3), 2) * rng.uniform(0.01, 0.06)
     return base + uneven[..., None]
 
 
 def wood(rng: np.random.Generator, size: int) -> FloatImage:
-    """Boards with grain along x, seams between them."""
+    """Boards with grain along x and seams between them."""
     base = hsv(rng.uniform(0.04, 0.11), rng.uniform(0.2, 0.7), rng.uniform(0.25, 0.9))
     along, across = rng.uniform(1.5, 4), rng.uniform(24, 60)
     grain = noise(rng, size, (along, across), 3, 0.7)
@@ -82,29 +81,29 @@ def wood(rng: np.random.Generator, size: int) -> FloatImage:
     if boards > 1:
         gap = np.abs(np.arange(size)[:, None] - edges[None, 1:-1]).min(axis=1)
         tint = tint * np.where(gap < max(0.7, size * rng.uniform(0.002, 0.008)), rng.uniform(0.25, 0.7), 1.0)
-    picture = base * tone[..., None] * tint.astype(np.float32)[:, None, None]
-    return np.asarray(picture, np.float32)
+    image = base * tone[..., None] * tint.astype(np.float32)[:, None, None]
+    return np.asarray(image, np.float32)
 
 
 def stone(rng: np.random.Generator, size: int) -> FloatImage:
-    """Concrete, granite, sand: noise over octaves, with speckles."""
+    """Concrete, granite or sand: noise over several octaves, with speckles."""
     first = earthy(rng) if rng.random() < 0.5 else hsv(rng.random(), rng.uniform(0, 0.15), rng.uniform(0.3, 0.9))
     second = first * np.float32(rng.uniform(0.55, 0.9))
     cloud = noise(rng, size, (rng.uniform(2, 6),) * 2, 6, rng.uniform(0.55, 0.8))
-    picture = blend(0.5 + 1.2 * cloud, second, first)
+    image = blend(0.5 + 1.2 * cloud, second, first)
     speckle = noise(rng, size, (size / 2,) * 2) * rng.uniform(0.02, 0.2)
-    return picture * (1 + speckle[..., None])
+    return image * (1 + speckle[..., None])
 
 
 def marble(rng: np.random.Generator, size: int) -> FloatImage:
-    """Veins: folded noise."""
+    """Veins made of folded noise."""
     light, dark = hsv(rng.random(), rng.uniform(0, 0.12), rng.uniform(0.75, 0.97)), muted(rng) * np.float32(0.7)
     veins = 1 - np.abs(noise(rng, size, (rng.uniform(2, 5),) * 2, 5, 0.6))
     return blend(np.clip(veins, 0, 1) ** rng.uniform(8, 25) * rng.uniform(0.4, 0.9), light, dark)
 
 
 def fabric(rng: np.random.Generator, size: int) -> FloatImage:
-    """Cloth: weave, folds, and sometimes stripes or checks."""
+    """Cloth: a weave, folds, and sometimes stripes or checks."""
     base, other = (vivid(rng) if rng.random() < 0.4 else muted(rng) for _ in range(2))
     x, y = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32))
     pattern = rng.random()
@@ -125,7 +124,7 @@ def fabric(rng: np.random.Generator, size: int) -> FloatImage:
 
 
 def tiles(rng: np.random.Generator, size: int) -> FloatImage:
-    """Tiles or bricks with joints; each a little different."""
+    """Tiles or bricks with joints, each a little different."""
     brick = rng.random() < 0.4
     if brick:
         base = hsv(rng.uniform(0, 0.08), rng.uniform(0.1, 0.7), rng.uniform(0.3, 0.85))
@@ -141,16 +140,16 @@ def tiles(rng: np.random.Generator, size: int) -> FloatImage:
     shifted = x[None, :] + (row[:, None] % 2) * (width // 2 if brick else 0)
     column = shifted // width
     tints = 1 + rng.uniform(0.01, 0.2 if brick else 0.1) * rng.standard_normal((row.max() + 1, column.max() + 1))
-    picture = base * tints[row[:, None], column][..., None].astype(np.float32)
+    image = base * tints[row[:, None], column][..., None].astype(np.float32)
     in_joint = ((y % height) < joint)[:, None] | ((shifted % width) < joint)
     mortar = hsv(rng.random(), rng.uniform(0, 0.1), rng.uniform(0.3, 0.95))
-    picture = np.where(cv2.blur(in_joint.astype(np.float32), (2, 2))[..., None] > 0.5, mortar, picture)
+    image = np.where(cv2.blur(in_joint.astype(np.float32), (2, 2))[..., None] > 0.5, mortar, image)
     rough = noise(rng, size, (20, 20), 3, 0.8) * rng.uniform(0.01, 0.2 if brick else 0.06)
-    return np.asarray(picture * (1 + rough)[..., None], np.float32)
+    return np.asarray(image * (1 + rough)[..., None], np.float32)
 
 
 def foliage(rng: np.random.Generator, size: int) -> FloatImage:
-    """Grass, leaves, moss: many small strokes in a family of colours, darker ones first."""
+    """Grass, leaves or moss: many small strokes in a family of colours, the dark ones first."""
     hue = rng.uniform(0.15, 0.31) if rng.random() < 0.75 else rng.uniform(0.02, 0.14)
     canvas = np.empty((size, size, 3), np.uint8)
     canvas[:] = (hsv(hue, 0.6, 0.15) * 255).astype(np.uint8)
@@ -181,7 +180,7 @@ MATERIALS: Sequence[tuple[Callable[[np.random.Generator, int], FloatImage], floa
 
 
 def material(rng: np.random.Generator, size: int) -> FloatImage:
-    """One of the materials, as common as in rooms."""
+    """A random material; their frequencies are like those in rooms."""
     weights = np.array([weight for _, weight in MATERIALS])
     function = MATERIALS[int(rng.choice(len(MATERIALS), p=weights / weights.sum()))][0]
     return function(rng, size).astype(np.float32, copy=False)

@@ -1,1 +1,1 @@
-"""The generator `dreambooth`: a text-to-image model is fine-tuned to the object and draws it in new scenes."""
+"""The generator `dreambooth` fine-tunes a text-to-image model to an object and samples images of it in new scenes."""

@@ -1,8 +1,8 @@
-"""Does a sampled picture show the object? Its masked crop is compared with the masked crops of the photos.
+"""Does a sampled image show the object? Its masked crop is compared with the masked crops of the photos.
 
-The paper's filter (arXiv 2412.16156): a positive is kept if the similarity is at least a threshold. What a cosine means
-differs from backbone to backbone, and from object to object; so it is put on a scale that other objects and the photos
-themselves set: 0 is the likeness of others to the photos, 1 that of the photos to each other.
+This is the paper's filter (arXiv 2412.16156): a positive is kept if the similarity reaches a threshold. What a cosine
+means differs between backbones and between objects, so it is put on a scale: a likeness of 0 is how alike other objects
+are to the photos, 1 is how alike the photos are to each other.
 """
 
 from __future__ import annotations
@@ -18,79 +18,80 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from persrep_ray.backbones.backbone import load_backbone
-from persrep_ray.config import ConfigError, RunConfig
+from persrep_ray.config import RunConfig
 from persrep_ray.data.images import capped_size
+from persrep_ray.generate.dreambooth.run import MaskedImage
 from persrep_ray.masks.grabcut import MaskError
 from persrep_ray.masks.images import ImageMasker
 
 if TYPE_CHECKING:
     from persrep_ray.masks.sam import SamReference
 
-_GREY = (124, 116, 104)  # the mean of natural images: what is not the object should say nothing
+_GREY = (124, 116, 104)  # the mean of natural images: what is not the object should not count
 _MARGIN = 0.05  # of the box's longer side
 _CROP = 224  # side of the crops, pixels
-_LEAST_SCALE = 0.02  # of cosines between likenesses 0 and 1: where others are as like, all that is left is noise
+_LEAST_SCALE = 0.02  # between the cosines of likeness 0 and 1; less would scale noise
 
-MaskedImage = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 Embed = Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]]  # crops (S, S, 3) -> (B, D) of unit length
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """`score`: likeness to the most similar photo; `mask` (H, W) bool of what was compared. None: no foreground."""
+class Match:
+    """`score`: the likeness to the most similar photo. `mask` (H, W) bool: what was compared. None: no foreground."""
 
     score: float | None
     mask: NDArray[np.bool_] | None
 
 
 class LikenessFilter:
-    """Judges pictures of one object after another; the networks are loaded once."""
+    """Compares images with the photos of one object after another; the networks are loaded once."""
 
     def __init__(self, config: RunConfig, device: torch.device | str = "cpu") -> None:
         self._threshold = config.generate.filter.threshold
         self._masker = ImageMasker(config, device)
         self._embed = _embedder(config, device)
         self._photos: NDArray[np.float32] = np.empty((0, 0), np.float32)
-        self._scale = 0.0, 1.0  # the cosines that likenesses of 0 and 1 stand for
+        self._scale = 0.0, 1.0  # the cosines of likeness 0 and 1
         self._reference: SamReference | None = None
 
-    def set_object(self, photos: Sequence[MaskedImage], others: Sequence[MaskedImage]) -> None:
-        """What to compare with: images (H, W, 3) uint8 with masks (H, W) bool.
+    def set_object(self, photos: Sequence[MaskedImage], distractors: Sequence[MaskedImage]) -> None:
+        """Sets what images are compared with.
 
         Args:
-            photos: of the object, at least one. A single one says nothing of how alike photos are: then 1 is equality.
-            others: any other objects; without any, 0 is a cosine of 0, which rejects next to nothing.
+            photos: at least one photo of the object. With a single photo, a likeness of 1 is equality.
+            distractors: any other objects; without any, 0 is a cosine of 0, which rejects almost nothing.
         """
         self._reference = self._masker.refer(*photos[0])
-        own = self._embed([masked_crop(*one) for one in photos])
-        among = own @ own.T
+        embedded = self._embed([masked_crop(*photo) for photo in photos])
+        among = embedded @ embedded.T
         np.fill_diagonal(among, -1.0)
-        one = float(among.max(axis=1).mean()) if len(own) > 1 else 1.0
+        one = float(among.max(axis=1).mean()) if len(embedded) > 1 else 1.0
         zero = 0.0
-        if others:
-            zero = float((self._embed([masked_crop(*other) for other in others]) @ own.T).max(axis=1).mean())
-        self._photos, self._scale = own, (zero, max(one, zero + _LEAST_SCALE))
+        if distractors:
+            crops = [masked_crop(*distractor) for distractor in distractors]
+            zero = float((self._embed(crops) @ embedded.T).max(axis=1).mean())
+        self._photos, self._scale = embedded, (zero, max(one, zero + _LEAST_SCALE))
 
-    def judge(self, images: Sequence[NDArray[np.uint8]]) -> list[Verdict]:
-        """A verdict for each of the pictures (H, W, 3) uint8."""
+    def match(self, images: Sequence[NDArray[np.uint8]]) -> list[Match]:
+        """Compares each of the images (H, W, 3) uint8 with the photos."""
         masks = [self._mask(image, self._reference) for image in images]
         likeness = iter(self.likeness([(i, mask) for i, mask in zip(images, masks, strict=True) if mask is not None]))
-        return [Verdict(None, None) if mask is None else Verdict(next(likeness), mask) for mask in masks]
+        return [Match(None, None) if mask is None else Match(next(likeness), mask) for mask in masks]
 
     def likeness(self, images: Sequence[MaskedImage]) -> list[float]:
-        """Of each of the images to the most similar photo."""
+        """The likeness of each image to the most similar photo."""
         if not images:
             return []
         zero, one = self._scale
         cosines = (self._embed([masked_crop(*image) for image in images]) @ self._photos.T).max(axis=1)
         return [float(value) for value in (cosines - zero) / (one - zero)]
 
-    def accepts(self, verdict: Verdict) -> bool:
-        """Without a threshold everything passes, pictures without any foreground too."""
-        return self._threshold is None or (verdict.score is not None and verdict.score >= self._threshold)
+    def accepts(self, match: Match) -> bool:
+        """Whether the likeness reaches the threshold. Without one, everything passes, even without a foreground."""
+        return self._threshold is None or (match.score is not None and match.score >= self._threshold)
 
     def masked(self, images: Sequence[NDArray[np.uint8]]) -> list[MaskedImage]:
-        """The images that have a foreground, with it."""
+        """The images that have a foreground, with their masks."""
         masks = ((image, self._mask(image, None)) for image in images)
         return [(image, mask) for image, mask in masks if mask is not None]
 
@@ -98,11 +99,11 @@ class LikenessFilter:
         try:
             return self._masker.mask(image, reference)
         except MaskError:
-            return None  # a picture without a foreground does not show the object
+            return None  # an image without a foreground does not show the object
 
 
 def cut_out(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> MaskedImage:
-    """The part of `image` (H, W, 3) that `mask` (H, W) spans, at most as large as a crop: cheap to keep."""
+    """The part of `image` (H, W, 3) that `mask` (H, W) spans, at most as large as a crop, so it is cheap to keep."""
     box = _span(mask)
     height, width = mask[box].shape
     size = capped_size((height, width), _CROP)[::-1]
@@ -112,7 +113,7 @@ def cut_out(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> MaskedImage:
 
 
 def masked_crop(image: NDArray[np.uint8], mask: NDArray[np.bool_], side: int = _CROP) -> NDArray[np.uint8]:
-    """(side, side, 3) uint8: what `mask` covers of `image`, on grey, in the middle of a square that it fills."""
+    """(side, side, 3) uint8: what `mask` covers of `image`, on grey, centred in a square that it fills."""
     box = _span(mask)
     height, width = mask[box].shape
     scale = side * (1 - 2 * _MARGIN) / max(height, width)
@@ -128,7 +129,7 @@ def masked_crop(image: NDArray[np.uint8], mask: NDArray[np.bool_], side: int = _
 
 
 def _span(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Rows and columns that the mask, which is not empty, reaches over."""
+    """The rows and columns that the mask, which must not be empty, extends over."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
@@ -154,12 +155,8 @@ def _embedder(config: RunConfig, device: torch.device | str) -> Embed:
 
 def _dream_sim(device: torch.device | str) -> Embed:
     """DreamSim (Fu et al., arXiv 2306.09344), the paper's metric: its similarity is the cosine of its embeddings."""
-    try:
-        from dreamsim import dreamsim
-    except ImportError as error:
-        raise ConfigError(
-            "generate.filter.metric: dreamsim is not installed (pip install dreamsim); backbone is the other metric"
-        ) from error
+    from dreamsim import dreamsim  # an optional package, which the generator declares
+
     model, preprocess = dreamsim(pretrained=True, device=str(device))
 
     @torch.no_grad()

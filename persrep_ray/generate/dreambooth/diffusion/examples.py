@@ -1,4 +1,4 @@
-"""What a text-to-image model is fine-tuned on: square crops of photos, their latents and masks."""
+"""What a text-to-image model is fine-tuned on: square crops of photos as latents, and their masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from persrep_ray.generate.dreambooth.diffusion.model import DiffusionModel
 
 @dataclass(frozen=True)
 class Examples:
-    """N crops: `latents` (N, C, h, w), `masks` (N, 1, h, w) in 0..1, and `photo` (N,), the photo that each is of."""
+    """N crops: `latents` (N, C, h, w), `masks` (N, 1, h, w) in 0..1, and the indices of their photos, `photo` (N,)."""
 
     latents: torch.Tensor
     masks: torch.Tensor
@@ -29,7 +29,7 @@ def make_examples(
     crops: int,
     seed: int,
 ) -> Examples:
-    """`crops` crops of each of `photos`: images (H, W, 3) uint8 with masks (H, W) bool, None where all of it counts."""
+    """`crops` crops of each photo: images (H, W, 3) uint8 with masks (H, W) bool, or None if the whole image counts."""
     rng = np.random.default_rng(seed)
     side = model.config.resolution
     images, masks, whose = [], [], []
@@ -47,9 +47,9 @@ def make_examples(
 def square_crop(
     rng: np.random.Generator, image: NDArray[np.uint8], mask: NDArray[np.bool_] | None, side: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """The largest square that fits into the photo, anywhere as long as it holds the masked object, scaled to `side`.
+    """A random square, as large as fits into the photo, that contains the masked object, scaled to `side`.
 
-    An object longer than the square is cut at both ends alike; some of it is in any crop.
+    An object that is longer than the square is cut off evenly at both ends; every crop shows a part of it.
 
     Returns:
         The crop (side, side, 3) uint8 and its mask (side, side) float32 in 0..1.
@@ -68,12 +68,12 @@ def square_crop(
 
 
 def _offset(rng: np.random.Generator, occupied: NDArray[np.bool_], length: int, size: int) -> int:
-    """Where a window of `length` in `size` begins so that it holds all that is occupied, if it can."""
+    """Where a window of `length` in `size` begins so that it contains everything that is occupied, if it can."""
     inside = np.flatnonzero(occupied)
     first, last = int(inside[0]), int(inside[-1]) + 1
     low, high = max(0, last - length), min(size - length, first)
     if low > high:
-        # What is occupied next to the middle, which a mask of several parts may leave free.
+        # The occupied place nearest to the middle; a mask of several parts may not cover the middle itself.
         middle = int(inside[np.abs(2 * inside - first - last).argmin()])
         return int(np.clip(middle - length // 2, 0, size - length))
     return int(rng.integers(low, high + 1))

@@ -1,6 +1,6 @@
-"""What differs between the text-to-image pipelines that we fine-tune: text conditions, noising, the denoiser's call.
+"""What differs between the text-to-image pipelines that can be fine-tuned: conditions, noising, the denoiser's call.
 
-Follows the training scripts of diffusers for each of them (examples/dreambooth).
+Each follows the training script of diffusers for it (examples/dreambooth).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any, ClassVar
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-Conditions = Mapping[str, torch.Tensor]  # each (B, ...), so that rows can be picked and joined
+Conditions = Mapping[str, torch.Tensor]  # each (B, ...), so that rows can be selected and joined
 
 _ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
 
 
 @dataclass(frozen=True)
 class Noised:
-    """Latents with noise, and what the denoiser should say to them.
+    """Latents with noise, and what the denoiser should predict from them.
 
-    `latents` and `target` (B, C, h, w); `times` (B,), as the denoiser takes them; `snr` (B,), the ratio of signal to
-    noise in power, None where a model knows no such thing.
+    `latents` and `target` (B, C, h, w); `times` (B,), as the denoiser takes them; `snr` (B,), the ratio of signal power
+    to noise power, None for models without one.
     """
 
     latents: torch.Tensor
@@ -34,7 +34,7 @@ class Noised:
 
 
 class Family(ABC):
-    """One kind of pipeline. `text_encoders` are those that may be fine-tuned (T5 is left alone, as is usual)."""
+    """A kind of pipeline. `text_encoders` are those that may be fine-tuned (T5 is not, as is usual)."""
 
     denoiser: ClassVar[str]
     text_encoders: ClassVar[tuple[str, ...]]
@@ -42,32 +42,32 @@ class Family(ABC):
 
     @abstractmethod
     def unsupported(self, pipe: Any) -> str | None:
-        """In words, why a pipeline of this class cannot be fine-tuned; None where it can."""
+        """Says why a pipeline of this class cannot be fine-tuned; None if it can."""
 
     @abstractmethod
     def encode(self, pipe: Any, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Conditions of B prompts; gradients flow into the text encoders where their parameters ask for them."""
+        """The conditions of B prompts. Gradients flow into text encoders whose parameters require them."""
 
     @abstractmethod
     def noised(self, pipe: Any, latents: torch.Tensor, noise: torch.Tensor, moments: torch.Tensor) -> Noised:
-        """`latents` and `noise` (B, C, h, w), `moments` (B,) in 0..1, uniform: from where on the way to noise."""
+        """Mixes `latents` and `noise` (B, C, h, w) at `moments` (B,), uniform in 0..1 between image and noise."""
 
     @abstractmethod
     def predict(self, pipe: Any, noised: Noised, conditions: Conditions) -> torch.Tensor:
-        """(B, C, h, w): the denoiser's answer."""
+        """The prediction of the denoiser, (B, C, h, w)."""
 
 
 class _Diffusion(Family):
-    """Trained on a schedule of noise levels; predicts the noise, or the velocity."""
+    """A model that is trained on a schedule of noise levels and predicts the noise or the velocity."""
 
     denoiser = "unet"
 
     def unsupported(self, pipe: Any) -> str | None:
         config = pipe.scheduler.config
         if config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
-            return f"it predicts {config['prediction_type']!r}, epsilon or v_prediction is known"
+            return f"it predicts {config['prediction_type']!r}; epsilon and v_prediction are supported"
         if "sigma_data" in config:
-            return f"its noise is that of EDM ({config['_class_name']})"
+            return f"it uses the noise of EDM ({config['_class_name']})"
         return None
 
     def noised(self, pipe: Any, latents: torch.Tensor, noise: torch.Tensor, moments: torch.Tensor) -> Noised:
@@ -99,7 +99,7 @@ class StableDiffusion(_Diffusion):
 
 
 class StableDiffusionXL(_Diffusion):
-    """Two text encoders; the size and crop of the picture are conditions too: here, uncropped at its own size."""
+    """Has two text encoders. The size and crop of the image are conditions, too: here it is uncropped at its size."""
 
     text_encoders = ("text_encoder", "text_encoder_2")
 
@@ -120,18 +120,18 @@ class StableDiffusionXL(_Diffusion):
 
 
 class _FlowMatching(Family):
-    """A transformer that predicts the velocity of a straight way from picture to noise (arXiv 2403.03206)."""
+    """A transformer that predicts the velocity along a straight path from image to noise (arXiv 2403.03206)."""
 
     denoiser = "transformer"
     lora_targets = (*_ATTENTION, "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
 
     def unsupported(self, pipe: Any) -> str | None:
         name = type(pipe.scheduler).__name__
-        return None if name.startswith("FlowMatch") else f"its scheduler is no flow matching ({name})"
+        return None if name.startswith("FlowMatch") else f"its scheduler {name} does no flow matching"
 
     def noised(self, pipe: Any, latents: torch.Tensor, noise: torch.Tensor, moments: torch.Tensor) -> Noised:
         config = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config).config
-        # Logit-normal: the middle of the way, where there is most to learn, comes more often.
+        # Logit-normal: the middle of the path, where there is most to learn, comes more often.
         levels = torch.special.ndtri(moments.clamp(1e-4, 1 - 1e-4)).sigmoid()
         shift = 1.0 if config.use_dynamic_shifting else config.shift
         levels = shift * levels / (1 + (shift - 1) * levels)
@@ -164,7 +164,7 @@ class StableDiffusion3(_FlowMatching):
 
 
 class Flux(_FlowMatching):
-    """Latents are packed two by two; a distilled model also takes the guidance scale, 1 at training."""
+    """Packs latents two by two. A distilled model also takes the guidance scale, which is 1 in training."""
 
     text_encoders = ("text_encoder",)
 
@@ -191,7 +191,7 @@ class Flux(_FlowMatching):
         return unpacked
 
 
-# By the class that diffusers' AutoPipelineForText2Image picks for a checkpoint.
+# By the class that AutoPipelineForText2Image of diffusers chooses for a checkpoint.
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": StableDiffusion(),
     "StableDiffusionXLPipeline": StableDiffusionXL(),

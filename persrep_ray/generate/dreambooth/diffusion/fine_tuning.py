@@ -1,7 +1,7 @@
 """DreamBooth's fine-tuning (Ruiz et al., arXiv 2208.12242): a text-to-image model learns what one word stands for.
 
-Each step denoises photos of the object under the prompt that holds the word, and class images (what the untouched model
-draws for the category) under the prompt without it, so that the category keeps its meaning.
+Each step denoises photos of the object with the prompt that contains the word, and class images (what the untouched
+model draws for the category) with the prompt without it, so that the category keeps its meaning.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _PROBE_MOMENTS = (0.1, 0.35, 0.6, 0.85)
 
 @dataclass(frozen=True)
 class Task:
-    """One object's: photos under `prompt`; latents (M, C, h, w) of class images, if any, under `class_prompt`."""
+    """What to learn for an object: photos with `prompt`, and latents (M, C, h, w) of class images with `class_prompt`.
+
+    `name` is what messages call the object.
+    """
 
     name: str
     photos: Examples
@@ -38,9 +41,13 @@ class Task:
 
 
 @dataclass
-class Tuned:
-    """How it went. `loss` and `prior_loss` have a value per step; `probe` is the photos' loss before and after, on the
-    same noise and time steps. `micro_batch`: images at a time in the end, fewer than the batch where memory ran out.
+class FineTuneResult:
+    """How fine-tuning went.
+
+    Attributes:
+        loss, prior_loss: a value per step.
+        probe: the loss on the photos before and after, with the same noise and time steps.
+        micro_batch: how many images were computed at a time in the end; fewer than the batch if memory ran out.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -50,11 +57,11 @@ class Tuned:
     micro_batch: int = 0
 
 
-def tune(model: DiffusionModel, task: Task, warn: Callable[[str], None]) -> Tuned:
-    """Fine-tunes what the model's slot holds, starting from nothing personal.
+def fine_tune(model: DiffusionModel, task: Task, warn: Callable[[str], None]) -> FineTuneResult:
+    """Trains the weights in the model's slot, starting from the base model.
 
-    The same task and seed give the same weights on the same machine. `warn` is told what could not be had: memory for
-    the whole batch, the 8-bit optimizer.
+    The same task and seed give the same weights on the same machine. `warn` is told about a missing 8-bit optimizer and
+    about a batch that does not fit into memory.
 
     Raises:
         DiffusionError: a loss that is not finite (names the object and the step), no memory for a single image.
@@ -62,16 +69,16 @@ def tune(model: DiffusionModel, task: Task, warn: Callable[[str], None]) -> Tune
     config = model.config
     model.reset(task.seed)
     parameters = list(model.parameters.values())
-    tuned = Tuned(micro_batch=config.batch_size * (1 if task.class_latents is None else 2))
+    result = FineTuneResult(micro_batch=config.batch_size * (1 if task.class_latents is None else 2))
     before = probe(model, task)
-    optimizer, tuned.optimizer = _optimizer(config, parameters, model.device, warn)
+    optimizer, result.optimizer = _optimizer(config, parameters, model.device, warn)
     scaler = torch.amp.GradScaler(enabled=config.precision == "float16" and model.device.type == "cuda")
-    # Text encoders that stay as they are say the same in each step.
+    # Text encoders that are not trained give the same conditions in every step.
     fixed = None if config.train_text_encoder else _conditions(model, [task.prompt, task.class_prompt])
     model.train(True)
     try:
         for step, rows in enumerate(itertools.islice(_batches(config, task, model.device), config.steps)):
-            losses = _backward(model, task, rows, fixed, scaler, tuned, warn)
+            losses = _backward(model, task, rows, fixed, scaler, result, warn)
             if not np.isfinite(losses).all():
                 raise DiffusionError(f"{task.name}: the loss is not finite at step {step} of {config.steps}")
             scaler.unscale_(optimizer)
@@ -84,21 +91,21 @@ def tune(model: DiffusionModel, task: Task, warn: Callable[[str], None]) -> Tune
                 raise _no_memory(model, task, "the optimizer's first step") from error
             scaler.update()
             _forget_gradients(model)
-            tuned.loss.append(losses[0])
+            result.loss.append(losses[0])
             if task.class_latents is not None:
-                tuned.prior_loss.append(losses[1])
+                result.prior_loss.append(losses[1])
     finally:
         model.train(False)
-        _forget_gradients(model)  # of a step that failed: the next object's first step would add to them
-    tuned.probe = before, probe(model, task)
-    if not np.isfinite(tuned.probe).all():
+        _forget_gradients(model)  # after a failed step they would be added to the next object's
+    result.probe = before, probe(model, task)
+    if not np.isfinite(result.probe).all():
         raise DiffusionError(f"{task.name}: the loss is not finite after the last step")
-    return tuned
+    return result
 
 
 @torch.no_grad()
 def probe(model: DiffusionModel, task: Task) -> float:
-    """The mean loss on the first crop of each photo, on noise and time steps that are the same in each call."""
+    """The mean loss on the first crop of each photo, with the same noise and time steps in every call."""
     generator = torch.Generator().manual_seed(0)
     first = np.unique(task.photos.photo, return_index=True)[1]
     conditions = model.encode_prompts([task.prompt])
@@ -114,7 +121,7 @@ def probe(model: DiffusionModel, task: Task) -> float:
 
 @dataclass(frozen=True)
 class _Rows:
-    """B images of a step: photos first. `weights` (B,): each one's share of the loss."""
+    """The B images of a step, photos first. `weights` (B,) are their shares of the loss."""
 
     latents: torch.Tensor
     masks: torch.Tensor
@@ -132,7 +139,7 @@ class _Rows:
 
 
 def _batches(config: DreamBoothConfig, task: Task, device: torch.device) -> Iterator[_Rows]:
-    """All that is random is drawn on the CPU, from the seed: the same on any device."""
+    """Everything random is drawn on the CPU from the seed, so that it is the same on every device."""
     rng = np.random.default_rng(task.seed)
     generator = torch.Generator().manual_seed(task.seed)
     count, photos = config.batch_size, task.photos
@@ -156,18 +163,19 @@ def _backward(
     rows: _Rows,
     fixed: tuple[dict[str, torch.Tensor], ...] | None,
     scaler: torch.amp.GradScaler,
-    tuned: Tuned,
+    result: FineTuneResult,
     warn: Callable[[str], None],
 ) -> tuple[float, float]:
-    """Accumulates the step's gradients, `tuned.micro_batch` images at a time; the losses of photos and class images.
+    """Accumulates the gradients of a step and returns the losses of photos and class images.
 
-    Where memory runs out, the step is done again with half as many at a time: the gradients are the same.
+    `result.micro_batch` images are computed at a time. If memory runs out, the step is repeated with half as many,
+    which gives the same gradients.
     """
     while True:
         try:
             sums = [0.0, 0.0]
-            for start in range(0, len(rows.latents), tuned.micro_batch):
-                part = rows.part(start, min(start + tuned.micro_batch, len(rows.latents)))
+            for start in range(0, len(rows.latents), result.micro_batch):
+                part = rows.part(start, min(start + result.micro_batch, len(rows.latents)))
                 errors = _errors(model, task, part, fixed)
                 scaler.scale((errors * part.weights).sum()).backward()
                 sums[0] += errors[: part.photos].sum().item()
@@ -176,10 +184,10 @@ def _backward(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if tuned.micro_batch == 1:
+            if result.micro_batch == 1:
                 raise _no_memory(model, task, f"a single image of {model.config.resolution} px") from error
-            tuned.micro_batch //= 2
-            warn(f"{task.name}: fine-tuning: out of memory; going on with {tuned.micro_batch} images at a time")
+            result.micro_batch //= 2
+            warn(f"{task.name}: fine-tuning: out of memory; going on with {result.micro_batch} images at a time")
         _forget_gradients(model)
         free_cached_memory(model.device)
 
@@ -187,7 +195,7 @@ def _backward(
 def _errors(
     model: DiffusionModel, task: Task, rows: _Rows, fixed: tuple[dict[str, torch.Tensor], ...] | None
 ) -> torch.Tensor:
-    """(B,): the weighted loss of each image."""
+    """The loss of each image, (B,)."""
     kinds = [0] * rows.photos + [1] * (len(rows.latents) - rows.photos)
     of_kind = fixed or _conditions(model, [task.prompt, task.class_prompt])
     conditions = {name: torch.cat([of_kind[kind][name] for kind in kinds]) for name in of_kind[0]}
@@ -211,7 +219,7 @@ def _forget_gradients(model: DiffusionModel) -> None:
 
 
 def _conditions(model: DiffusionModel, prompts: list[str]) -> tuple[dict[str, torch.Tensor], ...]:
-    """One (1, …) condition per prompt."""
+    """The conditions (1, …) of each prompt."""
     encoded = model.encode_prompts(prompts)
     return tuple({name: value[index : index + 1] for name, value in encoded.items()} for index in range(len(prompts)))
 
@@ -219,7 +227,7 @@ def _conditions(model: DiffusionModel, prompts: list[str]) -> tuple[dict[str, to
 def _optimizer(
     config: DreamBoothConfig, parameters: list[torch.nn.Parameter], device: torch.device, warn: Callable[[str], None]
 ) -> tuple[torch.optim.Optimizer, str]:
-    """The optimizer and its name: AdamW, or the 8-bit one where it was asked for and can run."""
+    """The optimizer and its name: AdamW, or its 8-bit version if it is configured and can run."""
     rate = config.effective_learning_rate
     if config.adam_8bit:
         try:
@@ -229,5 +237,5 @@ def _optimizer(
 
             return bitsandbytes.optim.AdamW8bit(parameters, lr=rate, weight_decay=_WEIGHT_DECAY), "AdamW8bit"
         except (ImportError, OSError, RuntimeError) as error:
-            warn(f"generate.dreambooth.adam_8bit: {' '.join(str(error).split())}; AdamW takes its place")
+            warn(f"generate.dreambooth.adam_8bit: {' '.join(str(error).split())}; AdamW is used instead")
     return torch.optim.AdamW(parameters, lr=rate, weight_decay=_WEIGHT_DECAY), "AdamW"

@@ -1,4 +1,4 @@
-"""Loading a text-to-image pipeline, from safetensors only, and refusing those that we would train wrongly."""
+"""Loads a text-to-image pipeline, only from safetensors, and refuses pipelines that would be trained wrongly."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from persrep_ray.generate.dreambooth.diffusion.families import FAMILIES, Family
 
 
 class DiffusionError(ValueError):
-    """The text-to-image model or an object's weights for it cannot be used; the message names it and the cause."""
+    """A text-to-image model, or an object's weights for it, cannot be used; the message names it and the cause."""
 
 
 def load_pipeline(config: DreamBoothConfig, dtype: torch.dtype) -> tuple[Any, Family, str | None]:
-    """The pipeline that `config.base` names, its family, and the commit that a hub calls its version.
+    """The pipeline that `config.base` names, its family, and the commit of a hub's model.
 
     Raises:
         DiffusionError: no such folder or hub id, no safetensors, a pipeline of another kind or for another task, or
-            settings that this kind has no use for.
+            settings that do not apply to this kind.
     """
-    disable_progress_bar()  # of diffusers, for loading: our own tells how far a run is
+    disable_progress_bar()  # that of diffusers; the run shows its progress itself
     try:
         declared = DiffusionPipeline.load_config(config.base, revision=config.revision)
-        # Images are training data that no person is shown unasked; a false alarm would be a black picture.
+        # The images are training data and not shown to anyone; a false alarm would give a black image.
         unchecked = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in declared else {}
         folder, commit = Path(config.base), None
         if not folder.is_dir():
@@ -42,7 +42,7 @@ def load_pipeline(config: DreamBoothConfig, dtype: torch.dtype) -> tuple[Any, Fa
     name = type(pipe).__name__
     if name not in FAMILIES:
         raise DiffusionError(
-            f"generator {config.base}: a {name} cannot be fine-tuned, one of {', '.join(FAMILIES)} can"
+            f"generator {config.base}: a {name} cannot be fine-tuned; supported are {', '.join(FAMILIES)}"
         )
     family = FAMILIES[name]
     if cause := _why_not(pipe, family):
@@ -55,7 +55,7 @@ def load_pipeline(config: DreamBoothConfig, dtype: torch.dtype) -> tuple[Any, Fa
 
 
 def _why_not(pipe: Any, family: Family) -> str | None:
-    """In words, why a pipeline of a class that we know cannot be fine-tuned; None where it can."""
+    """Says why a pipeline of a supported class cannot be fine-tuned; None if it can."""
     names = (family.denoiser, *family.text_encoders)
     if missing := [name for name in names if getattr(pipe, name, None) is None]:
         return f"it has no {', '.join(missing)}"
@@ -63,11 +63,11 @@ def _why_not(pipe: Any, family: Family) -> str | None:
     takes, gives = config["in_channels"], config.get("out_channels")
     if gives not in (None, takes):
         return (
-            f"its {family.denoiser} takes {takes} channels and gives {gives}: it edits pictures, one that draws them "
-            "from text alone is needed"
+            f"its {family.denoiser} takes {takes} channels and returns {gives}: it edits images; a model "
+            "that draws them from text alone is needed"
         )
     if getattr(pipe.vae.config, "latents_mean", None) is not None:
-        return "its VAE shifts each channel of the latents (latents_mean), which is not known here"
+        return "its VAE shifts each channel of the latents (latents_mean), which is not supported"
     return family.unsupported(pipe)
 
 

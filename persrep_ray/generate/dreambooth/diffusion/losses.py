@@ -1,4 +1,4 @@
-"""Losses of the fine-tuning, per image."""
+"""Losses of fine-tuning, per image."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from persrep_ray.generate.dreambooth.diffusion.families import Noised
 
 
 def masked_errors(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(B,): mean squared error over what `mask` covers.
+    """The mean squared error (B,) over what `mask` covers; what is outside of the mask has no influence.
 
-    `prediction` and `target` (B, C, h, w); `mask` (B, 1, h, w) in 0..1, a share where a latent is covered in part.
-    What is outside the mask has no influence. Raises ValueError for an image whose mask is empty.
+    `prediction` and `target` (B, C, h, w); `mask` (B, 1, h, w) in 0..1, the share of each latent that is covered.
+    Raises ValueError for an image whose mask is empty.
     """
     weight = mask.flatten(1).sum(dim=1)  # (B,)
     if not bool((weight > 0).all()):
@@ -21,8 +21,8 @@ def masked_errors(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Te
 
 
 def min_snr_weights(noised: Noised, gamma: float) -> torch.Tensor:
-    """(B,): weights by signal-to-noise ratio (Hang et al., arXiv 2303.09556), which flow matching does not have."""
-    assert noised.snr is not None, "settings are checked when the model is loaded"
+    """Weights (B,) by signal-to-noise ratio (Hang et al., arXiv 2303.09556); flow matching has no such ratio."""
+    assert noised.snr is not None, "the settings are checked when the model is loaded"
     if noised.predicts_velocity:
         return noised.snr.clamp(max=gamma) / (noised.snr + 1)
     return (gamma / noised.snr).clamp(max=1.0)

@@ -1,4 +1,4 @@
-"""A text-to-image pipeline that is loaded once and takes on the weights of one object after another."""
+"""A text-to-image pipeline that is loaded once and takes the weights of one object after another."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ from persrep_ray.generate.dreambooth.diffusion.families import Conditions, Noise
 from persrep_ray.generate.dreambooth.diffusion.loading import DiffusionError, load_pipeline, one_line
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # what `pipe.load_lora_weights(folder)` looks for
-_SLOT = "object"  # PEFT's name of our LoRA
+_SLOT = "object"  # the name of our LoRA in PEFT
 _TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 class DiffusionModel:
     """A pipeline with a slot for personal weights: a LoRA, or the whole denoiser and its text encoders.
 
-    `reset`, `load` and `save` are about what the slot holds; `pretrained` switches it off. The pipeline is never built
-    again. `parameters` are what training changes, by the name of their component and their own. `commit` is the
-    version of a hub's model, None for a folder.
+    `reset`, `load` and `save` concern the content of the slot; `pretrained` switches it off. The pipeline itself is
+    never built again.
+
+    Attributes:
+        parameters: what training changes, by the names of the component and of the parameter.
+        commit: the version of a hub's model, None for a folder.
     """
 
     def __init__(self, config: DreamBoothConfig, device: torch.device | str = "cpu", *, trains: bool = False) -> None:
-        """`trains`: weights are kept as training needs them, in full precision where they change."""
+        """`trains`: keeps the weights as training needs them, in full precision if they change."""
         self.config = config
         self.device = torch.device(device)
         self.pipe, self.family, self.commit = load_pipeline(config, self._dtype)
@@ -58,16 +61,16 @@ class DiffusionModel:
                 parameter.requires_grad_(True)
             if config.gradient_checkpointing:
                 self._checkpoint_gradients()
-        # What the slot holds when nothing personal is in it. A LoRA does nothing then.
+        # The content of the slot for the base model. It is empty with a LoRA, which can be disabled.
         self._base = {} if config.method == "lora" else self._copy()
 
     @property
     def _dtype(self) -> torch.dtype:
-        """Of the weights; on CPUs autocast alone changes what is computed in."""
+        """The type of the weights. On CPUs only autocast changes the type of the computation."""
         return torch.float32 if self.device.type == "cpu" else getattr(torch, self.config.precision)
 
     def casting(self) -> torch.autocast:
-        """The precision that the denoiser and the text encoders compute in: CPUs have none but bfloat16, if that."""
+        """The precision in which the denoiser and the text encoders compute. CPUs support at most bfloat16."""
         dtype = getattr(torch, self.config.precision)
         if self.device.type == "cpu" and not (dtype == torch.bfloat16 and computes_bfloat16(self.device)):
             dtype = torch.float32
@@ -81,10 +84,10 @@ class DiffusionModel:
 
     @torch.no_grad()
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) in -1..1 -> latents (B, C, s, s) float32, the mean of what the VAE says."""
+        """(B, 3, S, S) in -1..1 -> latents (B, C, s, s) float32, the mode of the VAE's distribution."""
         vae = self.pipe.vae
         dtype = vae.dtype
-        overflows = dtype == torch.float16 and vae.config.force_upcast  # SDXL's
+        overflows = dtype == torch.float16 and vae.config.force_upcast  # as in SDXL
         if overflows:
             vae.to(torch.float32)
         latents = vae.encode(images.to(self.device, vae.dtype)).latent_dist.mode().float()
@@ -101,14 +104,12 @@ class DiffusionModel:
             return self.family.predict(self.pipe, noised, conditions)
 
     def latent_side(self, side: int) -> int:
-        """Latents along a picture's side, pixels. Raises `DiffusionError` where that is no whole number."""
+        """Latents along `side`, pixels of an image. Raises `DiffusionError` if that is not a whole number."""
         scale = self.pipe.vae_scale_factor
         if self.family.denoiser == "transformer":
             scale *= 2  # the transformer sees latents two by two
         if side % scale:
-            raise DiffusionError(
-                f"generator {self.config.base}: pictures of {side} px; a multiple of {scale} is needed"
-            )
+            raise DiffusionError(f"generator {self.config.base}: images of {side} px; a multiple of {scale} is needed")
         return side // int(self.pipe.vae_scale_factor)
 
     def train(self, mode: bool) -> None:
@@ -119,7 +120,7 @@ class DiffusionModel:
 
     @torch.no_grad()
     def reset(self, seed: int) -> None:
-        """Nothing personal: the base model's weights, or a fresh LoRA, the same for the same seed."""
+        """Puts the base model's weights into the slot, or a fresh LoRA, which depends only on the seed."""
         if self._base:
             self._put(self._base)
             return
@@ -133,7 +134,7 @@ class DiffusionModel:
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:
-        """Put the weights that `save` wrote into the slot, strictly; what it held stays where they do not fit.
+        """Puts the weights that `save` wrote into the slot, strictly; if they do not fit, the slot stays as it was.
 
         Raises:
             DiffusionError: unreadable files, a LoRA of another rank, alpha or targets, or tensors that are missing,
@@ -148,7 +149,7 @@ class DiffusionModel:
         except DiffusionError:
             raise
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise DiffusionError(f"{folder}: weights of a generator cannot be read: {one_line(error)}") from error
+            raise DiffusionError(f"{folder}: the weights cannot be read: {one_line(error)}") from error
         mine = self._slot.keys()
         for what, names in (("lacks", mine - state.keys()), ("has unknown", state.keys() - mine)):
             if names:
@@ -156,12 +157,17 @@ class DiffusionModel:
         for name, value in state.items():
             if value.shape != self._slot[name].shape or not value.isfinite().all():
                 wanted = tuple(self._slot[name].shape)
-                raise DiffusionError(f"{folder}: tensor {name} is {tuple(value.shape)}, finite {wanted} is needed")
+                raise DiffusionError(
+                    f"{folder}: tensor {name} is {tuple(value.shape)}; {wanted}, all finite, is needed"
+                )
         self._put(state)
 
     def save(self, folder: Path) -> None:
-        """Write the slot into `folder` as diffusers does: `pipe.load_lora_weights(folder)` takes a LoRA; of a full
-        fine-tune each component is a folder for its class' `from_pretrained`."""
+        """Writes the slot into `folder` in the format of diffusers.
+
+        `pipe.load_lora_weights(folder)` reads a LoRA; each component of a full fine-tune is a folder for the
+        `from_pretrained` of its class.
+        """
         if self.config.method == "full":
             for name, component in self.components.items():
                 component.save_pretrained(folder / name, safe_serialization=True)
@@ -179,7 +185,7 @@ class DiffusionModel:
 
     @contextmanager
     def pretrained(self) -> Iterator[None]:
-        """Within, the pipeline is exactly the base model."""
+        """Inside this context the pipeline is exactly the base model."""
         if not self._base:
             for component in self.components.values():
                 component.disable_adapters()
@@ -205,7 +211,7 @@ class DiffusionModel:
             self._slot[name].copy_(value)
 
     def _check_lora(self, file: Path) -> None:
-        """Tensors may fit and still act otherwise than they were trained to. Raises `DiffusionError`."""
+        """Raises `DiffusionError` if the tensors would act differently than they were trained to, even if they fit."""
         with safe_open(file, "pt") as opened:
             declared = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
         for name, component in self.components.items():
@@ -213,10 +219,10 @@ class DiffusionModel:
             for key in ("r", "lora_alpha", "target_modules"):
                 wanted, found = (comparable(value) for value in (mine[key], declared.get(f"{name}.{key}")))
                 if wanted != found:
-                    raise DiffusionError(f"{file}: the LoRA of {name} has {key} {found}, {wanted} is needed")
+                    raise DiffusionError(f"{file}: the LoRA of {name} has {key} {found}; {wanted} is needed")
 
     def _saved(self, folder: Path, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-        """A component's saved tensors under the names that it has in memory, which the files' may differ from."""
+        """The saved tensors of a component under the names that they have in memory; those in the files may differ."""
         component = self.components[name]
         loaded, info = type(component).from_pretrained(folder / name, output_loading_info=True, use_safetensors=True)
         for what, keys in (("lacks", info["missing_keys"]), ("has unknown", info["unexpected_keys"])):
@@ -232,13 +238,13 @@ class DiffusionModel:
         }
 
     def _add_lora(self) -> dict[str, torch.Tensor]:
-        """The LoRA's tensors, live, under the names that diffusers gives them in its file."""
+        """The tensors of the LoRA themselves, under the names that diffusers gives them in files."""
         slot: dict[str, torch.Tensor] = {}
         for name, component in self.components.items():
             targets = list(self.family.lora_targets if name == self.family.denoiser else _TEXT_TARGETS)
             config = LoraConfig(r=self.config.rank, lora_alpha=self.config.alpha, target_modules=targets)  # type: ignore[arg-type]
             component.add_adapter(config, adapter_name=_SLOT)
-            for module in component.modules():  # LoRA trains in full precision, whatever carries it
+            for module in component.modules():  # LoRA trains in full precision, whatever the layers use
                 for part in ("lora_A", "lora_B"):
                     if hasattr(module, part):
                         getattr(module, part).to(torch.float32)
@@ -246,12 +252,12 @@ class DiffusionModel:
             live = dict(component.named_parameters())
             by_pointer = {value.data_ptr(): value for value in live.values()}
             exported = {key: key for key in state}
-            if name != "transformer":  # diffusers renames only some of its layers, and then reads only some
+            if name != "transformer":  # diffusers would rename only some of its layers, and later read only those
                 exported = convert_state_dict_to_diffusers(exported)
             slot |= {f"{name}.{new}": by_pointer[state[key].data_ptr()] for new, key in exported.items()}
-        # A LoRA that silently landed nowhere would train nothing (huggingface/peft issue 2699).
+        # A LoRA that was silently added nowhere would train nothing (huggingface/peft issue 2699).
         if not all(any(name.startswith(f"{one}.") for name in slot) for one in self.components):
-            raise DiffusionError(f"generator {self.config.base}: no attention layer was found to put a LoRA on")
+            raise DiffusionError(f"generator {self.config.base}: no attention layer was found for a LoRA")
         return slot
 
     def _checkpoint_gradients(self) -> None:
@@ -263,5 +269,5 @@ class DiffusionModel:
 
 
 def _is_down(name: str) -> bool:
-    """Whether a LoRA tensor is A, in either of the names that diffusers uses."""
+    """Whether a LoRA tensor is the matrix A, under any of the names that diffusers uses."""
     return "lora_A" in name or "lora.down" in name or "lora_linear_layer.down" in name

@@ -1,1 +1,1 @@
-"""What text-to-image models are asked for: scenes that come with the library, a user's own or a language model's."""
+"""Prompts for text-to-image models: from the library, from the user, or from a language model."""

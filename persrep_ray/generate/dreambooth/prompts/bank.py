@@ -1,4 +1,4 @@
-"""The prompt bank: scenes that come with the library, for three kinds of objects."""
+"""The prompt bank: scenes for three kinds of objects, which come with the library."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _FOLDER = Path(__file__).parent
 
 @functools.cache
 def load_bank(kind: Kind) -> tuple[str, ...]:
-    """The bank's templates for a kind of object, each with `{token} {category}` in it once.
+    """The bank's templates for a kind of object; each contains `{token} {category}` once.
 
-    Raises ValueError, which names file and template, if the bank itself is broken.
+    Raises ValueError, which names the file and the template, if the bank itself is broken.
     """
     path = _FOLDER / f"{kind}.yaml"
     templates = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -36,15 +36,15 @@ def load_bank(kind: Kind) -> tuple[str, ...]:
 
 
 def kind_for(category: str, config: PromptConfig) -> Kind:
-    """Which scenes fit a category: the configured kind, or with `auto` the one its words tell."""
+    """Which scenes fit a category: those of the configured kind, or with `auto` of the kind that its words tell."""
     return kind_of(category) if config.kind == "auto" else config.kind
 
 
 def kind_of(category: str) -> Kind:
-    """What kind of thing a category is, by its noun; `rigid` where the lists of words do not know it.
+    """What kind of thing a category is, by its noun; `rigid` if the lists of words do not contain it.
 
-    Clothes are what covers the body: garments, shoes, hats. Glasses, jewelry, watches and bags are rigid: they keep
-    their shape, and a picture of a whole person would hardly show them.
+    Clothes are what covers the body: garments, shoes, hats. Glasses, jewelry, watches and bags are rigid, because they
+    keep their shape and an image of a whole person would hardly show them.
     """
     words = noun_phrase(re.sub(r"^(?:a )?pair of ", "", re.sub(r"[\W\d_]+", " ", category.lower()).strip()))
     if not words:
@@ -66,7 +66,7 @@ def _words() -> dict[str, frozenset[str]]:
 
 
 def _singulars(word: str) -> set[str]:
-    """The word, and what it may be the plural of: the lists know which of them are words."""
+    """The word and everything it may be the plural of; the lists of words decide which of them exist."""
     forms = {word}
     if word.endswith("s"):
         forms.add(word[:-1])

@@ -1,4 +1,4 @@
-"""One question to an OpenAI-compatible language model over HTTP, with limits: the endpoint is not trusted."""
+"""Requests to an OpenAI-compatible language model over HTTP, with limits, because the endpoint is not trusted."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from persrep_ray.config import ConfigError
 
 URL, MODEL, KEY = "PERSREP_LLM_URL", "PERSREP_LLM_MODEL", "PERSREP_LLM_API_KEY"
 
-_MAX_BYTES = 4 * 1024 * 1024  # of an answer; a thousand prompts are 200 kB
-_MAX_WAIT_S = 60.0  # that a server may ask for between two requests
+_MAX_BYTES = 4 * 1024 * 1024  # of an answer; a thousand prompts take 200 kB
+_MAX_WAIT_S = 60.0  # the longest pause between two requests that a server may ask for
 _HINTS = {401: f"check {KEY}", 403: f"check {KEY}", 404: f"check {URL} and {MODEL}"}
-_WORTH_ANOTHER_TRY = frozenset({408, 425, 429})  # and 500 and up
+_WORTH_ANOTHER_TRY = frozenset({408, 425, 429})  # besides 500 and above
 
 
 class ChatError(Exception):
-    """No answer; the message says why, to go on after "the language model at …", and never holds the key.
+    """There is no answer. The message says why, as the end of "the language model at …", and never contains the key.
 
     Attributes:
-        retry: whether the same question may go well later.
-        wait_s: seconds that the server asks to wait first.
+        retry: whether the same request may succeed later.
+        wait_s: how many seconds the server asks to wait before that.
     """
 
     def __init__(self, message: str, *, retry: bool, wait_s: float = 0.0) -> None:
@@ -43,19 +43,19 @@ class ChatEndpoint:
     """A language model behind `POST {url}/chat/completions`.
 
     Args:
-        url: such as `https://api.openai.com/v1`; http or https, without user, query and fragment.
+        url: http or https, without user, query and fragment; for example `https://api.openai.com/v1`.
         model: its name there.
-        key: sent as bearer token; servers of one's own often need none.
-        timeout_s: of one question from the first packet to the last byte of the answer.
+        key: sent as a bearer token; a private server often needs none.
+        timeout_s: limit for a request, from the first packet to the last byte of the answer.
 
     Raises:
-        ConfigError: URL or key are unusable; names the environment variable, never its value.
+        ConfigError: the URL or the key is unusable; names the environment variable, never its value.
     """
 
     def __init__(self, url: str, model: str, key: str | None, timeout_s: float) -> None:
         self.host = _checked_host(url)
         if key and not (key.isascii() and key.isprintable()):
-            raise ConfigError(f"{KEY} holds characters that no HTTP header may hold")
+            raise ConfigError(f"{KEY} contains characters that are not allowed in an HTTP header")
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._model = model
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -66,7 +66,7 @@ class ChatEndpoint:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], timeout_s: float) -> ChatEndpoint:
-        """Of `PERSREP_LLM_URL`, `PERSREP_LLM_MODEL` and, if there is one, `PERSREP_LLM_API_KEY`. Raises ConfigError."""
+        """Reads `PERSREP_LLM_URL`, `PERSREP_LLM_MODEL` and, if set, `PERSREP_LLM_API_KEY`. Raises ConfigError."""
         url, model, key = (environ.get(name, "").strip() for name in (URL, MODEL, KEY))
         missing = [name for name, value in ((URL, url), (MODEL, model)) if not value]
         if missing:
@@ -75,7 +75,7 @@ class ChatEndpoint:
 
     def ask(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The text of the model's answer. Raises ChatError."""
-        # Neither temperature nor a limit of tokens: some models refuse the one or the other.
+        # No temperature and no token limit, because some models refuse them.
         body = json.dumps({"model": self._model, "messages": list(messages)}).encode()
         request = urllib.request.Request(self._url, body, self._headers, method="POST")
         deadline = time.monotonic() + self._timeout_s
@@ -106,7 +106,7 @@ class ChatEndpoint:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """The key is for the host that the user named."""
+    """Follows no redirect, because the key is meant for the host that the user named."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -116,7 +116,7 @@ def _checked_host(url: str) -> str:
     try:
         parts = urllib.parse.urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, half an IPv6 address
+    except ValueError:  # a port that is not a number, or half an IPv6 address
         usable = False
     if not usable or not (url.isascii() and url.isprintable() and " " not in url):
         raise ConfigError(f"{URL} must be an address such as https://api.openai.com/v1")
@@ -126,7 +126,7 @@ def _checked_host(url: str) -> str:
 
 
 def _within(seconds: float, call: Callable[[], bytes]) -> bytes:
-    """`call()`, given up after `seconds`: a socket's own limit starts anew with every byte that drips in."""
+    """Returns `call()` or gives up after `seconds`; a socket's own limit starts again with every byte it receives."""
     future: Future[bytes] = Future()
 
     def run() -> None:
@@ -143,7 +143,7 @@ def _refusal(error: urllib.error.HTTPError) -> ChatError:
     with error:
         status = error.code
         asked = error.headers.get("Retry-After", "")
-    known = {one.value: one.phrase for one in http.HTTPStatus}  # the server's own phrase may hold anything
+    known = {one.value: one.phrase for one in http.HTTPStatus}  # the phrase that the server sends may be anything
     message = f"answered {status} {known.get(status, '')}".rstrip()
     if 300 <= status < 400:
         message += f" (redirects are not followed; check {URL})"

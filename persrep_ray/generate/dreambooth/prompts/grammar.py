@@ -1,4 +1,4 @@
-"""The little English grammar that prompts need: which word of a category is its noun, and which article that takes."""
+"""The little English grammar that prompts need: the noun of a category, and the article it takes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 
 _PREPOSITIONS = {"at", "for", "from", "in", "of", "on", "with", "without"}
 
-_ENDS_IN_S = {"atlas", "canvas", "gas", "lens", "rhinoceros"}  # and what ends in -ss, -us or -is
+_ENDS_IN_S = {"atlas", "canvas", "gas", "lens", "rhinoceros"}  # besides words in -ss, -us and -is
 _PLURAL = {"children", "feet", "geese", "men", "mice", "people", "teeth", "women"}
 _NOT_COUNTED = {"clothing", "cutlery", "furniture", "jewellery", "jewelry", "luggage", "pottery", "stationery"}
 
 _VOWEL_SOUND = re.compile(r"[aeiou]|heir|honest|honou?r|hour|8|11\b|18\b", re.IGNORECASE)
 _CONSONANT_SOUND = re.compile(r"uni(?!n)|us[aeu]|usb|ut[ei]|uk[eu]|eu|ewe|one\b|onesie|u-", re.IGNORECASE)
-_SPELLED = re.compile(r"[A-Z]{2,}\b")  # LED, RC: said letter by letter
+_SPELLED = re.compile(r"[A-Z]{2,}\b")  # LED, RC: spoken letter by letter
 _LETTERS_WITH_AN = "AEFHILMNORSX"
 
 

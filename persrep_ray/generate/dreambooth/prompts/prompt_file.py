@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from persrep_ray.config import ConfigError
-from persrep_ray.data.images import read_regular
+from persrep_ray.storage.files import file_at, read_file
 
 _MAX_BYTES = 64 * 1024 * 1024
 _MAX_CHARACTERS = 500  # of a prompt; text encoders see the first 77 tokens
 
 
-def read_prompt_file(path: Path) -> dict[str, tuple[str, ...]]:
-    """Object id -> its prompts without surrounding blanks. Objects with equal lists share one.
+def read_prompt_file(location: str) -> dict[str, tuple[str, ...]]:
+    """Object id -> its prompts without surrounding spaces, from a local path or an `s3://` URI.
 
-    Whether a prompt holds the token is not looked at here: that is each object's own affair.
+    Objects with equal lists share a list. Prompts without the token are found when their object is at hand: then only
+    this object fails.
 
     Raises:
-        ConfigError: the file cannot be read, is no JSON, is too large or of another shape; names the file and the key.
+        ConfigError: the file cannot be read, is not JSON, is too large or of another shape; names the file and the key.
     """
     try:
-        content = json.loads(read_regular(path, _MAX_BYTES), object_pairs_hook=_without_repeats)
+        content = json.loads(read_file(file_at(location), _MAX_BYTES), object_pairs_hook=_without_repeats)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{location}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not readable as JSON: {error}") from error
+        raise ConfigError(f"{location}: not readable as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected {{object: [prompts]}}, got {type(content).__name__}")
+        raise ConfigError(f"{location}: expected {{object: [prompts]}}, got {type(content).__name__}")
     kept: dict[tuple[str, ...], tuple[str, ...]] = {}
     prompts = {}
     for object_id, texts in content.items():
-        mine = _prompts(texts, f"{path}: key {object_id!r:.150}")
+        mine = _prompts(texts, f"{location}: key {object_id!r:.150}")
         prompts[object_id] = kept.setdefault(mine, mine)
     return prompts
 

@@ -1,4 +1,4 @@
-"""Templates of prompts: one line in which `{token} {category}` stands, exactly once, for the object."""
+"""Templates of prompts: a line in which `{token} {category}` stands for the object, exactly once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from persrep_ray.generate.dreambooth.prompts.grammar import with_article
 
 PLACE = "{token} {category}"
-MAX_WORDS = 35  # text encoders cut what comes after 77 tokens; an English word has fewer than two
+MAX_WORDS = 35  # text encoders ignore what comes after 77 tokens; an English word has fewer than two
 _MAX_CHARACTERS = 300
 
 _PLACE = re.compile(rf"(?<!\w){re.escape(PLACE)}(?!\w)")  # "{token} {category}s" would make "a mugs"
@@ -16,26 +16,26 @@ _WITH_ARTICLE = re.compile(r"(?:\b(?:an?|the|this|that|my|your|his|her|their|our
 
 
 def tidied(text: str) -> str:
-    """`text` with single blanks."""
+    """`text` with single spaces."""
     return " ".join(text.split())
 
 
 def same_as(text: str) -> str:
-    """Equal for texts that differ in case, blanks and the full stop alone."""
+    """Equal for texts that differ only in case, spaces and the full stop."""
     return tidied(text).rstrip(".").casefold()
 
 
 def problem_of(template: str) -> str | None:
-    """What is wrong with a template in words, None if nothing is."""
+    """What is wrong with a template, in words; None if nothing is."""
     if not template.isprintable():
-        return "it holds characters that cannot be printed"
+        return "it contains characters that cannot be printed"
     if len(template) > _MAX_CHARACTERS or len(template.split()) > MAX_WORDS:
         return f"it is longer than {MAX_WORDS} words or {_MAX_CHARACTERS} characters"
     places = len(_PLACE.findall(template))
     if places != 1:
-        return f"it must hold {PLACE!r} once, not {places} times"
+        return f"it must contain {PLACE!r} once, not {places} times"
     if set("{}") & set(template.replace(PLACE, "")):
-        return f"it holds braces beside {PLACE!r}"
+        return f"it contains braces besides {PLACE!r}"
     return None
 
 

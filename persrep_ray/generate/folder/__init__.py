@@ -1,0 +1,1 @@
+"""The generator `folder` takes synthetic images that the user already has."""

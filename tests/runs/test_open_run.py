@@ -1,0 +1,81 @@
+"""A run is open for one driver at a time, and only ever resumed with the same settings and inputs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from persrep_ray.config import ConfigError, RunConfig, load_config
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.runs.open_run import open_run
+from persrep_ray.storage.store import open_store
+
+INPUTS = {"object mug": "1", "object cup": "2"}
+
+
+def small(*overrides: str) -> RunConfig:
+    return load_config("debug", overrides)
+
+
+def opened(root: Path, config: RunConfig, inputs: dict[str, str]) -> AbstractContextManager[RunFolder]:
+    return open_run(open_store(root), config, inputs, say=print)
+
+
+def test_the_same_run_can_be_opened_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with opened(tmp_path / "run", small(), INPUTS) as folder:
+            assert folder.store == open_store(tmp_path / "run")
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    with opened(tmp_path, small("train.steps=100"), INPUTS):
+        pass
+    with (
+        pytest.raises(ConfigError, match=r"\(train\.steps 100, now 50\); choose another --out or delete it"),
+        opened(tmp_path, small("train.steps=50"), INPUTS),
+    ):
+        pass
+
+
+def test_where_a_run_takes_place_may_change(tmp_path: Path) -> None:
+    with opened(tmp_path, small("train.cells=1"), INPUTS):
+        pass
+    with opened(tmp_path, small("train.cells=8", "generate.actors=4", "train.max_attempts=9"), INPUTS):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"object mug": "1", "object cup": "3"}, "object cup has changed"),
+        ({"object mug": "1"}, "object cup is gone"),
+        ({**INPUTS, "object jug": "4"}, "object jug is new"),
+    ],
+)
+def test_other_inputs_are_refused_by_name(tmp_path: Path, inputs: dict[str, str], message: str) -> None:
+    with opened(tmp_path, small(), INPUTS):
+        pass
+    with pytest.raises(ConfigError, match=message), opened(tmp_path, small(), inputs):
+        pass
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    with (
+        opened(tmp_path, small(), INPUTS),
+        pytest.raises(ConfigError, match="in use by another run"),
+        opened(tmp_path, small(), INPUTS),
+    ):
+        pass
+
+
+def test_what_ray_stored_for_a_killed_run_is_removed(tmp_path: Path) -> None:
+    stale = tmp_path / "ray" / "cell-0" / "state.json"
+    kept = tmp_path / "synthetic" / "mug" / "positive-00000.parquet"
+    for path in (stale, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    with opened(tmp_path, small(), INPUTS):
+        assert not stale.exists()
+        assert kept.exists()
