@@ -80,3 +80,20 @@ def identify(engine: LocalEngine, shown: int, prefixes: Sequence[str] = ("",), *
 
 def ids(found: Identification) -> list[str]:
     return [candidate.ref.object_id for candidate in found.candidates]
+
+
+def assert_alike(left: Any, right: Any) -> None:
+    """Equal but for the rounding that differs with the size of a batch."""
+    if isinstance(left, np.ndarray) and left.dtype == bool:
+        assert (left != right).mean() < 0.001
+    elif isinstance(left, float | np.ndarray):
+        np.testing.assert_allclose(left, right, atol=1e-4)
+    elif isinstance(left, tuple):
+        for one, other in zip(left, right, strict=True):
+            assert_alike(one, other)
+    elif hasattr(left, "__dataclass_fields__"):
+        assert type(left) is type(right)
+        for name in left.__dataclass_fields__:
+            assert_alike(getattr(left, name), getattr(right, name))
+    else:
+        assert left == right

@@ -49,7 +49,7 @@ class Localization:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Whether two images show the same object: `same` compares them to each other, `each` compares them to the object."""
+    """Two images: `same` compares them to each other, and `each` holds the comparison of either with the object."""
 
     same: Classification
     each: tuple[Classification, Classification]
@@ -75,8 +75,8 @@ class Identification:
 class Engine(Protocol):
     """Answers queries: the engine itself, or a client of engines in other processes. All methods raise `QueryError`.
 
-    `standard` is the image's `standard_view` and `dense` the whole image after `resize_square`, both (S, S, 3) uint8 RGB
-    with the sides that `view_sides` returns.
+    `standard` is the image's `standard_view` and `dense` the whole image after `resize_square`, both (S, S, 3) uint8
+    RGB with the sides that `view_sides` returns.
     """
 
     async def view_sides(self) -> tuple[int, int]:

@@ -110,7 +110,7 @@ class Catalog:
         return parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))  # one part may be all ids: no copy
 
     def refs(self) -> tuple[AdapterRef, ...]:
-        """All live adapters, sorted by object id; the same tuple until one changes. Raises `RegistryUnavailableError`."""
+        """All live adapters, sorted by id; the same tuple until one changes. Raises `RegistryUnavailableError`."""
         return self._known().refs
 
     async def versions(self, object_id: str) -> list[str]:

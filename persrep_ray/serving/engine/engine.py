@@ -17,7 +17,6 @@ import torch
 from persrep_ray.backbones.backbone import load_backbone
 from persrep_ray.config import ServeConfig
 from persrep_ray.data.images import capped_size
-from persrep_ray.evaluate.photo_cache import LONGEST_SIDE
 from persrep_ray.serving.engine.adapters import (
     PRETRAINED_FILES,
     Adapter,
@@ -47,7 +46,7 @@ from persrep_ray.serving.engine.identify import PrototypeIndex
 from persrep_ray.serving.engine.metrics import Metrics
 from persrep_ray.serving.engine.profile import Profile
 from persrep_ray.serving.engine.source import Source
-from persrep_ray.tasks.dense import predict
+from persrep_ray.tasks.dense import LONGEST_SIDE, predict
 from persrep_ray.tasks.features import normalize
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from helpers.engines import REFS, Sample, ask, dense, engine_of, enormous, standard
+from helpers.engines import OBJECTS, REFS, Sample, ask, assert_alike, dense, engine_of, enormous, standard
 from helpers.published import DENSE, PHOTOS, SIZE, photo, publish_object, tiny_checkpoint
 from PIL import Image
 from safetensors.numpy import load as load_arrays
@@ -30,6 +30,7 @@ from persrep_ray.serving.engine.errors import (
     RegistryUnavailableError,
     VersionNotFoundError,
 )
+from persrep_ray.storage.store import open_store
 from persrep_ray.tasks.dense import DensePrediction, DenseReference, bounding_box, predict
 from persrep_ray.tasks.features import normalize
 
@@ -195,23 +196,6 @@ def test_many_mixed_queries_at_once_are_all_answered_right(sample: Sample) -> No
     for left, right in zip(found, expected, strict=True):
         assert_alike(left, right)
     assert engine.bank.nbytes <= 2 * 60_000 and len(engine.bank) > 0
-
-
-def assert_alike(left: Any, right: Any) -> None:
-    """Equal but for the rounding that differs with the size of a batch."""
-    if isinstance(left, np.ndarray) and left.dtype == bool:
-        assert (left != right).mean() < 0.001
-    elif isinstance(left, float | np.ndarray):
-        np.testing.assert_allclose(left, right, atol=1e-4)
-    elif isinstance(left, tuple):
-        for one, other in zip(left, right, strict=True):
-            assert_alike(one, other)
-    elif hasattr(left, "__dataclass_fields__"):
-        assert type(left) is type(right)
-        for name in left.__dataclass_fields__:
-            assert_alike(getattr(left, name), getattr(right, name))
-    else:
-        assert left == right
 
 
 class TestErrors:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import numpy as np
 import pytest
-from helpers.engines import OBJECTS, REFS, Sample, ask, engine_of, enormous, identify, ids, standard
-from helpers.published import publish_object
+from helpers.engines import OBJECTS, REFS, Sample, ask, assert_alike, engine_of, enormous, identify, ids, standard
+from helpers.published import SIZE, publish_object
 
 from persrep_ray.registry.registry import Registry
 from persrep_ray.serving.engine.answers import Identification
