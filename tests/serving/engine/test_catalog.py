@@ -179,11 +179,11 @@ class TestCards:
 
         asyncio.run(scenario())
 
-    def test_only_those_used_last_are_kept(
-        self, registry: Registry, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_only_those_used_last_are_kept(self, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(catalog_module, "_CARDS_KEPT", 2)
+        catalog = Catalog(Source(registry.store.uri), refresh_s=0.001)
+
         async def scenario() -> None:
-            monkeypatch.setattr(catalog_module, "_CARDS_KEPT", 2)
             publish(registry, "jar")
             for object_id in ("mug", "cup", "mug", "jar"):
                 await catalog.card(object_id, "v1")
