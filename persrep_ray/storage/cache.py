@@ -26,12 +26,17 @@ _COUNTED_SHARE = 1 / 128  # of the limit: 16 processes that each add this much s
 _LEFTOVER_AGE_S = 24 * 3600  # a hidden item that is older was left by a process that died
 
 
+def cache_folder() -> Path:
+    """`$PERSREP_CACHE`, else `~/.cache/persrep-ray`."""
+    return Path(os.environ.get("PERSREP_CACHE") or Path.home() / ".cache" / "persrep-ray")
+
+
 def cached(name: str, make: Callable[[Path], None]) -> Path:
     """The file or folder `name` in the cache, made by `make(path)` if this node does not have it yet.
 
     Only one process of the node makes it, and the others wait for it. Raises whatever `make` raises, and OSError.
     """
-    folder = Path(os.environ.get("PERSREP_CACHE") or Path.home() / ".cache" / "persrep-ray") / "files"
+    folder = cache_folder() / "files"
     item = folder / name
     if _used(item):
         return item

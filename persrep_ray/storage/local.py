@@ -102,21 +102,21 @@ class LocalStore:
         folder, _, _ = check_prefix(prefix).rpartition("/")
         top = self.root / folder
         with self._errors("delete", prefix):
-            for parent, folders, files in os.walk(top, topdown=False):
-                for name in (*folders, *files):  # a link is removed, what it leads to is not
+            if os.path.realpath(top) != os.path.join(os.path.realpath(self.root), folder).rstrip("/"):
+                raise OSError("a symbolic link is on the way")
+            for parent, folders, files in os.walk(top, topdown=False, onerror=_raise_unless_absent):
+                for name in (*folders, *files):
                     path = Path(parent, name)
                     key = path.relative_to(self.root).as_posix()
-                    is_folder = path.is_dir() and not path.is_symlink()
-                    if not is_key(key) or not f"{key}/".startswith(prefix):
+                    if not is_key(key):
                         continue
-                    if is_folder:
-                        with suppress(OSError):  # it is not empty
-                            path.rmdir()
-                    elif key.startswith(prefix):
-                        path.unlink(missing_ok=True)
+                    if path.is_symlink() or not path.is_dir():
+                        if key.startswith(prefix):
+                            path.unlink(missing_ok=True)  # of a link, not of what it leads to
+                    elif f"{key}/".startswith(prefix):
+                        _remove_if_empty(path)
             if folder and prefix.endswith("/"):
-                with suppress(OSError):
-                    top.rmdir()
+                _remove_if_empty(top)
 
     def file(self, key: str) -> File:
         if self.stat(key) is None:
@@ -164,7 +164,7 @@ class LocalStore:
             return
         try:
             with os.scandir(here) as found:
-                entries = sorted(found, key=lambda entry: f"{entry.name}/" if entry.is_dir() else entry.name)
+                entries = sorted(found, key=lambda entry: f"{entry.name}/" if _is_folder(entry) else entry.name)
         except (FileNotFoundError, NotADirectoryError):
             return
         for entry in entries:
@@ -173,10 +173,10 @@ class LocalStore:
                 continue
             if entry.is_symlink() and not _is_below(here / entry.name, os.path.realpath(self.root)):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 yield from self._walk(key, prefix, (*above, real))
                 continue
-            with suppress(FileNotFoundError):  # it was deleted meanwhile, or is a broken link
+            with suppress(OSError):  # it was deleted meanwhile, or is a broken link
                 status = entry.stat()
                 if stat.S_ISREG(status.st_mode) and key.startswith(prefix):
                     yield Entry(key, status.st_size, _tag(status))
@@ -233,6 +233,23 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("not a regular file")
         yield file
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_below(path: Path, real_root: str) -> bool:

@@ -1,4 +1,4 @@
-"""The lock of a run: one holder at a time, on a folder and on S3, that outlives no process.
+"""The lock of a run, on a folder and on S3: it has one holder at a time, and the lock of a dead process is taken over.
 
 The lock is a file that its holder rewrites every `BEAT_S` seconds by compare-and-swap. A released lock is an empty JSON
 object, because S3 stores cannot delete a file only if it is unchanged.
@@ -23,7 +23,6 @@ from persrep_ray.storage.store import Store
 
 BEAT_S = 5.0
 STALE_S = 30.0  # a lock that nobody has rewritten for so long, by the clock of whoever waits, belongs to a dead process
-
 WATCH_S = 1.0  # how often a waiter looks
 
 
@@ -38,11 +37,12 @@ class Held:
         self._heart.start()
 
     def release(self) -> None:
-        """Lets others have the lock, if it is still held. Raises StorageError."""
+        """Lets other processes have the lock, if it is still held."""
         self._released.set()
         self._heart.join()
         if not self.lost:
-            self._rewrite({})
+            with suppress(StorageError):  # the lock will look like that of a dead process
+                self._rewrite({})
 
     def _beat(self) -> None:
         beat = 0
@@ -78,11 +78,8 @@ def held(store: Store, key: str, busy: str, say: Callable[[str], None]) -> Itera
     lock = Held(store, key, owner, _acquired(store, key, owner, busy, say))
     try:
         yield lock
-    except BaseException:
-        with suppress(StorageError):  # the error of the body matters more
-            lock.release()
-        raise
-    lock.release()
+    finally:
+        lock.release()
     if lock.lost:
         raise failure(ConflictError, "hold", store.url(key), "another process has taken the lock over")
 

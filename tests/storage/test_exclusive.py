@@ -13,10 +13,10 @@ from persrep_ray.storage import exclusive as module
 from persrep_ray.storage.exclusive import exclusive
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BEAT_S", 0.05)
-    monkeypatch.setattr(module, "STALE_S", 0.5)
+    monkeypatch.setattr(module, "STALE_S", 1.0)
 
 
 def dead_holder(folder: Path, number: int = 1) -> None:
@@ -40,6 +40,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path / "lock")) == 1
 
 
+@pytest.mark.usefixtures("short_times")
 def test_waiters_wait_as_long_as_the_holder_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beats = threading.Semaphore(0)
     utime = os.utime
@@ -58,7 +59,7 @@ def test_waiters_wait_as_long_as_the_holder_lives(tmp_path: Path, monkeypatch: p
     with exclusive(tmp_path) as lock:
         waiter = threading.Thread(target=wait)
         waiter.start()
-        for _ in range(20):  # much longer than what a dead holder is given
+        for _ in range(30):  # longer than what a dead holder is given
             assert beats.acquire(timeout=10)
         order.append("holder")
         assert lock.is_held()
@@ -66,6 +67,7 @@ def test_waiters_wait_as_long_as_the_holder_lives(tmp_path: Path, monkeypatch: p
     assert order == ["holder", "waiter"]
 
 
+@pytest.mark.usefixtures("short_times")
 def test_a_dead_holder_is_replaced_by_one_of_many_waiters_at_a_time(tmp_path: Path) -> None:
     dead_holder(tmp_path / "lock")
     inside: list[int] = []
@@ -80,6 +82,7 @@ def test_a_dead_holder_is_replaced_by_one_of_many_waiters_at_a_time(tmp_path: Pa
         list(pool.map(work, range(8)))
 
 
+@pytest.mark.usefixtures("short_times")
 def test_a_holder_that_stood_still_learns_that_it_was_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BEAT_S", 60)
     with exclusive(tmp_path) as stopped:

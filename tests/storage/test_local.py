@@ -27,6 +27,7 @@ def test_links_within_the_root_count_and_others_do_not(store: Store, tmp_path: P
     (root / "mug/1").symlink_to("0")
     (root / "mug/loop").symlink_to("..")
     (root / "mug/nowhere").symlink_to("nothing")
+    (root / "mug/itself").symlink_to("itself")
     (root / "mug/out").symlink_to(outside / "secret")
     (root / "away").symlink_to(outside)
 
@@ -47,6 +48,9 @@ def test_delete_all_removes_links_and_not_what_they_lead_to(store: Store, tmp_pa
     (root / "old/twin").symlink_to("../mug")
     (root / "old/away").symlink_to(tmp_path)
 
+    for through_a_link in ("old/twin/", "old/away/"):
+        with pytest.raises(StorageError, match="a symbolic link is on the way"):
+            store.delete_all(through_a_link)
     store.delete_all("old/")
 
     assert not (root / "old").exists()

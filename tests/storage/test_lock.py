@@ -62,11 +62,12 @@ def test_the_lock_of_a_killed_process_on_this_machine_is_taken_over_at_once(stor
         "import os, sys; from persrep_ray.storage.lock import held; from persrep_ray.storage.store import open_store\n"
         "with held(open_store(sys.argv[1]), 'lock', 'busy', print): os._exit(9)"
     )
-    assert subprocess.run([sys.executable, "-c", script, store.uri], check=False).returncode == 9
+    with subprocess.Popen([sys.executable, "-c", script, store.uri]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is dead, and its parent has not asked yet
 
-    with held(store, "lock", "busy", said.append) as lock:
-        assert json.loads(store.read("lock"))["pid"] == os.getpid() and not lock.lost
-    assert said == []
+        with held(store, "lock", "busy", said.append) as lock:
+            assert json.loads(store.read("lock"))["pid"] == os.getpid() and not lock.lost
+        assert said == []
 
 
 def test_a_process_number_that_was_given_again_does_not_hold_the_lock(store: Store, said: list[str]) -> None:
