@@ -1,4 +1,4 @@
-"""The HTML pages. Each is a single file; its policy allows its inline script and style by their hashes, nothing else."""
+"""The HTML pages. Each is a single file, and its policy only allows its inline script and style, by their hashes."""
 
 from __future__ import annotations
 

@@ -63,12 +63,8 @@ class Calibration(Answer):
     intercept: FiniteFloat = Field(examples=[-9.1])
     positives: int = Field(description="images of the object used for calibration", examples=[19])
     others: int = Field(description="images of other objects used for calibration", examples=[61])
-    true_positive_rate: FiniteFloat = Field(
-        description="share of the positives at or above the threshold", examples=[0.95]
-    )
-    false_positive_rate: FiniteFloat = Field(
-        description="share of the others at or above the threshold", examples=[0.02]
-    )
+    true_positive_rate: FiniteFloat = Field(description="share of the positives that match", examples=[0.95])
+    false_positive_rate: FiniteFloat = Field(description="share of the others that match", examples=[0.02])
 
 
 class ObjectCard(ObjectVersion):
@@ -177,7 +173,7 @@ class Error(Answer):
 
 _HEADERS: dict[str, Any] = {
     "X-Request-Id": {
-        "description": "The request's id if it had one of 1 to 64 of the characters `A-Z a-z 0-9 . _ -`, else a new id.",
+        "description": "The id that you sent, if it has 1 to 64 of the characters `A-Z a-z 0-9 . _ -`, else a new one.",
         "schema": {"type": "string"},
         "required": True,
     }
