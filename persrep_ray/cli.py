@@ -190,9 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Masks, generates, trains, evaluates and publishes an adapter per object. Runs on the Ray cluster "
         "at RAY_ADDRESS, else on this machine. The same command resumes a run that was killed.",
     )
-    command.add_argument(
-        "--registry", metavar="DIR", help="where adapters are published (default: OUT/registry)"
-    )
+    command.add_argument("--registry", metavar="DIR", help="where adapters are published (default: OUT/registry)")
     command.add_argument("--out", metavar="DIR", help="the run folder (default: runs/<name of OBJECTS>)")
     command.add_argument("--backgrounds", metavar="DIR", help="photos to paste objects onto")
     command.add_argument("--negatives", metavar="DIR", help="photos that show none of the objects, as negatives")

@@ -29,7 +29,9 @@ class DataConfig(Section):
 class BackboneConfig(Section):
     """Which ViT, and how much of it is adapted."""
 
-    name: str = Field(default="embedded", min_length=1, description="'embedded', a hub id, a local folder or an s3:// prefix")
+    name: str = Field(
+        default="embedded", min_length=1, description="'embedded', a hub id, a local folder or an s3:// prefix"
+    )
     revision: str | None = None
     adapted_blocks: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
         default=4, description="K: LoRA sits on the last K blocks; the blocks before them are frozen and computed once"
@@ -46,7 +48,9 @@ class SamConfig(Section):
     name: str = Field(default="facebook/sam-vit-base", min_length=1, description="a hub id or a local folder")
     revision: str | None = None
     weight_steps: int = Field(
-        default=1000, ge=0, description="steps that learn how to mix the three mask scales; 0 takes the best-rated scale"
+        default=1000,
+        ge=0,
+        description="steps that learn how to mix the three mask scales; 0 takes SAM's best",
     )
 
 
@@ -73,10 +77,16 @@ class LoraSection(Section):
 class ViewsConfig(Section):
     """Augmented views; each costs a pass through the frozen prefix and can be drawn many times."""
 
-    per_photo: int = Field(default=4, ge=1, description="augmented views of a real photo, in addition to its standard view")
-    smallest_crop: float = Field(default=0.4, gt=0, le=1, description="smallest share of a photo's area that a view shows")
+    per_photo: int = Field(
+        default=4, ge=1, description="augmented views of a photo, besides its standard view"
+    )
+    smallest_crop: float = Field(
+        default=0.4, gt=0, le=1, description="smallest share of a photo that a view shows"
+    )
     rotation: float = Field(default=10.0, ge=0, le=180, description="largest rotation in either direction, degrees")
-    light: float = Field(default=0.3, ge=0, lt=1, description="largest relative change of brightness in either direction")
+    light: float = Field(
+        default=0.3, ge=0, lt=1, description="largest relative change of brightness"
+    )
     cached_photos: int = Field(default=256, ge=1, description="how many photos' views a worker keeps for later objects")
 
 
@@ -88,7 +98,10 @@ class BatchConfig(Section):
     negatives: int = Field(default=16, ge=1, description="synthetic and real images of other objects")
     synthetic_negatives: float = Field(default=0.5, ge=0, le=1, description="share of the negatives that are synthetic")
     token_share: float = Field(
-        default=0.5, gt=0, le=1, description="share of an image's patch tokens that a step sees, drawn anew in each step"
+        default=0.5,
+        gt=0,
+        le=1,
+        description="share of an image's patch tokens that a step sees, drawn for each step",
     )
 
 

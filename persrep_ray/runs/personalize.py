@@ -1,10 +1,10 @@
-"""One run: photos of objects in, published adapters out. Reads top to bottom; the stages do the work.
+"""A run turns photos of objects into published adapters. It reads from top to bottom; the stages do the work.
 
     manifest → masks → generation → training → evaluation and publishing → summary
 
-Masks are a barrier (an object's negatives are cut out of other objects' photos). From then on everything streams: an
-object is trained the moment its last chunk has landed and evaluated the moment it is trained, while others are still
-being generated. What is in the run folder is never done again, so the same command resumes a killed run.
+Masks are a barrier, because an object's negatives are cut out of other objects' photos. After them everything streams:
+an object is trained as soon as its last chunk is stored and evaluated as soon as it is trained, while other objects are
+still being generated. What is complete in the run folder is never done again, so the same command resumes a killed run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -36,6 +35,7 @@ from persrep_ray.runs.inputs import input_digests, photos_in, select_objects
 from persrep_ray.runs.open_run import open_run
 from persrep_ray.runs.progress import StageProgress, StatusLine
 from persrep_ray.runs.summary import summarize
+from persrep_ray.storage.files import File
 from persrep_ray.storage.store import open_store
 from persrep_ray.train.cells import Cells
 
@@ -94,13 +94,13 @@ class _Run:
         self._folder = folder
         self._registry = registry
         self._status = status
-        self._categories = {one.object_id: one.category for one in manifest.objects.values() if one.train}
+        self._categories = {photos.object_id: photos.category for photos in manifest.objects.values() if photos.train}
         self.failed: dict[str, str] = {}
         self._to_train: list[str] = []
         self._trained: list[str] = []
         self._generators = generators_of(config)
-        prepare = [one.preparation for one in self._generators.values() if one.preparation]
-        names = ("mask", *prepare, "generate", "train", "evaluate")
+        preparations = [generator.preparation for generator in self._generators.values() if generator.preparation]
+        names = ("mask", *preparations, "generate", "train", "evaluate")
         self._stages = {name: StageProgress(name) for name in names}
 
     def look_at(self, selected: Iterable[str]) -> None:
@@ -118,7 +118,7 @@ class _Run:
     def unfinished(self) -> bool:
         return bool(self._to_train or self._trained)
 
-    def execute(self, backgrounds: list[Path], negatives: list[Path]) -> None:
+    def execute(self, backgrounds: list[File], negatives: list[File]) -> None:
         """Takes every unfinished object through the stages it still needs."""
         config, available = self._config, ray.cluster_resources()
         stages = [stage for generator in self._generators.values() for stage in generator.stages()]
@@ -146,14 +146,14 @@ class _Run:
         evaluation = ObjectPool(
             Pool(make_publisher, publishers, counts.evaluate_actors, cpus=config.evaluate.cpus_per_actor)
         )
-        self._stream(generation, cells, evaluation)
+        self._stream(generation, cells, evaluation, cores=int(available.get("CPU", 0)))
 
     def _by_category(self, object_ids: Iterable[str]) -> list[str]:
-        """In the order in which they are generated: what a category needs is made once, and is at hand then."""
+        """The ids in the order of generation: what a category needs is made once and then used by all its objects."""
         return sorted(object_ids, key=lambda object_id: (self._categories[object_id] or "", object_id))
 
     def _warn_of_surprises(self, counts: Plan, *, has_photos: bool) -> None:
-        """Says what the user may not have meant; `has_photos`: there are photos of backgrounds or negatives."""
+        """Warns of what the user may not have meant; `has_photos`: there are photos of backgrounds or negatives."""
         if has_photos and not any(generator.uses_photos for generator in self._generators.values()):
             name = self._config.generate.generator
             self._status.warn([f"--backgrounds and --negatives are not used by generate.generator={name}"])
@@ -161,11 +161,11 @@ class _Run:
             self._status.warn(generator.warnings(counts.pools))
 
     def _make_masks(self, shared: list[Any], actors: int) -> None:
-        """Of the objects to train, and of the others that they are told apart from."""
+        """Masks the photos of the objects to train, and of the objects that they are told apart from."""
         most, seed = self._config.generate.negative_objects, self._config.seed
         needed = set(self._to_train)
         if most * len(needed) >= len(self._categories):
-            needed.update(self._categories)  # so many draw on nearly all; asking each would take a large run hours
+            needed.update(self._categories)  # so many need nearly all; choosing for each would take a large run hours
         else:
             for object_id in self._to_train:
                 needed.update(choose_distractors(object_id, self._categories, most, seed))
@@ -178,10 +178,10 @@ class _Run:
                 self._fail("mask", outcome.object_id, outcome.error)
             self._show()
 
-    def _stream(self, generation: Generation, cells: Cells, evaluation: ObjectPool) -> None:
-        """Hands objects from stage to stage until none is left."""
+    def _stream(self, generation: Generation, cells: Cells, evaluation: ObjectPool, *, cores: int) -> None:
+        """Passes objects from stage to stage until none is left. `cores`: of the cluster."""
         generating = {chunk.object_id for chunk in generation.chunks}
-        for object_id in sorted(set(self._to_train) - generating):  # all its images are there from an earlier call
+        for object_id in sorted(set(self._to_train) - generating):  # earlier calls made all images
             if cause := generation.why_unusable(object_id):
                 self._fail("generate", object_id, cause)
             generation.clean_up(object_id)
@@ -203,6 +203,8 @@ class _Run:
             self._advance("evaluate", evaluation.poll(), evaluating, set(), lambda _: None)
             if not generating:
                 cells.close()
+                if not training:
+                    evaluation.grow(cores)  # the other stages have ended and leave theirs
             self._stages["generate"].count_images(generation.images)
             for name, (done, total) in generation.preparations().items():
                 self._stages[name].done, self._stages[name].total = done, total
@@ -221,10 +223,11 @@ class _Run:
         there: set[str],
         submit: Callable[[str], None],
     ) -> None:
-        """Moves the objects that ended in one stage to the next."""
+        """Moves the objects that have ended a stage to the next."""
         for outcome in outcomes:
             here.discard(outcome.object_id)
             self._stages[stage].count_object()
+            self._status.warn(outcome.report.get("warnings", []))
             if outcome.error:
                 self._fail(stage, outcome.object_id, outcome.error)
             else:
@@ -243,7 +246,7 @@ class _Run:
         return {object_id for object_id in results if is_there(object_id)}
 
     def _fail(self, stage: str, object_id: str, cause: str) -> None:
-        """Stages' own errors name object and stage already; all end up in one form."""
+        """Records a failure. Some causes already name the object and the stage; all end up in the same form."""
         cause = cause.removeprefix(f"object {object_id}: ").removeprefix(f"{stage}: ")
         self.failed[object_id] = f"object {object_id}: {stage}: {cause}"
         self._status.say(f"failed: {self.failed[object_id]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from persrep_ray.storage.local import read_regular
 from persrep_ray.storage.s3 import S3Store
 from persrep_ray.storage.store import is_remote, open_store
 
-__all__ = ["File", "RemoteFile", "file_at", "local_path", "read_file"]
+__all__ = ["File", "RemoteFile", "file_at", "local_path", "read_file", "write_file"]
 
 
 def file_at(location: str | Path) -> File:
@@ -57,3 +58,9 @@ def read_file(file: File, max_bytes: int) -> bytes:
         except FileNotFoundError:
             if isinstance(file, Path):
                 raise
+
+
+def write_file(location: str, data: bytes) -> None:
+    """Creates or replaces the file at a local path or at "s3://bucket/key". Raises ConfigError, `StorageError`."""
+    folder, _, name = (location if is_remote(location) else os.path.abspath(location)).rpartition("/")
+    open_store(folder or "/").write(name, data)

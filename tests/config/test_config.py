@@ -166,7 +166,9 @@ def test_an_unknown_key_is_named_with_the_closest_and_the_allowed_ones() -> None
 
 def test_a_renamed_key_is_told_its_new_name() -> None:
     assert message("train.heldout.folds=3") == "unknown key 'train.heldout': its name is now 'train.cross_validation'"
-    assert message("generate.heldout=3") == "unknown key 'generate.heldout': its name is now 'generate.calibration_images'"
+    assert (
+        message("generate.heldout=3") == "unknown key 'generate.heldout': its name is now 'generate.calibration_images'"
+    )
 
 
 def test_a_recorded_configuration_may_use_the_names_of_an_earlier_version() -> None:
@@ -175,7 +177,7 @@ def test_a_recorded_configuration_may_use_the_names_of_an_earlier_version() -> N
     old["train"]["heldout"] = old["train"].pop("cross_validation")
     old["generate"]["heldout"] = old["generate"].pop("calibration_images")
     assert recorded_config(old, "the card of mug: ") == config
-    with pytest.raises(ConfigError, match="the card of mug: train.steps: 0 is not allowed"):
+    with pytest.raises(ConfigError, match=r"the card of mug: train\.steps: 0 is not allowed"):
         recorded_config({"train": {"steps": 0}}, "the card of mug: ")
 
 
