@@ -19,10 +19,11 @@ import pytest
 import ray
 from safetensors.numpy import load_file
 
-import persrep_ray.generate.pipeline as generate_pipeline
+import persrep_ray.generate.cut_paste.generator as cut_paste
 from persrep_ray.cli import main
 from persrep_ray.config import RunConfig, load_config
-from persrep_ray.generate.pipeline import ChunkWorker
+from persrep_ray.generate.cut_paste.worker import CutPasteWorker
+from persrep_ray.generate.schedule import chunks
 from persrep_ray.registry.registry import Registry
 from persrep_ray.runs.personalize import Request, personalize
 from persrep_ray.runs.progress import StatusLine
@@ -31,15 +32,14 @@ PATIENCE_S = 400
 GOOD = ["blue", "green", "red"]
 
 
-class HeldChunkWorker(ChunkWorker):
+class HeldCutPasteWorker(CutPasteWorker):
     """Keeps back the very last chunk until an object is trained and its worker killed: only a run that streams ends."""
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        folder = self._generator._folder
-        last = folder.chunks("red", self._generator._config)[-1]
+        last = chunks("red", self._config)[-1]
         if (item["object_id"], item["role"], item["start"]) == ("red", last.role, last.start):
             give_up = time.monotonic() + PATIENCE_S
-            while not (folder.root.parent / "killed").exists():
+            while not (Path(self._folder.store.uri).parent / "killed").exists():
                 assert time.monotonic() < give_up, "nothing was trained while this chunk was missing"
                 time.sleep(0.02)
         return super().__call__(item)
@@ -97,7 +97,7 @@ def finished(cluster: None, sample: Any, tmp_path_factory: pytest.TempPathFactor
     output = io.StringIO()
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate_pipeline, "ChunkWorker", HeldChunkWorker)
+        patch.setattr(cut_paste, "CutPasteWorker", HeldCutPasteWorker)
         killer.start()
         request = Request(objects=objects, registry=root / "registry", out=root / "out")
         summary = personalize(config, request, StatusLine(output))

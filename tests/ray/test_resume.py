@@ -20,11 +20,15 @@ from persrep_ray.backbones.lora import ADAPTER_FILES, load_lora
 from persrep_ray.config import RunConfig
 from persrep_ray.data.objects import load_manifest
 from persrep_ray.data.run_folder import RunFolder
-from persrep_ray.generate.cut_paste.chunks import ChunkGenerator
-from persrep_ray.generate.dreambooth.generator import DreamBooth, ObjectFineTuner
-from persrep_ray.generate.dreambooth.prompts.book import build_prompts
+from persrep_ray.generate.cut_paste.worker import CutPasteWorker, UserPhotos
+from persrep_ray.generate.dreambooth.object_fine_tuner import ObjectFineTuner
+from persrep_ray.generate.dreambooth.object_sampler import ObjectSampler
+from persrep_ray.generate.dreambooth.prompts.prompt_set import build_prompts
+from persrep_ray.generate.dreambooth.run import DreamBoothRun
+from persrep_ray.generate.schedule import chunks
 from persrep_ray.generate.shards import read_shards, write_shard
 from persrep_ray.registry.registry import Registry
+from persrep_ray.storage.store import open_store
 from persrep_ray.train.objects import ObjectTrainer
 
 PATIENCE_S = 400
@@ -90,17 +94,15 @@ def compare_with_an_uninterrupted_object(sample: Any, out: Path, plain: Path) ->
     """`green` once more in this process, without Ray: the same images, the same adapter."""
     torch.set_num_threads(1)
     config = RunConfig.model_validate(json.loads((out / "run.json").read_text())["config"])
-    manifest, folder = load_manifest(sample.objects, config.data), RunFolder(plain)
+    manifest, folder = load_manifest(str(sample.objects), config.data), RunFolder(open_store(plain))
     shutil.copytree(out / "masks", plain / "masks")
-    book = build_prompts(config.generate)
-    ObjectFineTuner(config, manifest, folder, book, print)("green")
-    cut_paste, sampler = ChunkGenerator(config, manifest, folder), DreamBooth(config, manifest, folder, book, print)
-    for chunk in folder.chunks("green", config):
-        if chunk.generator == "cut_paste":
-            cut_paste.write(chunk)
-        else:
-            write_shard(folder.shard(chunk), sampler.generate(chunk), {})
-        mine, theirs = (read_shards([one.shard(chunk)], config.data) for one in (folder, RunFolder(out)))
+    run = DreamBoothRun(config, manifest, folder, build_prompts(config.generate), print)
+    ObjectFineTuner(run)("green")
+    cut_paste, sampler = CutPasteWorker(config, manifest, folder, UserPhotos()), ObjectSampler(run)
+    for chunk in chunks("green", config):
+        images = cut_paste.make(chunk)[0] if chunk.generator == "cut_paste" else sampler.sample(chunk)[0]
+        write_shard(folder, chunk, images, {})
+        mine, theirs = (read_shards(one, [chunk], config.data) for one in (folder, RunFolder(open_store(out))))
         assert all(np.array_equal(a.image, b.image) for a, b in zip(mine, theirs, strict=True))
     ObjectTrainer(load_lora(config), config, manifest, folder)("green", lambda done, total: None)
     for name in ADAPTER_FILES:
