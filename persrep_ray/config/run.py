@@ -77,16 +77,10 @@ class LoraSection(Section):
 class ViewsConfig(Section):
     """Augmented views; each costs a pass through the frozen prefix and can be drawn many times."""
 
-    per_photo: int = Field(
-        default=4, ge=1, description="augmented views of a photo, besides its standard view"
-    )
-    smallest_crop: float = Field(
-        default=0.4, gt=0, le=1, description="smallest share of a photo that a view shows"
-    )
+    per_photo: int = Field(default=4, ge=1, description="augmented views of a photo, besides its standard view")
+    smallest_crop: float = Field(default=0.4, gt=0, le=1, description="smallest share of a photo that a view shows")
     rotation: float = Field(default=10.0, ge=0, le=180, description="largest rotation in either direction, degrees")
-    light: float = Field(
-        default=0.3, ge=0, lt=1, description="largest relative change of brightness"
-    )
+    light: float = Field(default=0.3, ge=0, lt=1, description="largest relative change of brightness")
     cached_photos: int = Field(default=256, ge=1, description="how many photos' views a worker keeps for later objects")
 
 
