@@ -1,11 +1,12 @@
-"""Personalization quality on real photos: the figures the README quotes.
+"""Measures the quality of personalization on real photos: the figures that the README quotes.
 
     python benchmarks/quality.py --data ../shared/data [--config FILE] [--set key=value …] [--only-sets masked5]
 
-Runs `persrep personalize` with the given configuration (the default one if none) on each data set and prints, per
-subject and on average, pretrained beside personalized. The last line is one JSON object. Interrupted, the same command
-goes on. Data sets (not part of this project): `dreambooth30`, 30 real subjects of the DreamBooth data with three
-training photos each, and `masked5`, five subjects with foreground masks; both in the reference layout.
+Runs `persrep personalize` on each data set, with the default configuration unless another is given. For each subject
+and on average, prints the figures before and after personalization. The last line is one JSON object. If the benchmark
+is interrupted, the same command resumes it. The data sets are not part of this project: `dreambooth30` has 30 real
+subjects of the DreamBooth data with three training photos each, and `masked5` has five subjects with foreground masks;
+both are in the reference layout.
 """
 
 from __future__ import annotations
@@ -29,10 +30,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder that holds the data sets")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/quality"), metavar="DIR", help="run folders and registry"
+        "--out",
+        type=Path,
+        default=Path("runs/quality"),
+        metavar="DIR",
+        help="where the run folders and the registry go",
     )
     parser.add_argument("--config", metavar="FILE", help="a YAML file or a preset")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="overrides")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="overrides, such as train.steps=50"
+    )
     parser.add_argument("--only-sets", nargs="+", choices=DATA_SETS, default=list(DATA_SETS), metavar="NAME")
     options = parser.parse_args()
 
@@ -48,13 +55,13 @@ def main() -> int:
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Personalize all objects of one data set and condense the run's summary."""
+    """Personalizes all objects of a data set and condenses the summary of the run."""
     out = options.out / name
     command = [sys.executable, "-m", "persrep_ray.cli", "personalize", "--objects", str(options.data / name)]
     command += ["--registry", str(out / "registry"), "--out", str(out)]
     command += ["--config", options.config] if options.config else []
     command += ["--set", *options.set] if options.set else []
-    subprocess.run(command, check=False, stdout=subprocess.DEVNULL)  # a failed object is in the summary
+    subprocess.run(command, check=False, stdout=subprocess.DEVNULL)  # the summary lists failed objects
     summary = json.loads((out / "summary.json").read_text())
     done = {key: one for key, one in summary["objects"].items() if one["status"] == "published"}
     print(f"\n{name}")

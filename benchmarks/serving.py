@@ -1,11 +1,11 @@
-"""Serving: mixed batches, `peft` beside it, loads, memory, identify. The figures that docs/SERVING.md quotes.
+"""Measures serving: mixed batches, `peft` for comparison, loads, memory, identify. docs/SERVING.md quotes the figures.
 
     python benchmarks/serving.py [--trained REGISTRY --data DIR]
 
-Trains two objects of the sample data briefly and makes 200 (and 1,000) adapters of them by perturbing copies, serves
-them by HTTP to a load generator in another process, and measures ratios within this one run, in turns, so that what
-else the machine does hits both sides. `--trained` and `--data` add the agreement of identify's two modes on real
-photos: a registry that `benchmarks/quality.py` made, and its data set. The last line is one JSON object.
+Trains two objects of the sample data briefly, makes 200 (and 1,000) adapters by perturbing copies of theirs, and serves
+them by HTTP to a load generator in another process. Ratios are measured within a run and in turns, so that other work
+of the machine slows down both sides. `--trained` (a registry that `benchmarks/quality.py` made) and `--data` (its data
+set) add the agreement of identify's two modes on real photos. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = Path(__file__).with_name("serving_parts")
 ADAPTERS, RESIDENT = 200, 1000
 PORT = 8181
-ROUND_S = 20  # some twenty batches on two cores: fewer, and a batch more or less is what one measures
+ROUND_S = 20  # some twenty batches on two cores; with fewer, a single batch more or less would show in the rate
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/serving"), metavar="DIR", help="registries, kept")
-    parser.add_argument("--trained", type=Path, metavar="REGISTRY", help="adapters of the objects of --data")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/serving"), metavar="DIR", help="where the registries are kept"
+    )
+    parser.add_argument("--trained", type=Path, metavar="REGISTRY", help="holds adapters of the objects of --data")
     parser.add_argument("--data", type=Path, metavar="DIR", help="real photos in the reference layout")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
-    parser.add_argument("--rounds", type=int, default=5, help="of the HTTP comparisons")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of PyTorch")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the HTTP comparisons")
     parser.add_argument("--only", nargs="+", choices=sorted(MEASURES), default=list(MEASURES), metavar="PART")
     options = parser.parse_args()
     document: dict[str, Any] = {
@@ -60,7 +62,7 @@ def main() -> int:
 
 
 def over_http(options: argparse.Namespace) -> dict[str, Any]:
-    """Requests per second: every row another adapter, one adapter for all rows, and `peft` on the same requests."""
+    """Requests per second with a different adapter in every row, with the same adapter in all rows, and with `peft`."""
     registry = copies(options.out, ADAPTERS)
     rates: dict[str, list[float]] = {"mixed": [], "one adapter": [], "peft": []}
     failed = 0
@@ -81,7 +83,7 @@ def over_http(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def batch(options: argparse.Namespace) -> dict[str, Any]:
-    """Batches of 16 rows by themselves: what 16 adapters cost beside one."""
+    """Batches of 16 rows without HTTP: what 16 adapters cost compared with a single adapter."""
     from serving_parts import engine
     from serving_parts.registry import SAMPLE
 
@@ -142,7 +144,7 @@ def copies(out: Path, count: int) -> Any:
 
 
 def routing(options: argparse.Namespace) -> dict[str, Any]:
-    """Two encoders that can hold 60 % of the adapters each: what consistent hashing of the object's id brings."""
+    """What consistent hashing of the object's id gains with two encoders that can hold 60 % of the adapters each."""
     registry = copies(options.out, ADAPTERS)
     bank_bytes = int(ADAPTERS * 0.6 * _adapter_bytes(registry))
     found: dict[str, Any] = {}
@@ -176,17 +178,17 @@ def _adapter_bytes(registry: Any) -> int:
 
 @contextmanager
 def endpoint(registry: Path, threads: int) -> Iterator[str]:
-    """The endpoint, and the same with `peft` inside under /peft."""
+    """Runs the endpoint, and the same endpoint with `peft` inside under /peft."""
     with running(["endpoints.py", str(registry), str(PORT), str(threads)]) as url:
         for path in ("", "/peft"):
             urllib.request.urlopen(f"{url}{path}/readyz", timeout=60).close()
-            load(url + path, ADAPTERS)  # warm: every adapter in memory
+            load(url + path, ADAPTERS)  # warms up: every adapter is in memory afterwards
         yield url
 
 
 @contextmanager
 def running(part: list[str], **variables: str) -> Iterator[str]:
-    """A program of `serving_parts` in a process group of its own, from when it says that it serves."""
+    """Runs a program of `serving_parts` in a separate process group; enters when the program says that it serves."""
     command = [sys.executable, str(PARTS / part[0]), *part[1:]]
     environment = {**os.environ, "PYTHONPATH": str(PARTS.parent), "RAY_worker_niceness": "0", **variables}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -207,7 +209,7 @@ def running(part: list[str], **variables: str) -> Iterator[str]:
 
 
 def load(url: str, objects: int) -> dict[str, Any]:
-    """One round of the load generator."""
+    """Runs the load generator for a round and returns its figures."""
     photos = ROOT / "examples" / "mini_pods" / "test"
     command = [sys.executable, str(PARTS / "load.py"), "--url", url, "--photos", str(photos), "--objects", str(objects)]
     command += ["--seconds", str(ROUND_S)]

@@ -1,4 +1,4 @@
-"""Two applications on one Ray Serve: ours at /, and under /peft the same with `peft` inside. Ends with SIGTERM."""
+"""Runs two applications on Ray Serve until SIGTERM: ours at /, and the same with `peft` inside under /peft."""
 
 from __future__ import annotations
 

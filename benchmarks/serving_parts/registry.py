@@ -1,4 +1,4 @@
-"""A registry of many adapters: two trained ones, and copies of them with perturbed weights."""
+"""Makes a registry of many adapters by perturbing the weights of two trained adapters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from persrep_ray.registry.registry import FILES, Registry
 
 SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "mini_pods"
 TRAINED = ("mug_0", "tin_0")
-_SPREAD = 0.1  # of a weight's own standard deviation
+_SPREAD = 0.1  # as a share of the standard deviation of the weights
 _QUICK = ["train.steps=8", "train.cross_validation.folds=0", "generate.positives=16", "generate.negatives=16"]
 
 
 def train_two(out: Path) -> Registry:
-    """Personalizes two objects of the sample data, briefly: how good they are does not matter here."""
+    """Personalizes two objects of the sample data briefly; how good their adapters are does not matter here."""
     registry = Registry((out / "trained").absolute())
     if set(registry.objects()) != set(TRAINED):
         command = [sys.executable, "-m", "persrep_ray.cli", "personalize", "--objects", str(SAMPLE)]
@@ -30,7 +30,7 @@ def train_two(out: Path) -> Registry:
 
 
 def perturbed_copies(trained: Registry, root: Path, count: int) -> Registry:
-    """`count` objects `copy_0000`, …: in turn copies of the trained ones, each with noise of its own on the weights."""
+    """Publishes `count` objects `copy_0000`, …: copies of the trained objects in turn, each with different noise."""
     registry = Registry(root.absolute())
     sources = [
         {name: (trained.path(object_id) / name).read_bytes() for name in FILES} for object_id in trained.objects()

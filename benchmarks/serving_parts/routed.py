@@ -1,6 +1,6 @@
-"""Our application with two encoders whose banks hold 60 % of the adapters each, behind one of Ray Serve's routers.
+"""Runs our application with two encoders whose banks hold 60 % of the adapters each, behind a router of Ray Serve.
 
-Every look for an adapter leaves a letter in a file of $COUNTS: h where it was in memory, m where it was not.
+Every lookup of an adapter leaves a letter in a file of $COUNTS: h if the adapter was in memory, m if it was not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROUTERS = {
 
 
 class CountedEncoder(deployments.Encoder):
-    """An encoder that counts."""
+    """An encoder that counts how often adapters were in memory."""
 
     async def __init__(self, config: ServeConfig, profile: Profile) -> None:  # type: ignore[misc]
         await deployments.Encoder.__init__(self, config, profile)
@@ -33,7 +33,7 @@ class CountedEncoder(deployments.Encoder):
 
 class _Letters(Metrics):
     def __init__(self, file: Path) -> None:
-        self._file = open(file, "a", buffering=1)  # noqa: SIM115  lives as long as the replica
+        self._file = open(file, "a", buffering=1)  # noqa: SIM115  it stays open as long as the replica lives
 
     def adapter_looked_up(self, *, hit: bool) -> None:
         self._file.write("h\n" if hit else "m\n")
