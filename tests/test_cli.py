@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import transformers
+from helpers.versions import write_earlier_registry
 from safetensors.numpy import save
 
 from persrep_ray.cli import main
 from persrep_ray.registry.registry import Registry
+from persrep_ray.storage.store import open_store
 
 
 def publish(root: Path, object_id: str, *versions: str) -> None:
@@ -23,7 +25,7 @@ def publish(root: Path, object_id: str, *versions: str) -> None:
             "prototypes.safetensors": tensors,
             "card.json": json.dumps({"object_id": object_id, "version": version}).encode(),
         }
-        Registry(root).publish(object_id, version, files)
+        Registry(open_store(root)).publish(object_id, version, files)
 
 
 def one_line_error(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -53,8 +55,17 @@ def test_an_objects_card_is_shown_by_version(tmp_path: Path, capsys: pytest.Capt
 def test_a_deleted_object_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     publish(tmp_path, "mug", "v1")
     assert main(["objects", "delete", "mug", "--registry", str(tmp_path)]) == 0
-    assert Registry(tmp_path).objects() == []
+    assert Registry(open_store(tmp_path)).objects() == []
     assert "object mug: not published" in one_line_error(capsys, "objects", "delete", "mug", "--registry", tmp_path)
+
+
+def test_a_registry_of_the_earlier_layout_is_migrated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_earlier_registry(open_store(tmp_path))
+    migrate = f"persrep objects migrate --registry {tmp_path}"
+    assert migrate in one_line_error(capsys, "objects", "list", "--registry", tmp_path)
+    assert main(migrate.split()[1:]) == 0
+    assert main(["objects", "list", "--registry", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "2 objects are live\ncup\tv2\t2 versions\nmug\tv1\t1 versions\n"
 
 
 def test_an_object_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

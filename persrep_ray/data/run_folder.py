@@ -14,7 +14,6 @@ evaluated/<object>/… evaluation.json        metrics, calibration, prototypes, 
 published/<object>.json                     what was published
 <object>.jpg                                its contact sheet
 summary.json                                the run's result
-ray/                                        Ray Train's storage; of no use after the run
 
 A file appears whole. A thing of several files is complete when its JSON, which is written last, exists.
 """
@@ -141,11 +140,6 @@ class RunFolder:
     @property
     def summary(self) -> str:
         return "summary.json"
-
-    @property
-    def ray_storage(self) -> str:
-        """Where Ray Train stores what it stores: a local path or an S3 URI."""
-        return self.store.url("ray")
 
     # -- reading and writing -----------------------------------------------------------------------------------------
 

@@ -36,11 +36,7 @@ def open_run(
     with held(store, "lock", f"{store.uri} is in use by another run; choose another --out", say):
         folder = RunFolder(store)
         _check_same_run(folder, config, inputs)
-        store.delete_all("ray/")
-        try:
-            yield folder
-        finally:
-            store.delete_all("ray/")
+        yield folder
 
 
 def _check_same_run(folder: RunFolder, config: RunConfig, inputs: Mapping[str, str]) -> None:

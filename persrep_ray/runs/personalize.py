@@ -132,7 +132,7 @@ class _Run:
         self._warn_of_surprises(counts, has_photos=bool(backgrounds or negatives))
         shared = [ray.put(value) for value in (config, self._manifest, self._folder)]
         # Started first: cells take long to start, and masks are made meanwhile.
-        cells = Cells(config, self._folder, shared, min(counts.cells, len(self._to_train)))
+        cells = Cells(config, shared, min(counts.cells, len(self._to_train)))
         self._make_masks(shared, counts.mask_actors)
         self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
         chunks = missing_chunks(self._by_category(self._to_train), self._folder, config)

@@ -8,13 +8,12 @@ an object whose lease was lost is trained again.
 from __future__ import annotations
 
 import os
-import uuid
+import tempfile
 from typing import Any
 
 import ray
 
 from persrep_ray.config import RunConfig
-from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.distributed.outcome import Outcome, describe
 from persrep_ray.train.queue import WorkQueue
 
@@ -40,10 +39,9 @@ class Cells:
         count: the number of cells.
     """
 
-    def __init__(self, config: RunConfig, folder: RunFolder, shared: list[Any], count: int) -> None:
+    def __init__(self, config: RunConfig, shared: list[Any], count: int) -> None:
         self.images = 0
         self._config = config
-        self._storage = str(folder.ray_storage)
         self._shared = shared
         self._queue: Any = ray.remote(WorkQueue).options(num_cpus=0).remote(config.train.max_attempts)
         self._restarts = dict.fromkeys((f"cell-{index}" for index in range(count)), 0)
@@ -58,7 +56,7 @@ class Cells:
         ray.get(self._queue.close.remote())
 
     def join(self) -> None:
-        """Closes the queue and gives the cells time to end in order, because they still write to their storage."""
+        """Closes the queue and gives the cells time to end in order, so that Ray does not kill them."""
         self.close()
         ray.wait(list(self._running), num_returns=len(self._running), timeout=_JOIN_S)
 
@@ -80,7 +78,7 @@ class Cells:
         return list(snapshot.outcomes)
 
     def _start(self, owner: str) -> Any:
-        return _run_cell.remote(owner, self._queue, self._shared, self._config, self._storage)
+        return _run_cell.remote(owner, self._queue, self._shared, self._config)
 
     def _end(self, task: Any) -> None:
         owner = self._running.pop(task)
@@ -97,7 +95,7 @@ class Cells:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _run_cell(owner: str, queue: Any, shared: list[Any], config: RunConfig, storage: str) -> None:
+def _run_cell(owner: str, queue: Any, shared: list[Any], config: RunConfig) -> None:
     """One Ray Train run from start to end, as a task, so that many run at a time."""
     os.environ.update(_TRAIN_ENVIRONMENT)  # the import reads it
     from ray import train as ray_train
@@ -107,19 +105,22 @@ def _run_cell(owner: str, queue: Any, shared: list[Any], config: RunConfig, stor
     resources = {"CPU": train.cpus_per_worker}
     if train.gpus_per_worker:
         resources["GPU"] = train.gpus_per_worker
-    TorchTrainer(
-        _train,
-        train_loop_config={"owner": owner, "queue": queue, "shared": shared},
-        scaling_config=ray_train.ScalingConfig(
-            num_workers=train.workers_per_object, resources_per_worker=resources, use_gpu=bool(train.gpus_per_worker)
-        ),
-        run_config=ray_train.RunConfig(
-            # The name is unique because Ray Train would continue a run of the same name; our folder is what counts.
-            name=f"{owner}-{uuid.uuid4().hex[:8]}",
-            storage_path=storage,
-            failure_config=ray_train.FailureConfig(max_failures=_WORKER_RESTARTS),
-        ),
-    ).fit()
+    # We report no checkpoints, so Ray Train stores nothing but a marker, which its controller on this node checks.
+    with tempfile.TemporaryDirectory(prefix="persrep-ray-train-") as storage:
+        TorchTrainer(
+            _train,
+            train_loop_config={"owner": owner, "queue": queue, "shared": shared},
+            scaling_config=ray_train.ScalingConfig(
+                num_workers=train.workers_per_object,
+                resources_per_worker=resources,
+                use_gpu=bool(train.gpus_per_worker),
+            ),
+            run_config=ray_train.RunConfig(
+                name=owner,
+                storage_path=storage,
+                failure_config=ray_train.FailureConfig(max_failures=_WORKER_RESTARTS),
+            ),
+        ).fit()
 
 
 def _train(loop: dict[str, Any]) -> None:

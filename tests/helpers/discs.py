@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import tiny_backbone
+from helpers.tiny import COLOURS, shape, tiny_backbone
 from PIL import Image
 
 from persrep_ray.backbones.backbone import Backbone
@@ -41,6 +41,16 @@ def save(root: Path, folder: str, object_id: str, index: int, image: np.ndarray,
             path = root / name / object_id / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(path)
+
+
+def save_discs(root: Path) -> None:
+    """Three coloured discs in the reference layout. All photos have masks, and no two of an object have one size."""
+    for number, (object_id, colour) in enumerate(COLOURS.items()):
+        for index in range(TRAIN + TEST):
+            image, mask = shape(colour, seed=10 * number + index)
+            height = 48 + 4 * index  # photos are not square
+            part = "train" if index < TRAIN else "test"
+            save(root, part, object_id, index, image[:height], mask[:height])
 
 
 def manifest_of(root: Path) -> Manifest:

@@ -94,13 +94,13 @@ def compare_with_an_uninterrupted_object(sample: Any, out: Path, plain: Path) ->
     """`green` once more in this process, without Ray: the same images, the same adapter."""
     torch.set_num_threads(1)
     config = RunConfig.model_validate(json.loads((out / "run.json").read_text())["config"])
-    manifest, folder = load_manifest(sample.objects, config.data), RunFolder(open_store(plain))
+    manifest, folder = load_manifest(str(sample.objects), config.data), RunFolder(open_store(plain))
     shutil.copytree(out / "masks", plain / "masks")
     run = DreamBoothRun(config, manifest, folder, build_prompts(config.generate), print)
     ObjectFineTuner(run)("green")
     cut_paste, sampler = CutPasteWorker(config, manifest, folder, UserPhotos()), ObjectSampler(run)
     for chunk in chunks("green", config):
-        images = cut_paste.make(chunk)[0] if chunk.generator == "cut_paste" else sampler.sample(chunk)
+        images = cut_paste.make(chunk)[0] if chunk.generator == "cut_paste" else sampler.sample(chunk)[0]
         write_shard(folder, chunk, images, {"seconds": 0.0})
         mine, theirs = (read_shards(one, [chunk], config.data) for one in (folder, RunFolder(open_store(out))))
         assert all(np.array_equal(a.image, b.image) for a, b in zip(mine, theirs, strict=True))

@@ -12,13 +12,14 @@ from persrep_ray.config import ConfigError, RunConfig, load_config
 from persrep_ray.registry.registry import FILES, Registry
 from persrep_ray.runs.evaluate import evaluate_registry
 from persrep_ray.runs.progress import StatusLine
+from persrep_ray.storage.store import open_store
 
 SAM = ["evaluate.mode=persam", "masks.sam.name=one"]
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    return Registry(tmp_path / "registry")
+    return Registry(open_store(tmp_path / "registry"))
 
 
 def publish(registry: Registry, object_id: str, config: dict[str, Any]) -> None:
@@ -27,8 +28,8 @@ def publish(registry: Registry, object_id: str, config: dict[str, Any]) -> None:
 
 
 def evaluate(registry: Registry, tmp_path: Path) -> None:
-    """As made; what fails is the data folder, once the cards agree."""
-    evaluate_registry(tmp_path / "no-data", registry, None, StatusLine(io.StringIO()))
+    """Evaluates as the cards say. Once they agree, the missing data folder is an error."""
+    evaluate_registry(str(tmp_path / "no-data"), registry, None, StatusLine(io.StringIO()))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def evaluate(registry: Registry, tmp_path: Path) -> None:
         (SAM, [*SAM, "masks.sam.name=other"], "masks.sam"),
     ],
 )
-def test_cards_that_disagree(
+def test_cards_that_disagree_are_refused(
     registry: Registry, tmp_path: Path, first: list[str], second: list[str], section: str
 ) -> None:
     for object_id, overrides in (("cup", first), ("mug", second)):
@@ -48,14 +49,14 @@ def test_cards_that_disagree(
         evaluate(registry, tmp_path)
 
 
-def test_a_sam_that_is_not_used_may_differ(registry: Registry, tmp_path: Path) -> None:
+def test_an_unused_sam_may_differ(registry: Registry, tmp_path: Path) -> None:
     for object_id, name in (("cup", "one"), ("mug", "other")):
         publish(registry, object_id, load_config(None, [f"masks.sam.name={name}"]).to_dict())
     with pytest.raises(ValueError, match="no-data: no such folder"):
         evaluate(registry, tmp_path)
 
 
-def test_a_card_from_before_a_setting_was_there_agrees_with_its_default(registry: Registry, tmp_path: Path) -> None:
+def test_a_card_without_a_new_setting_agrees_with_its_default(registry: Registry, tmp_path: Path) -> None:
     new = RunConfig().to_dict()
     old = new | {"evaluate": {key: value for key, value in new["evaluate"].items() if key != "mode"}}
     publish(registry, "cup", old)
@@ -64,7 +65,7 @@ def test_a_card_from_before_a_setting_was_there_agrees_with_its_default(registry
         evaluate(registry, tmp_path)
 
 
-def test_a_card_that_is_no_configuration_is_named(registry: Registry, tmp_path: Path) -> None:
+def test_a_card_with_a_bad_configuration_is_named(registry: Registry, tmp_path: Path) -> None:
     publish(registry, "cup", RunConfig().to_dict() | {"sauce": 1})
     with pytest.raises(ConfigError, match=r"the card of cup: .*sauce"):
         evaluate(registry, tmp_path)

@@ -68,14 +68,3 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
         opened(tmp_path, small(), INPUTS),
     ):
         pass
-
-
-def test_what_ray_stored_for_a_killed_run_is_removed(tmp_path: Path) -> None:
-    stale = tmp_path / "ray" / "cell-0" / "state.json"
-    kept = tmp_path / "synthetic" / "mug" / "positive-00000.parquet"
-    for path in (stale, kept):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    with opened(tmp_path, small(), INPUTS):
-        assert not stale.exists()
-        assert kept.exists()

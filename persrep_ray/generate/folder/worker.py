@@ -115,7 +115,9 @@ class FolderWorker(ChunkWorker):
         try:
             mask = read_mask(file, self._config.data)
             if mask.shape != shape:
-                raise ImageError(f"{file}: the mask is {mask.shape[::-1]} pixels, its image {shape[::-1]}")
+                raise ImageError(
+                    f"{file}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its image {shape[1]} x {shape[0]}"
+                )
         except ImageError as error:
             self._warnings.append(str(error))
             return None
