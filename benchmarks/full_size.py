@@ -1,4 +1,4 @@
-"""A pipeline with the shapes of Stable Diffusion 1.5 and random weights, to measure what its images cost."""
+"""A pipeline with the shapes of Stable Diffusion 1.5 and random weights, to measure the cost of its images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 
 def save_sd15_shaped(folder: Path) -> Path:
-    """Saves the pipeline, which takes about 4 GB of disk space, and returns its folder."""
+    """Saves the pipeline, which takes about 4 GB, in `folder`."""
     words = tokenizer()
     text = CLIPTextConfig(
         vocab_size=49408,

@@ -16,6 +16,9 @@ import pytest
 import ray
 import torch
 import transformers
+from helpers.s3 import s3, s3_proxy
+
+__all__ = ["s3", "s3_proxy"]
 
 ROOT = Path(__file__).resolve().parents[2]
 # A token in the user's environment would switch authentication on. Niceness 0 keeps workers from yielding to everything

@@ -103,7 +103,9 @@ def finished(cluster: None, sample: Any, tmp_path_factory: pytest.TempPathFactor
         request = Request(objects=str(objects), registry=str(root / "registry"), out=str(root / "out"))
         summary = personalize(config, request, StatusLine(output))
     assert killed_at, "no training worker was found to be killed"
-    return FinishedRun(summary, root / "out", Registry(open_store(root / "registry")), output.getvalue(), killed_at[0], config)
+    return FinishedRun(
+        summary, root / "out", Registry(open_store(root / "registry")), output.getvalue(), killed_at[0], config
+    )
 
 
 def test_every_good_object_is_published(finished: FinishedRun) -> None:
