@@ -195,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
         parents=[data, configured, common],
         help="turn photos into published adapters",
         description="Makes masks and synthetic images, then trains, evaluates and publishes an adapter per object. "
-        "Runs on the Ray cluster at RAY_ADDRESS, or else on this machine. The same command resumes a run that was killed.",
+        "Runs on the Ray cluster at RAY_ADDRESS, or else on this machine. The same command resumes a killed run.",
     )
     command.add_argument("--registry", metavar="DIR", help="where adapters are published (default: OUT/registry)")
     command.add_argument("--out", metavar="DIR", help="the run folder (default: runs/<name of OBJECTS>)")
