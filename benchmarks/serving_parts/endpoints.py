@@ -1,4 +1,4 @@
-"""Runs two applications on Ray Serve until SIGTERM: ours at /, and the same with `peft` inside under /peft."""
+"""Two applications on one Ray Serve: the endpoint at /, and the same with `peft` at /peft. SIGTERM ends it."""
 
 from __future__ import annotations
 

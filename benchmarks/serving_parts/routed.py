@@ -1,6 +1,6 @@
-"""Runs our application with two encoders whose banks hold 60 % of the adapters each, behind a router of Ray Serve.
+"""The application with two encoders, whose banks hold 60 % of the adapters each, behind one of Ray Serve's routers.
 
-Every lookup of an adapter leaves a letter in a file of $COUNTS: h if the adapter was in memory, m if it was not.
+Each lookup of an adapter appends a letter to a file in $COUNTS: h if the adapter was in memory, m if it was not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROUTERS = {
 
 
 class CountedEncoder(deployments.Encoder):
-    """An encoder that counts how often adapters were in memory."""
+    """An encoder that counts lookups."""
 
     async def __init__(self, config: ServeConfig, profile: Profile) -> None:  # type: ignore[misc]
         await deployments.Encoder.__init__(self, config, profile)
@@ -33,7 +33,7 @@ class CountedEncoder(deployments.Encoder):
 
 class _Letters(Metrics):
     def __init__(self, file: Path) -> None:
-        self._file = open(file, "a", buffering=1)  # noqa: SIM115  it stays open as long as the replica lives
+        self._file = open(file, "a", buffering=1)  # noqa: SIM115  lives as long as the replica
 
     def adapter_looked_up(self, *, hit: bool) -> None:
         self._file.write("h\n" if hit else "m\n")

@@ -56,7 +56,7 @@ def adapter_state(lora: LoraBackbone, seed: int, size: float = 0.1) -> State:
 
 
 def publish_object(
-    registry: Path,
+    registry: str | Path,
     object_id: str,
     config: RunConfig,
     number: int,

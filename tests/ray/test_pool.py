@@ -59,15 +59,23 @@ def ended(pool: ObjectPool, count: int) -> list[Outcome]:
 
 def test_it_grows_to_the_objects_that_wait_and_no_further(cluster: None, tmp_path: Path) -> None:
     pool = pool_of(tmp_path, together=2)
-    pool.grow(4)
+    pool.grow(4)  # no object waits
     for object_id in "abc":
         pool.submit(object_id)
-    pool.grow(2)
-    pool.grow(2)
+    for _ in range(3):
+        pool.grow(2)
     outcomes = ended(pool, 3)
     assert [(outcome.object_id, outcome.error) for outcome in outcomes] == [("a", None), ("b", None), ("c", None)]
     assert len({outcome.report["pid"] for outcome in outcomes}) == 2
     assert len(list(tmp_path.glob("actor-*"))) == 2
+
+
+def test_an_actor_without_room_holds_no_object_back(cluster: None, tmp_path: Path) -> None:
+    pool = ObjectPool(Pool(Worker, [ray.put(tmp_path), ray.put(1)], 1, cpus=2.0))  # all that the cluster has
+    for object_id in "abc":
+        pool.submit(object_id)
+    pool.grow(2)
+    assert len({outcome.report["pid"] for outcome in ended(pool, 3)}) == 1
 
 
 def test_a_failure_and_a_death_affect_no_other_object(cluster: None, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_images_of_too_many_pixels_are_refused_by_their_header(sides: tuple[int,
     assert refused(png_of_size(*sides)).startswith("image_too_large: image: ")
 
 
-def test_a_image_of_exactly_the_limit_is_taken() -> None:
+def test_an_image_of_exactly_the_limit_is_taken() -> None:
     assert taken(encoded(100, 100))[0].size == (100, 100)
 
 
