@@ -38,9 +38,7 @@ ROUND_S = 20  # about twenty batches on two cores; with fewer, a single batch ch
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/serving"), metavar="DIR", help="folder for registries"
-    )
+    parser.add_argument("--out", type=Path, default=Path("runs/serving"), metavar="DIR", help="folder for registries")
     parser.add_argument("--trained", type=Path, metavar="REGISTRY", help="adapters of the objects of --data")
     parser.add_argument("--data", type=Path, metavar="DIR", help="real photos in the reference layout")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of PyTorch")

@@ -28,7 +28,7 @@ def migrate(registry: Registry) -> int:
                 if store.stat(f"objects/{object_id}/versions/{version}/{CARD}") is None:
                     raise ValueError(f"version {version} is incomplete")
             except ValueError as error:
-                raise RegistryError(f"object {object_id}: {store.url(key)}: {error}; mend or delete it") from error
+                raise RegistryError(f"object {object_id}: {store.url(key)}: {error}; fix or delete it") from error
             Pointers(store).swap(object_id, ABSENT, version, 0)  # is refused where a killed migration has been
         registry.mark()
     for entry in list(store.list()):

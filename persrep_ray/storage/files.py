@@ -11,7 +11,6 @@ from persrep_ray.config import ConfigError
 from persrep_ray.storage.base import File, RemoteFile, check_size
 from persrep_ray.storage.cache import cached
 from persrep_ray.storage.local import read_regular
-from persrep_ray.storage.s3 import S3Store
 from persrep_ray.storage.store import is_remote, open_store
 
 __all__ = ["File", "RemoteFile", "file_at", "local_path", "read_file", "write_file"]
@@ -37,6 +36,8 @@ def local_path(file: File) -> Path:
     """
     if isinstance(file, Path):
         return file
+    from persrep_ray.storage.s3 import S3Store  # boto3 takes a second to import
+
     bucket, _, key = file.uri.removeprefix("s3://").partition("/")
     name = hashlib.sha256(f"{file.uri}\0{file.tag}".encode()).hexdigest()
     suffix = file.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,16}", file.suffix) else ""

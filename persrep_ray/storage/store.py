@@ -19,7 +19,6 @@ from persrep_ray.storage.base import (
     is_key,
 )
 from persrep_ray.storage.local import LocalStore
-from persrep_ray.storage.s3 import S3Store
 
 __all__ = [
     "AccessError",
@@ -111,6 +110,8 @@ def open_store(location: str | Path) -> Store:
         raise ConfigError(f"{location}: {bucket!r} is not the name of a bucket; expected s3://bucket/prefix")
     if prefix and not is_key(prefix):
         raise ConfigError(f"{location}: bad prefix; expected names joined by '/', none of them empty, '.' or '..'")
+    from persrep_ray.storage.s3 import S3Store  # boto3 takes a second to import
+
     return S3Store(bucket, f"{prefix}/" if prefix else "")
 
 

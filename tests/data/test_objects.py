@@ -17,7 +17,8 @@ from persrep_ray.data.objects import Manifest, load_manifest
 from persrep_ray.data.tree import check_object_id
 
 LIMITS = DataConfig()
-SHARED = Path(__file__).resolve().parents[2].parent / "shared/data"
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("PERSREP_TEST_DATA", ROOT.parent / "shared" / "data"))
 
 
 def photo(path: Path, shade: int = 90, size: tuple[int, int] = (12, 8)) -> Path:

@@ -9,12 +9,15 @@ import pytest
 
 from persrep_ray.config import ConfigError, load_config
 from persrep_ray.data.objects import Manifest
-from persrep_ray.runs.inputs import check_generator, input_digests
+from persrep_ray.generate.generators import check_packages
+from persrep_ray.runs.inputs import input_digests
 
 
 def test_an_edited_prompt_file_is_another_input(tmp_path: Path) -> None:
     file = tmp_path / "prompts.json"
-    config = load_config(None, ["generate.prompts.source=file", f"generate.prompts.file={file}"])
+    config = load_config(
+        None, ["generate.generator=dreambooth", "generate.prompts.source=file", f"generate.prompts.file={file}"]
+    )
     empty = Manifest(tmp_path, {}, ())
     with pytest.raises(ConfigError, match=r"generate\.prompts\.file: .*prompts\.json: cannot be read: No such file"):
         input_digests(empty, (), (), config)
@@ -28,13 +31,13 @@ def test_an_edited_prompt_file_is_another_input(tmp_path: Path) -> None:
 def test_a_missing_package_is_named_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "diffusers" else found(name))
-    check_generator(load_config())
+    check_packages(load_config())
     combined = "generate.generator=combined"
     with pytest.raises(
         ConfigError, match=r"combined needs the package diffusers: pip install 'persrep-ray\[dreambooth\]'"
     ):
-        check_generator(load_config(None, [combined]))
+        check_packages(load_config(None, [combined]))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "dreamsim" else found(name))
-    check_generator(load_config(None, [combined]))
+    check_packages(load_config(None, [combined]))
     with pytest.raises(ConfigError, match=r"generate\.filter\.metric: dreamsim needs the package dreamsim"):
-        check_generator(load_config(None, [combined, "generate.filter.metric=dreamsim"]))
+        check_packages(load_config(None, [combined, "generate.filter.metric=dreamsim"]))
