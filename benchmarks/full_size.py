@@ -1,4 +1,4 @@
-"""A pipeline with Stable Diffusion 1.5's shapes and random weights, to measure what its pictures cost."""
+"""A pipeline with the shapes of Stable Diffusion 1.5 and random weights, to measure the cost of its images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 
 def save_sd15_shaped(folder: Path) -> Path:
-    """About 4 GB on the disk."""
+    """Saves the pipeline, which takes about 4 GB, in `folder`."""
     words = tokenizer()
     text = CLIPTextConfig(
         vocab_size=49408,

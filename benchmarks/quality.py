@@ -2,10 +2,11 @@
 
     python benchmarks/quality.py --data ../shared/data [--config FILE] [--set key=value …] [--only-sets masked5]
 
-Runs `persrep personalize` with the given configuration (the default one if none) on each data set and prints, per
-subject and on average, pretrained beside personalized. The last line is one JSON object. Interrupted, the same command
-goes on. Data sets (not part of this project): `dreambooth30`, 30 real subjects of the DreamBooth data with three
-training photos each, and `masked5`, five subjects with foreground masks; both in the reference layout.
+It runs `persrep personalize` with the given or the default configuration on each data set and prints the pretrained and
+the personalized figures, for each subject and on average. The last line is one JSON object. If it is interrupted, the
+same command continues. The data sets are not part of this project: `dreambooth30` holds 30 real subjects of the
+DreamBooth data with three training photos each, `masked5` five subjects with foreground masks. Both have the reference
+layout.
 """
 
 from __future__ import annotations
@@ -48,30 +49,31 @@ def main() -> int:
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Personalize all objects of one data set and condense the run's summary."""
+    """Personalizes all objects of one data set and condenses the run's summary."""
     out = options.out / name
     command = [sys.executable, "-m", "persrep_ray.cli", "personalize", "--objects", str(options.data / name)]
     command += ["--registry", str(out / "registry"), "--out", str(out)]
     command += ["--config", options.config] if options.config else []
     command += ["--set", *options.set] if options.set else []
-    subprocess.run(command, check=False, stdout=subprocess.DEVNULL)  # a failed object is in the summary
+    subprocess.run(command, check=False, stdout=subprocess.DEVNULL)  # the summary lists failed objects
     summary = json.loads((out / "summary.json").read_text())
-    done = {key: one for key, one in summary["objects"].items() if one["status"] == "published"}
+    done = {object_id: result for object_id, result in summary["objects"].items() if result["status"] == "published"}
+    metrics = {object_id: result["metrics"] for object_id, result in done.items()}
     print(f"\n{name}")
-    print(format_table({key: one["metrics"] for key, one in done.items()}, summary["mean"]))
+    print(format_table(metrics, summary["mean"]))
+    pr_auc = "classification.pr_auc"
     change = {
-        key: one["metrics"]["personalized"]["classification.pr_auc"]
-        - one["metrics"]["pretrained"]["classification.pr_auc"]
-        for key, one in done.items()
-        if "classification.pr_auc" in one["metrics"]["personalized"]
+        object_id: sides["personalized"][pr_auc] - sides["pretrained"][pr_auc]
+        for object_id, sides in metrics.items()
+        if pr_auc in sides["personalized"]
     }
-    seconds = sorted(one["seconds"]["train"] for one in done.values())
+    seconds = sorted(result["seconds"]["train"] for result in done.values())
     return {
         "objects": len(done),
         "failed": len(summary["objects"]) - len(done),
         **{side: {key: round(value, 4) for key, value in summary["mean"][side].items()} for side in summary["mean"]},
         "largest_pr_auc_drop": round(max(0.0, -min(change.values())), 4) if change else None,
-        "objects_that_dropped": sorted(key for key, value in change.items() if value < 0),
+        "objects_that_dropped": sorted(object_id for object_id, value in change.items() if value < 0),
         "train_seconds": {"median": round(seconds[len(seconds) // 2], 1), "max": round(seconds[-1], 1)},
         "config": summary["config"],
     }

@@ -68,7 +68,7 @@ def test_a_registry_of_the_earlier_layout_is_migrated(tmp_path: Path, capsys: py
     assert capsys.readouterr().out == "2 objects are live\ncup\tv2\t2 versions\nmug\tv1\t1 versions\n"
 
 
-def test_an_object_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_object_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "object mug: not published" in one_line_error(capsys, "objects", "show", "mug", "--registry", tmp_path)
     assert "bad object id '../x'" in one_line_error(capsys, "objects", "show", "../x", "--registry", tmp_path)
 
@@ -80,10 +80,10 @@ def test_an_object_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--objects", "photos", "--set", "train.stepz=3"], "train.stepz"),
         (["--objects", "photos", "--config", "missing.yaml"], "missing.yaml"),
         (["--objects", "photos", "--only", "mog"], "did you mean mug?"),
-        (["--objects", "photos", "--backgrounds", "nowhere"], "--backgrounds: nowhere is no folder"),
+        (["--objects", "photos", "--backgrounds", "nowhere"], "--backgrounds: there is no folder nowhere"),
     ],
 )
-def test_what_the_user_has_to_mend_is_one_line(
+def test_what_the_user_has_to_fix_is_one_line(
     arguments: list[str],
     message: str,
     tmp_path: Path,
@@ -96,7 +96,7 @@ def test_what_the_user_has_to_mend_is_one_line(
     assert not Path("run").exists(), "nothing may be left of a run that never began"
 
 
-def test_evaluating_an_empty_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluating_an_empty_registry_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["evaluate", "--objects", tmp_path, "--registry", tmp_path, "--out", tmp_path / "out.json"]
     assert "holds no published object" in one_line_error(capsys, *arguments)
 
@@ -114,12 +114,12 @@ def test_evaluating_without_test_photos_says_so_and_names_what_failed(
     arguments = ["evaluate", "--objects", tmp_path, "--registry", tmp_path, "--out", out]
     assert main([str(argument) for argument in arguments]) == 1
     assert capsys.readouterr().out == (
-        "1 done; there are no test photos to evaluate on (test/<object>/ beside train/)\n"
+        "1 done; there are no test photos to evaluate on (put them in test/<object>/, next to train/)\n"
         f"failed: object cup: evaluate: x\n\nresult  {out}\n"
     )
 
 
-def test_a_wrong_command_line_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_command_line_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main(["personalize"])
     assert exit_info.value.code == 2
@@ -134,12 +134,12 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert "persrep" in capsys.readouterr().out
 
 
-def test_the_backbones_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_path_of_a_local_backbone_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backbone", "path", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path}\n"
 
 
-def test_the_embedded_backbones_folder_is_made_first_and_loads_in_plain_transformers(
+def test_the_embedded_backbone_is_converted_first_and_loads_in_plain_transformers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PERSREP_CACHE", str(tmp_path))

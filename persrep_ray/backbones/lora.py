@@ -1,4 +1,4 @@
-"""One LoRA slot on a backbone's suffix, by `peft`, so that what is saved is a plain PEFT adapter."""
+"""A LoRA slot on a backbone's suffix. It is made by `peft`, so that saved adapters are plain PEFT adapters."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ State = dict[str, torch.Tensor]
 
 
 class AdapterError(ValueError):
-    """An adapter does not fit the backbone or the LoRA configuration it is to be loaded into."""
+    """An adapter does not fit the backbone or the LoRA configuration of the slot."""
 
 
 class LoraBackbone:
-    """A `Backbone` with one LoRA on query, key and value of its suffix.
+    """A `Backbone` with a LoRA on query, key and value of its suffix.
 
-    `reset`, `load` and `state` change what it holds. A freshly reset LoRA is the identity: the features equal the
-    pretrained ones.
+    `reset` and `load` change the LoRA. A freshly reset LoRA is the identity, so the features equal the pretrained
+    features.
 
     Raises:
-        BackboneError: the backbone's blocks have no query, key and value that LoRA could sit on.
+        BackboneError: the blocks have no query, key and value that LoRA could adapt.
     """
 
     def __init__(self, backbone: Backbone, lora: LoraSection, *, base_name: str) -> None:
@@ -44,7 +44,7 @@ class LoraBackbone:
         sites = backbone.lora_sites()
         self.config = LoraConfig(
             r=lora.r,
-            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float works; the paper's is 0.5
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float works, and the paper's alpha is 0.5
             lora_dropout=lora.dropout,
             target_modules=list(PROJECTIONS),
             layers_to_transform=list(range(backbone.split, len(backbone.blocks))),
@@ -55,17 +55,17 @@ class LoraBackbone:
         self.parameters: dict[str, nn.Parameter] = {
             name: parameter for name, parameter in self.peft.named_parameters() if parameter.requires_grad
         }
-        # peft finds layers by the ends of their names. A LoRA that silently landed elsewhere, or on too few of them, is
-        # the worst bug of this field (huggingface/peft issue 2699).
+        # peft finds layers by the ends of their names. A LoRA that silently adapts other layers, or too few, is the
+        # worst bug of this field (huggingface/peft issue 2699).
         found = {name.partition(".lora_")[0].removeprefix("base_model.model.") for name in self.parameters}
         if found != set(sites) or len(self.parameters) != 2 * len(sites):
             raise BackboneError(
-                f"backbone {backbone.name}: LoRA was to sit on {len(sites)} layers, {sites[0]} and its like; "
-                f"peft put {len(self.parameters)} matrices on {', '.join(sorted(found ^ set(sites))) or 'them'}"
+                f"backbone {backbone.name}: LoRA should adapt {len(sites)} layers such as {sites[0]}, but peft put "
+                f"{len(self.parameters)} matrices on {', '.join(sorted(found ^ set(sites))) or 'them'}"
             )
 
     def reset(self, seed: int) -> None:
-        """Fresh LoRA weights, the same for the same seed: A uniform (as `peft` and the LoRA authors do it), B zero."""
+        """Draws fresh LoRA weights from `seed`: A is uniform, as by `peft` and the authors of LoRA, and B is zero."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in self.parameters.items():
@@ -79,15 +79,15 @@ class LoraBackbone:
         return {name: value.detach().cpu().clone() for name, value in self._tensors().items()}
 
     def _tensors(self) -> State:
-        # Without embedding layers: "auto" would ask the hub for the backbone's config on every call.
+        # With "auto" it would ask the hub for the backbone's config on every call.
         return get_peft_model_state_dict(self.peft, save_embedding_layers=False)
 
     def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put `state` into the slot, strictly.
+        """Loads `state` into the slot, strictly.
 
         Raises:
-            AdapterError: names or shapes differ from what this backbone and LoRA configuration have, or a value is not
-                finite. The slot then still holds what it held.
+            AdapterError: names or shapes differ from those of this backbone and LoRA configuration, or a value is not
+                finite. The slot is then unchanged.
         """
         mine = self._tensors()
         for what, names in (("lacks", mine.keys() - state.keys()), ("has unknown", state.keys() - mine.keys())):
@@ -103,11 +103,11 @@ class LoraBackbone:
         set_peft_model_state_dict(self.peft, dict(state))
 
     def load_files(self, files: Mapping[str, bytes]) -> State:
-        """`load` what `files` gave, and return it as a state.
+        """Loads what `files` returned, and returns it as a state.
 
         Raises:
-            AdapterError: as `load`; also if the adapter's rank, alpha or targets are not those of this slot: its
-                tensors may fit and would still act otherwise than they were trained to.
+            AdapterError: as in `load`, or the adapter's rank, alpha or targets differ from those of this slot: even if
+                its tensors fit, they would not act as they were trained to.
         """
         try:
             declared = json.loads(files["adapter_config.json"])
@@ -115,11 +115,11 @@ class LoraBackbone:
         except (KeyError, ValueError, SafetensorError) as error:
             raise AdapterError(f"not a PEFT adapter in safetensors: {error}") from error
         if not isinstance(declared, dict):
-            raise AdapterError("adapter_config.json does not hold an object")
+            raise AdapterError("adapter_config.json does not hold a JSON object")
         for key in ("peft_type", "r", "lora_alpha", "target_modules", "layers_to_transform", "use_rslora", "use_dora"):
             mine, theirs = (comparable(value) for value in (getattr(self.config, key), declared.get(key)))
             if mine != theirs:
-                raise AdapterError(f"adapter was made with {key} {theirs}, this backbone is set up for {mine}")
+                raise AdapterError(f"adapter was made with {key} {theirs}, but this backbone is set up for {mine}")
         self.load(state)
         return state
 
@@ -128,22 +128,22 @@ class LoraBackbone:
         with tempfile.TemporaryDirectory() as folder:
             self.peft.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
             files = {name: (Path(folder) / name).read_bytes() for name in ADAPTER_FILES}
-        # PEFT writes the targets in a set's order, which differs from process to process; the same adapter is to be the
-        # same bytes, because versions are named by their content.
+        # PEFT writes the targets in the order of a set, which differs between processes. Equal adapters must be equal
+        # bytes, because versions are named by their content.
         config = json.loads(files["adapter_config.json"])
         config["target_modules"] = sorted(config["target_modules"])
         return {**files, "adapter_config.json": json.dumps(config, indent=2, sort_keys=True).encode()}
 
     @contextmanager
     def pretrained(self) -> Iterator[Backbone]:
-        """Within, the LoRA is switched off: the features are the pretrained ones."""
+        """Switches the LoRA off in the context, so that the features are the pretrained features."""
         with self.peft.disable_adapter():
             yield self.backbone
 
     def train(self, mode: bool = True) -> None:
-        """Switch LoRA dropout on or off; the backbone stays as it is.
+        """Switches LoRA dropout on or off. The backbone stays in eval mode.
 
-        In training mode DINOv3 would shift and scale the positions of its patches at random.
+        In training mode DINOv3 would randomly shift and scale the positions of its patches.
         """
         for module in self.peft.modules():
             if isinstance(module, LoraLayer):
@@ -157,16 +157,16 @@ def load_lora(config: RunConfig, device: torch.device | str = "cpu") -> LoraBack
 
 
 def start_down(matrix: torch.Tensor, generator: torch.Generator) -> None:
-    """Draw a LoRA's A (r, D) anew, in place and on the CPU: kaiming_uniform_ with a = sqrt(5), as `peft` does it."""
+    """Fills a LoRA's A (r, D), on the CPU, like `peft`: by kaiming_uniform_ with a = sqrt(5)."""
     bound = math.sqrt(1 / matrix.shape[1])
     matrix.copy_(torch.rand(matrix.shape, generator=generator) * (2 * bound) - bound)
 
 
 def comparable(value: Any) -> Any:
-    """Targets are a set in memory and a list in the file."""
+    """Sorts targets, which are a set in memory and a list in the file."""
     return sorted(value) if isinstance(value, set | list | tuple) else value
 
 
 def scaled(state: Mapping[str, torch.Tensor], strength: float) -> State:
-    """The adapter acting `strength` times as strongly: B is multiplied, so any PEFT loader sees the same."""
+    """The adapter, made `strength` times as strong by multiplying B, so that any PEFT loader sees the same."""
     return {name: value * strength if "lora_B" in name else value.clone() for name, value in state.items()}

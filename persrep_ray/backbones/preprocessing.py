@@ -1,6 +1,6 @@
-"""How pixel values become what a ViT was trained on: what its checkpoint says, else what its family is known for.
+"""Normalises pixel values as a ViT was trained: as its checkpoint declares, else as is usual in its family.
 
-Only the values: size, crop and interpolation are ours, the same for all backbones (`Backbone.pixels`).
+Size, crop and interpolation are ours and the same for all backbones (`Backbone.pixels`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Normalization:
-    """(value * factor - mean) / std for each of the channels R, G and B, of values 0..255."""
+    """(value * factor - mean) / std of values in 0..255, for each of the channels R, G and B."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -32,7 +32,7 @@ class Normalization:
 
 
 class _Declared(BaseModel):
-    """The keys of an image processor that we follow; null is as good as absent, as in `transformers`."""
+    """The keys of an image processor that we use. As in `transformers`, null means absent."""
 
     model_config = ConfigDict(strict=True)
 
@@ -44,13 +44,13 @@ class _Declared(BaseModel):
 
 
 def read_normalization(folder: Path, default: Normalization) -> Normalization:
-    """What the checkpoint in `folder` declares; what it leaves open is as in `default`.
+    """The normalization that the checkpoint in `folder` declares. Values that it leaves open come from `default`.
 
-    Declared in `preprocessor_config.json`, or under `image_processor` in `processor_config.json`, where recent versions
-    of `transformers` write it. The second wins if there are both, as it does there.
+    It is declared in `preprocessor_config.json`, or under `image_processor` in `processor_config.json`, where recent
+    versions of `transformers` write it. If there are both, the latter wins, as in `transformers`.
 
     Raises:
-        ValueError: a file is damaged or a value is of no use; the message names the file and the key.
+        ValueError: a file is damaged or a value is invalid; the message names the file and the key.
     """
     declared: Any = None
     path = folder / "processor_config.json"
@@ -79,5 +79,5 @@ def _object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} does not hold an object")
+        raise ValueError(f"{path} does not hold a JSON object")
     return found

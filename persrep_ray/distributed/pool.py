@@ -25,6 +25,9 @@ class _ObjectActor:
         except Exception as error:  # the driver would only learn that the actor has died
             self._broken = describe(error)
 
+    def ready(self) -> None:
+        """Returns once the actor has started."""
+
     def call(self, object_id: str) -> Mapping[str, Any] | str:
         """The worker's report, or why there is none."""
         if self._broken is not None:
@@ -46,35 +49,41 @@ class ObjectPool:
     def __init__(self, pool: Pool, *, attempts: int = 3) -> None:
         self._pool = pool
         self._attempts = attempts
-        self._idle: list[Any] = [self._start() for _ in range(pool.actors)]
+        self._starting: dict[Any, Any] = {}  # call of `ready` -> actor
+        self._idle: list[Any] = []
+        self._running: dict[Any, tuple[str, Any]] = {}  # call -> object and actor
         self._waiting: deque[str] = deque()
-        self._running: dict[Any, tuple[str, Any]] = {}
+        self._start(pool.actors)
 
     def submit(self, object_id: str) -> None:
         self._waiting.append(object_id)
         self._dispatch()
 
     def grow(self, actors: int) -> None:
-        """Adds actors until there are `actors`, but no more than there are objects waiting.
+        """Adds actors until there are `actors`, but at most one for each object that waits.
 
-        The cluster must have room for all of them, because an object is not taken from an actor that cannot start.
+        If the cluster has no room for an actor, the other actors take its share.
         """
-        missing = actors - len(self._idle) - len(self._running)
-        self._idle += [self._start() for _ in range(min(missing, len(self._waiting)))]
-        self._dispatch()
+        missing = actors - len(self._starting) - len(self._idle) - len(self._running)
+        self._start(min(missing, len(self._waiting) - len(self._starting)))
 
     def poll(self, timeout: float = 0) -> list[Outcome]:
-        """The objects that have ended since the last call. Waits up to `timeout` seconds if there is none."""
-        ended, _ = ray.wait(list(self._running), timeout=timeout) if self._running else ([], [])
-        outcomes = [self._outcome(call) for call in ended]
+        """The objects that have ended since the last call. Waits up to `timeout` seconds for something to happen."""
+        calls = [*self._running, *self._starting]
+        ended, _ = ray.wait(calls, num_returns=1, timeout=timeout) if calls else ([], [])
+        outcomes = [self._outcome(call) for call in ended if call in self._running]
+        self._idle += [self._starting.pop(call) for call in ended if call in self._starting]
         self._dispatch()
         return outcomes
 
-    def _start(self) -> Any:
-        actor: Any = ray.remote(_ObjectActor).options(
+    def _start(self, actors: int) -> None:
+        """Starts actors. Only those that have started get objects, because an object is never taken back."""
+        remote: Any = ray.remote(_ObjectActor).options(
             num_cpus=self._pool.cpus, max_restarts=-1, max_task_retries=self._attempts - 1
         )
-        return actor.remote(self._pool)
+        for _ in range(actors):
+            actor = remote.remote(self._pool)
+            self._starting[actor.ready.remote()] = actor
 
     def _outcome(self, call: Any) -> Outcome:
         object_id, actor = self._running.pop(call)

@@ -14,7 +14,8 @@ import torch
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
 from persrep_ray.data.distractors import choose_distractors
-from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo, Problem
+from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo
+from persrep_ray.data.tree import Problem
 from persrep_ray.evaluate.examples import Example, choose_examples
 from persrep_ray.evaluate.persam import PersamPhotos
 from persrep_ray.evaluate.photo_cache import PhotoCache

@@ -55,7 +55,8 @@ def choose_examples(galleries: Mapping[Side, Scan], tests: Mapping[Side, Scan]) 
 
 def pack(examples: Sequence[Example]) -> tuple[list[dict[str, Any]], bytes]:
     """What `unpack` needs: a JSON object per example, and a safetensors file of similarities and of masks as PNGs."""
-    entries, arrays = [], {}
+    entries: list[dict[str, Any]] = []
+    arrays: dict[str, np.ndarray] = {}
     for index, example in enumerate(examples):
         entries.append({"photo": str(example.photo), "title": example.title})
         arrays |= {f"{index}.similarity.{side}": example.similarity[side] for side in SIDES}

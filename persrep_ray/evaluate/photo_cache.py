@@ -18,7 +18,8 @@ from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
 from persrep_ray.data.images import ImageError, capped_size, read_mask, read_rgb, resize_square, standard_view
 from persrep_ray.data.lru import Lru, nbytes
-from persrep_ray.data.objects import Photo, Problem
+from persrep_ray.data.objects import Photo
+from persrep_ray.data.tree import Problem
 from persrep_ray.storage.files import File
 from persrep_ray.tasks.dense import LONGEST_SIDE
 

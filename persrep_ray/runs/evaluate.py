@@ -80,7 +80,7 @@ def evaluate_registry(
 
 
 class RegisteredEvaluator:
-    """Evaluates one published object per call. It makes the masks of train photos that come without one."""
+    """Evaluates one published object per call. It makes masks for train photos that have none."""
 
     def __init__(self, config: RunConfig, manifest: Manifest, registry: Registry) -> None:
         # The driver, which imports this module, needs neither torch nor transformers.

@@ -26,7 +26,7 @@ def train_until_finished(loop: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     if rank == 0:
-        ray.get(queue.release.remote(owner))  # this group may replace one that died while it held an object
+        ray.get(queue.release.remote(owner))  # a group that this one replaces may have died with an object
     try:
         config, manifest, folder = ray.get(loop["shared"])
         torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from helpers.s3_server import FaultyS3
 from helpers.vits import BLOCKS, DIM, KINDS, PATCH, SIDE, SMALL, make, random_pixels, save, tower
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
@@ -19,6 +20,7 @@ from persrep_ray.backbones.backbone import Backbone, BackboneError, KeptPatches,
 from persrep_ray.backbones.families import FAMILIES
 from persrep_ray.config import BackboneConfig
 from persrep_ray.data.images import resize_square
+from persrep_ray.storage.store import open_store
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -31,7 +33,7 @@ def load(folder: Path | str, adapted_blocks: int | str = 2, **options: Any) -> B
 
 
 def change_config(folder: Path, **changes: Any) -> None:
-    """Of the ViT's part of config.json."""
+    """Changes the part of config.json that describes the ViT."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config.get("vision_config", config).update(changes)
@@ -46,7 +48,7 @@ def test_every_family_is_tested() -> None:
 def test_prefix_and_suffix_equal_the_plain_forward(kind: str, tmp_path: Path) -> None:
     model = tower(save(kind, tmp_path))
     loaded = load(tmp_path).model
-    # The size of the position table, those it must be stretched and shrunk to, and a single patch.
+    # The sizes are that of the position table, a larger and a smaller size, and a single patch.
     for side in (SIDE, 6 * PATCH, 3 * PATCH, PATCH):
         batch = random_pixels(side)
         with torch.no_grad():
@@ -62,7 +64,7 @@ def test_prefix_and_suffix_equal_the_plain_forward(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_some_of_the_patches_are_seen_where_they_were(kind: str, tmp_path: Path) -> None:
+def test_a_part_of_the_patches_keeps_its_positions(kind: str, tmp_path: Path) -> None:
     save(kind, tmp_path)
     backbone = load(tmp_path, adapted_blocks="all").to("cpu")
     batch, special = random_pixels(), backbone.special_tokens
@@ -72,7 +74,7 @@ def test_some_of_the_patches_are_seen_where_they_were(kind: str, tmp_path: Path)
     part = torch.cat([hidden[:, :special], hidden[:, special:][rows, kept.positions]], dim=1)
     features = backbone.suffix(part, kept)
 
-    # The same by hiding the other patches from the attention of all blocks.
+    # To hide the other patches from the attention of all blocks gives the same.
     hides = torch.full((2, 1, 1, special + 16), -math.inf)
     hides[:, :, :, :special] = 0
     hides[rows, 0, 0, special + kept.positions] = 0
@@ -93,7 +95,7 @@ def test_adapted_blocks_are_the_last_ones(adapted_blocks: int | str, split: int)
     assert Backbone(make("dinov2"), adapted_blocks=adapted_blocks).split == split
 
 
-def test_prefix_is_what_comes_before_the_adapted_blocks() -> None:
+def test_the_prefix_ends_before_the_adapted_blocks() -> None:
     model = make("dinov2")
     batch = random_pixels()
     hidden_states = model(batch, output_hidden_states=True).hidden_states
@@ -112,7 +114,7 @@ def test_embedding_is_cls_then_mean_patch() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pixels_are_normalised_as_the_family_was_trained(kind: str, tmp_path: Path) -> None:
+def test_pixels_are_normalised_as_usual_in_the_family(kind: str, tmp_path: Path) -> None:
     mean, std = CLIP if "clip" in kind else IMAGENET
     if "siglip" in kind:
         mean, std = HALF
@@ -127,7 +129,7 @@ def test_pixels_are_normalised_as_the_family_was_trained(kind: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pixels_are_normalised_as_the_checkpoint_says(kind: str, tmp_path: Path) -> None:
+def test_pixels_are_normalised_as_the_checkpoint_declares(kind: str, tmp_path: Path) -> None:
     save(kind, tmp_path)
     declared = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.25, 2], "rescale_factor": 0.002}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**declared, "size": 9, "do_center_crop": True}))
@@ -160,7 +162,7 @@ class TestLoraSites:
             backbone.lora_sites()
         assert len(load(tmp_path, adapted_blocks=1).lora_sites()) == 3
 
-    def test_a_fused_projection_in_a_frozen_block_does_no_harm(self, tmp_path: Path) -> None:
+    def test_a_fused_projection_in_a_frozen_block_is_harmless(self, tmp_path: Path) -> None:
         save("dinov2", tmp_path)
         backbone = load(tmp_path)
         fuse(attention(backbone, 0))
@@ -192,7 +194,7 @@ def test_bfloat16_is_close_and_can_be_switched_off(kind: str, monkeypatch: pytes
     exact, fast = Backbone(model, adapted_blocks=1), Backbone(model, adapted_blocks=1, precision="bfloat16")
     expected = exact.suffix(exact.prefix(batch)).cls
     hidden = fast.prefix(batch)
-    assert hidden.dtype == torch.bfloat16  # what caches hold
+    assert hidden.dtype == torch.bfloat16  # the type that caches hold
     rough = fast.suffix(hidden).cls
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, expected)
@@ -200,7 +202,7 @@ def test_bfloat16_is_close_and_can_be_switched_off(kind: str, monkeypatch: pytes
     with fast.full_precision():
         assert torch.equal(fast.suffix(fast.prefix(batch)).cls, expected)
     assert torch.equal(fast.suffix(fast.prefix(batch)).cls, rough)
-    can[0] = False  # a CPU without instructions for it: caches hold it nevertheless
+    can[0] = False  # on a CPU that has no instructions for it, caches hold it nevertheless
     assert fast.prefix(batch).dtype == torch.bfloat16
     assert torch.equal(fast.suffix(hidden).cls, exact.suffix(hidden).cls)
 
@@ -219,7 +221,7 @@ class TestErrors:
             Backbone(hf.ResNetModel(hf.ResNetConfig(hidden_sizes=[8], depths=[1], embedding_size=8)))
 
     @pytest.mark.parametrize("kind", ["siglip2", "siglip2_vision_model"])
-    def test_siglip_2_of_any_aspect_ratio(self, kind: str, tmp_path: Path) -> None:
+    def test_siglip_2_with_any_aspect_ratio(self, kind: str, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
         with pytest.raises(BackboneError, match=f"'{kind}' is not supported.*fixed resolution says 'siglip'.*NaFlex"):
             load(tmp_path)
@@ -270,14 +272,14 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"patch_size": [14, 16]}, r"patch_size is .14, 16.; it must be a number of pixels: squares only"),
-            ({"image_size": [56, 84]}, r"image_size is .56, 84.; it must be a number of pixels: squares only"),
+            ({"patch_size": [14, 16]}, r"patch_size is .14, 16., but only squares are supported: one number"),
+            ({"image_size": [56, 84]}, r"image_size is .56, 84., but only squares are supported: one number"),
             ({"patch_size": 0}, "patch_size is 0"),
-            ({"num_channels": 4}, "its pictures have 4 channels, ours 3"),
+            ({"num_channels": 4}, "it takes 4 channels, images have 3"),
             ({"hidden_size": "many"}, "cannot read its config: .*hidden_size"),
         ],
     )
-    def test_an_architecture_that_does_not_fit(
+    def test_an_architecture_that_is_not_supported(
         self, kind: str, changes: dict[str, Any], message: str, tmp_path: Path
     ) -> None:
         save(kind, tmp_path)
@@ -285,7 +287,7 @@ class TestErrors:
         with pytest.raises(BackboneError, match=f"backbone {tmp_path}: {message}"):
             load(tmp_path)
 
-    def test_pictures_smaller_than_a_patch(self, tmp_path: Path) -> None:
+    def test_an_image_size_smaller_than_a_patch(self, tmp_path: Path) -> None:
         save("dinov2", tmp_path)
         change_config(tmp_path, patch_size=16)
         with pytest.raises(BackboneError, match="image_size is 15, less than one patch of 16 pixels"):
@@ -298,15 +300,32 @@ class TestErrors:
         with pytest.raises(BackboneError, match=rf"backbone {tmp_path}: .*{path}: image_std.1: .*greater than 0"):
             load(tmp_path)
 
-    def test_weights_that_are_no_safetensors(self, tmp_path: Path) -> None:
+    def test_weights_that_are_not_safetensors(self, tmp_path: Path) -> None:
         save("dinov2", tmp_path)
         (tmp_path / "model.safetensors").write_bytes(b"truncated")
         with pytest.raises(BackboneError, match="cannot load its weights"):
             load(tmp_path)
 
 
+class TestS3:
+    def test_a_prefix_is_copied_to_the_node_and_loaded(self, s3: FaultyS3, tmp_path: Path) -> None:
+        model = save("dinov2", tmp_path)
+        store = open_store(f"{s3.uri}/models/vit")
+        for path in tmp_path.iterdir():
+            store.write(path.name, path)
+        backbone = load_backbone(BackboneConfig(name=f"{s3.uri}/models/vit", precision="float32", adapted_blocks=1))
+        assert backbone.name == "vit"
+        batch = random_pixels()
+        expected = KINDS["dinov2"].features(model, batch).cls
+        torch.testing.assert_close(backbone.suffix(backbone.prefix(batch)).cls, expected, atol=1e-5, rtol=1e-5)
+
+    def test_an_empty_prefix_is_named(self, s3: FaultyS3) -> None:
+        with pytest.raises(BackboneError, match=f"backbone {s3.uri}/no-vit: .*no such folder"):
+            load_backbone(BackboneConfig(name=f"{s3.uri}/no-vit"))
+
+
 class TestHub:
-    def test_gives_the_folder_at_the_revision(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_folder_of_the_revision_is_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         save("dinov2", tmp_path)
         asked = []
 
@@ -319,7 +338,7 @@ class TestHub:
         assert local_checkpoint("facebook/dinov2-small") == tmp_path
         assert asked == [("facebook/dinov2-small", "v2"), ("facebook/dinov2-small", None)]
 
-    def test_the_files_of_a_checkpoint_are_asked_for_and_no_others(
+    def test_only_the_files_of_a_checkpoint_are_downloaded(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked: list[str] = []
@@ -336,7 +355,7 @@ class TestHub:
         assert list(filter_repo_objects([*wanted, *refused], allow_patterns=asked)) == wanted
 
     @pytest.mark.parametrize("error", [OSError("no route\nto it"), RuntimeError("no route"), RuntimeError()])
-    def test_out_of_reach_is_one_line_that_names_the_backbone(
+    def test_an_unreachable_hub_is_one_line_that_names_the_backbone(
         self, error: Exception, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def download(name: str, **_: Any) -> str:
@@ -347,11 +366,11 @@ class TestHub:
             load("nobody/nothing")
         cause = "no route" if str(error) else "RuntimeError"
         assert str(raised.value) == (
-            f"backbone nobody/nothing: neither a local folder nor to be had from the hub: {cause}"
+            f"backbone nobody/nothing: neither a local folder nor available from the hub: {cause}"
         )
 
     @pytest.mark.parametrize("name", ["nobody/nothing", "/no/such/folder", "no such name"])
-    def test_what_is_nowhere(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_name_that_exists_nowhere(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(BackboneError, match=f"^backbone {name}: neither a local folder nor .*[^\n]$"):
             load(name)

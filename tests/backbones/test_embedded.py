@@ -22,7 +22,7 @@ BLOCK_11 = "/backbone/encoder/layer.10/Add_1_output_0"
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The checkpoint, converted into a cache of this module's own."""
+    """The checkpoint, converted into a cache that only this module uses."""
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PERSREP_CACHE", str(cache))
@@ -46,7 +46,7 @@ def plain_model(checkpoint: Path) -> transformers.PreTrainedModel:
 
 
 def block_11_of_the_graph(pixels: np.ndarray) -> np.ndarray:
-    """(1, T, D): the residual stream after block 11, by the ONNX file itself."""
+    """The residual stream (1, T, D) after block 11, computed by the ONNX file."""
     model = onnx.load(str(onnx_file()))
     model.graph.output.append(onnx.helper.make_tensor_value_info(BLOCK_11, onnx.TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
@@ -60,7 +60,7 @@ def test_equals_the_graph(plain_model: transformers.PreTrainedModel, pixels: np.
     assert type(plain_model) is transformers.Dinov2Model
     with torch.no_grad():
         states = plain_model(torch.from_numpy(pixels), output_hidden_states=True).hidden_states
-    assert len(states) == 12  # the embeddings, then 11 blocks
+    assert len(states) == 12  # of the embeddings and of 11 blocks
     np.testing.assert_allclose(states[-1].numpy(), block_11_of_the_graph(pixels), atol=1e-4)
 
 
@@ -84,7 +84,7 @@ def test_is_converted_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert sorted(path.name for path in checkpoint.parent.iterdir()) == [checkpoint.name]
 
 
-def test_two_converting_at_once_both_get_the_checkpoint(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_conversions_at_once_both_give_the_checkpoint(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both_have_written = threading.Barrier(2)
 
     def slow_convert(source: Path, target: Path) -> None:
@@ -104,7 +104,7 @@ def test_two_converting_at_once_both_get_the_checkpoint(empty_cache: Path, monke
     assert list(empty_cache.iterdir()) == [folders[0]]
 
 
-def test_a_conversion_that_fails_leaves_nothing(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_conversion_leaves_nothing(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails_half_way(source: Path, target: Path) -> None:
         target.mkdir()
         (target / "model.safetensors").write_text("half")
@@ -116,7 +116,7 @@ def test_a_conversion_that_fails_leaves_nothing(empty_cache: Path, monkeypatch: 
     assert list(empty_cache.iterdir()) == []
 
 
-def test_a_file_that_does_not_hold_the_vit(tmp_path: Path) -> None:
+def test_a_file_without_the_vit(tmp_path: Path) -> None:
     graph = onnx.helper.make_graph([], "empty", [], [])
     onnx.save(onnx.helper.make_model(graph), str(tmp_path / "other.onnx"))
     with pytest.raises(RuntimeError, match=r"embedded backbone: other.onnx does not hold the expected ViT"):

@@ -51,7 +51,7 @@ def lora_backbone(*, dropout: float = 0.0) -> LoraBackbone:
 
 
 def trained(lora: LoraBackbone, seed: int = 1) -> State:
-    """A state in which both A and B say something."""
+    """A state in which neither A nor B is zero."""
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.randn(value.shape, generator=generator) * 0.3 for name, value in lora.state().items()}
 
@@ -70,7 +70,7 @@ def test_a_fresh_lora_equals_the_base(kind: str, load: Loader) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_query_key_value_of_the_adapted_blocks_train(kind: str, load: Loader) -> None:
-    sites = load(kind).lora_sites()  # before peft wraps them
+    sites = load(kind).lora_sites()  # read before peft wraps them
     lora = slot(load(kind))
     assert len(lora.parameters) == 2 * 3 * ADAPTED
     assert set(lora.parameters) == {
@@ -94,7 +94,7 @@ def test_only_query_key_value_of_the_adapted_blocks_train(kind: str, load: Loade
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_dropout_training_sees_what_evaluation_sees(kind: str, load: Loader) -> None:
-    # DINOv3 in training mode moves its patches about at random.
+    # In training mode DINOv3 moves its patches at random.
     lora = slot(load(kind))
     lora.load(trained(lora))
     evaluated = embed(lora)
@@ -102,7 +102,7 @@ def test_without_dropout_training_sees_what_evaluation_sees(kind: str, load: Loa
     assert torch.equal(embed(lora), evaluated)
 
 
-class TestWhereItCannotSit:
+class TestLayersThatItCannotAdapt:
     def test_a_fused_projection(self, load: Loader) -> None:
         backbone = load("vit")
         attention: Any = backbone.blocks[2].get_submodule("attention")
@@ -117,7 +117,7 @@ class TestWhereItCannotSit:
         extra: Any = backbone.blocks[2]
         extra.probe = nn.ModuleDict({"q_proj": nn.Linear(32, 32)})
         with pytest.raises(
-            BackboneError, match=r"to sit on 6 layers.* 14 matrices on encoder\.layers\.2\.probe\.q_proj"
+            BackboneError, match=r"should adapt 6 layers.* 14 matrices on encoder\.layers\.2\.probe\.q_proj"
         ):
             slot(backbone)
 
@@ -189,7 +189,7 @@ class TestLoad:
         assert torch.equal(embed(lora), before)
 
     @pytest.mark.parametrize("data", [b"", b"not safetensors at all"])
-    def test_bytes_that_are_no_safetensors(self, data: bytes) -> None:
+    def test_bytes_that_are_not_safetensors(self, data: bytes) -> None:
         lora = lora_backbone()
         with pytest.raises(AdapterError, match="not a PEFT adapter"):
             lora.load_files({**lora.files(), "adapter_model.safetensors": data})
@@ -197,8 +197,8 @@ class TestLoad:
     @pytest.mark.parametrize(
         ("key", "value"), [("lora_alpha", 16), ("r", 8), ("target_modules", ["q_proj"]), ("use_dora", True)]
     )
-    def test_an_adapter_that_would_act_otherwise_is_refused(self, key: str, value: Any) -> None:
-        # Only r shows in the tensors' shapes: the others would be applied wrongly without a word.
+    def test_an_adapter_that_would_act_differently_is_refused(self, key: str, value: Any) -> None:
+        # Only r shows in the tensors' shapes; a difference in the other settings would silently change the result.
         lora = lora_backbone()
         declared = {**json.loads(lora.files()["adapter_config.json"]), key: value}
         with pytest.raises(AdapterError, match=key):

@@ -11,7 +11,7 @@ from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 from persrep_ray.backbones.preprocessing import Normalization, read_normalization
 
 DEFAULT = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-OWN = {"image_mean": [0.5, 0.25, 0.75], "image_std": [1, 2.0, 3]}
+DECLARED = {"image_mean": [0.5, 0.25, 0.75], "image_std": [1, 2.0, 3]}
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 
 
@@ -33,18 +33,21 @@ class TestRead:
     @pytest.mark.parametrize(
         ("declared", "expected"),
         [
-            (OWN, Normalization((0.5, 0.25, 0.75), (1.0, 2.0, 3.0))),
-            ({**OWN, "rescale_factor": 0.5}, Normalization((0.5, 0.25, 0.75), (1.0, 2.0, 3.0), 0.5)),
-            ({**OWN, "rescale_factor": 0.5, "do_rescale": False}, Normalization((0.5, 0.25, 0.75), (1.0, 2.0, 3.0), 1)),
-            ({**OWN, "do_normalize": False}, Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
-            ({"image_mean": OWN["image_mean"]}, Normalization((0.5, 0.25, 0.75), DEFAULT.std)),
-            ({"image_std": OWN["image_std"]}, Normalization(DEFAULT.mean, (1.0, 2.0, 3.0))),
+            (DECLARED, Normalization((0.5, 0.25, 0.75), (1.0, 2.0, 3.0))),
+            ({**DECLARED, "rescale_factor": 0.5}, Normalization((0.5, 0.25, 0.75), (1.0, 2.0, 3.0), 0.5)),
+            (
+                {**DECLARED, "rescale_factor": 0.5, "do_rescale": False},
+                Normalization((0.5, 0.25, 0.75), (1.0, 2.0, 3.0), 1),
+            ),
+            ({**DECLARED, "do_normalize": False}, Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
+            ({"image_mean": DECLARED["image_mean"]}, Normalization((0.5, 0.25, 0.75), DEFAULT.std)),
+            ({"image_std": DECLARED["image_std"]}, Normalization(DEFAULT.mean, (1.0, 2.0, 3.0))),
             ({"image_mean": None, "image_std": None, "do_rescale": None, "do_normalize": None}, DEFAULT),
-            ({"size": {"height": 9}, "do_resize": True, "crop_size": 3}, DEFAULT),  # geometry is ours
+            ({"size": {"height": 9}, "do_resize": True, "crop_size": 3}, DEFAULT),  # the geometry is not followed
             ({"image_mean": [0, 0, 0]}, Normalization((0.0, 0.0, 0.0), DEFAULT.std)),
         ],
     )
-    def test_what_is_declared_wins_key_by_key(
+    def test_each_declared_key_overrides_the_default(
         self, declared: dict[str, Any], expected: Normalization, tmp_path: Path
     ) -> None:
         write(tmp_path, PREPROCESSOR, declared)
@@ -52,13 +55,13 @@ class TestRead:
 
     def test_within_a_processor(self, tmp_path: Path) -> None:
         write(tmp_path, PREPROCESSOR, {"image_mean": [9, 9, 9]})
-        write(tmp_path, PROCESSOR, {"image_processor": OWN, "processor_class": "SiglipProcessor"})
+        write(tmp_path, PROCESSOR, {"image_processor": DECLARED, "processor_class": "SiglipProcessor"})
         assert read_normalization(tmp_path, DEFAULT) == Normalization((0.5, 0.25, 0.75), (1.0, 2.0, 3.0))
 
-    def test_a_processor_that_says_nothing_of_images(self, tmp_path: Path) -> None:
+    def test_a_processor_without_an_image_processor(self, tmp_path: Path) -> None:
         write(tmp_path, PROCESSOR, {"processor_class": "CLIPProcessor"})
         assert read_normalization(tmp_path, DEFAULT) == DEFAULT
-        write(tmp_path, PREPROCESSOR, OWN)
+        write(tmp_path, PREPROCESSOR, DECLARED)
         assert read_normalization(tmp_path, DEFAULT) == Normalization((0.5, 0.25, 0.75), (1.0, 2.0, 3.0))
 
     @pytest.mark.parametrize("processor", [CLIPImageProcessorPil, SiglipImageProcessorPil])
@@ -88,7 +91,7 @@ class TestRead:
             ({"do_normalize": "yes"}, "do_normalize: Input should be a valid boolean"),
         ],
     )
-    def test_a_value_of_no_use_is_named(self, declared: dict[str, Any], key: str, tmp_path: Path) -> None:
+    def test_an_invalid_value_is_named(self, declared: dict[str, Any], key: str, tmp_path: Path) -> None:
         write(tmp_path, PREPROCESSOR, declared)
         with pytest.raises(ValueError, match=f"^{tmp_path / PREPROCESSOR}: {key}"):
             read_normalization(tmp_path, DEFAULT)
@@ -103,7 +106,7 @@ class TestRead:
         with pytest.raises(ValueError, match=f"^{tmp_path / name}"):
             read_normalization(tmp_path, DEFAULT)
 
-    def test_an_image_processor_that_is_no_object(self, tmp_path: Path) -> None:
+    def test_an_image_processor_that_is_not_an_object(self, tmp_path: Path) -> None:
         write(tmp_path, PROCESSOR, {"image_processor": "SiglipImageProcessor"})
         with pytest.raises(ValueError, match=f"^{tmp_path / PROCESSOR}: image_processor: Input should be"):
             read_normalization(tmp_path, DEFAULT)

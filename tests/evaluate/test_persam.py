@@ -192,5 +192,5 @@ class TestNothingFound:
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_named(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(SamError, match=f"SAM {tmp_path / 'absent'}: neither a local folder nor to be had from the hub"):
+    with pytest.raises(SamError, match=f"SAM {tmp_path / 'absent'}: neither a local folder nor available from the hub"):
         persam_evaluator(root, tmp_path / "absent")

@@ -187,9 +187,7 @@ class TestWeights:
         assert learned.argmax() == 1
         assert self.loss(learned) < self.loss(np.full(3, 1 / 3, np.float32))
 
-    def test_the_start_is_kept_if_every_step_is_worse(
-        self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_start_is_kept_if_every_step_is_worse(self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sam, "_LEARNING_RATE", 1e6)
         clutter = torch.randn(GRID, GRID, generator=torch.Generator().manual_seed(0))
         cancelling = [MIDDLE + clutter, MIDDLE - clutter, MIDDLE]

@@ -28,12 +28,12 @@ def error(name: str | Path) -> str:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    assert "neither a local folder nor to be had from the hub" in error(tmp_path / "absent")
+    assert "neither a local folder nor available from the hub" in error(tmp_path / "absent")
 
 
 def test_a_hub_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "neither a local folder nor to be had from the hub" in error("nobody/no-such-sam")
+    assert "neither a local folder nor available from the hub" in error("nobody/no-such-sam")
 
 
 @pytest.mark.parametrize("content", ["{", "[1]"])

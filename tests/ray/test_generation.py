@@ -276,6 +276,6 @@ def test_the_main_job_with_the_images_of_a_folder(cluster: None, sample: Any, tm
     blue = summary["objects"]["blue"]
     assert (blue["status"], blue["error"]) == (
         "failed",
-        f"object blue: generate: there are no images in {images}/blue/negative/",
+        f"object blue: generate: there are no images in {images}/blue/negative",
     )
     assert output.getvalue().count("there are more positive images than") == 1

@@ -19,20 +19,21 @@ import pytest
 import ray
 from safetensors.numpy import load_file
 
-import persrep_ray.generate.cut_paste.generator as cut_paste
 from persrep_ray.cli import main
 from persrep_ray.config import RunConfig, load_config
+from persrep_ray.generate.cut_paste import generator as cut_paste
 from persrep_ray.generate.cut_paste.worker import CutPasteWorker
 from persrep_ray.generate.schedule import chunks
 from persrep_ray.registry.registry import Registry
 from persrep_ray.runs.personalize import Request, personalize
 from persrep_ray.runs.progress import StatusLine
+from persrep_ray.storage.store import open_store
 
 PATIENCE_S = 400
 GOOD = ["blue", "green", "red"]
 
 
-class HeldCutPasteWorker(CutPasteWorker):
+class HeldChunkWorker(CutPasteWorker):
     """Keeps back the very last chunk until an object is trained and its worker killed: only a run that streams ends."""
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def finished(cluster: None, sample: Any, tmp_path_factory: pytest.TempPathFactor
     killed_at: list[float] = []
 
     def kill_after_first_adapter() -> None:
-        while not (root / "out" / "trained" / "blue").exists():
+        while not (root / "out" / "trained" / "blue" / "train.json").exists():
             time.sleep(0.02)
         for pid in train_workers():
             os.kill(pid, signal.SIGKILL)
@@ -97,12 +98,14 @@ def finished(cluster: None, sample: Any, tmp_path_factory: pytest.TempPathFactor
     output = io.StringIO()
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cut_paste, "CutPasteWorker", HeldCutPasteWorker)
+        patch.setattr(cut_paste, "CutPasteWorker", HeldChunkWorker)
         killer.start()
-        request = Request(objects=objects, registry=root / "registry", out=root / "out")
+        request = Request(objects=str(objects), registry=str(root / "registry"), out=str(root / "out"))
         summary = personalize(config, request, StatusLine(output))
     assert killed_at, "no training worker was found to be killed"
-    return FinishedRun(summary, root / "out", Registry(root / "registry"), output.getvalue(), killed_at[0], config)
+    return FinishedRun(
+        summary, root / "out", Registry(open_store(root / "registry")), output.getvalue(), killed_at[0], config
+    )
 
 
 def test_every_good_object_is_published(finished: FinishedRun) -> None:
@@ -153,7 +156,7 @@ def test_an_object_was_trained_after_the_workers_had_been_killed(finished: Finis
 
 
 def test_nothing_is_left_but_results(finished: FinishedRun) -> None:
-    folders = {"masks", "published", "synthetic", "trained"}
+    folders = {".persrep", "evaluated", "masks", "published", "synthetic", "trained"}
     files = {"lock", "run.json", "summary.json", *(f"{object_id}.jpg" for object_id in GOOD)}
     assert {path.name for path in finished.folder.iterdir()} == folders | files
 
@@ -162,7 +165,10 @@ def test_the_same_command_again_has_nothing_to_do(finished: FinishedRun) -> None
     before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*.parquet")}
     versions = {one: finished.registry.versions(one) for one in GOOD}
     request = Request(
-        objects=finished.folder.parent / "objects", registry=finished.registry.root, out=finished.folder, only=("red",)
+        objects=str(finished.folder.parent / "objects"),
+        registry=finished.registry.store.uri,
+        out=str(finished.folder),
+        only=("red",),
     )
     summary = personalize(finished.config, request, StatusLine(io.StringIO()))
     assert summary["objects"] == {"red": finished.summary["objects"]["red"]}
@@ -174,7 +180,7 @@ def test_evaluating_the_registry_gives_the_same_metrics(
     finished: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     objects, out = finished.folder.parent / "objects", tmp_path / "result.json"
-    arguments = ["--objects", str(objects), "--registry", str(finished.registry.root), "--out", str(out)]
+    arguments = ["--objects", str(objects), "--registry", finished.registry.store.uri, "--out", str(out)]
     assert main(["evaluate", *arguments]) == 0
     result = json.loads(out.read_text())
     assert set(result["objects"]) == set(GOOD)
@@ -184,7 +190,7 @@ def test_evaluating_the_registry_gives_the_same_metrics(
 
 
 def test_the_published_adapter_is_the_trained_one(finished: FinishedRun) -> None:
-    folder = finished.registry.path("blue")
+    folder = finished.registry.local_copy("blue")
     trained = load_file(finished.folder / "trained" / "blue" / "adapter_model.safetensors")
     published = load_file(folder / "adapter_model.safetensors")
     assert trained.keys() == published.keys()

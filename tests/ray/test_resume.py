@@ -48,8 +48,8 @@ def wait_for(pattern: str, root: Path, process: subprocess.Popen[bytes]) -> None
 def artifacts(root: Path) -> dict[Path, int]:
     """What may never be made twice, with the time it was made."""
     patterns = (
-        *("masks/*/*.png", "class_images/*/*.png", "generators/*/*.safetensors", "synthetic/*/*.parquet"),
-        *("trained/*/adapter_model.safetensors", "published/*.json"),
+        *("masks/*/masks.json", "class_images/*/*.png", "generators/*/dreambooth.json", "synthetic/*/*.parquet"),
+        *("trained/*/train.json", "evaluated/*/evaluation.json", "published/*.json"),
     )
     return {path: path.stat().st_mtime_ns for pattern in patterns for path in root.glob(pattern)}
 
@@ -64,7 +64,12 @@ def test_a_run_killed_at_every_stage_is_finished_by_the_same_command(
         "generate.dreambooth.category=disc",
     )
     made: dict[Path, int] = {}
-    for milestone in ("generators/*/*", "synthetic/*/*.parquet", "trained/*", "published/*.json"):
+    for milestone in (
+        "generators/*/dreambooth.json",
+        "synthetic/*/*.parquet",
+        "trained/*/train.json",
+        "published/*.json",
+    ):
         process = start(arguments)
         wait_for(milestone, out, process)
         kill_group(process)
@@ -72,21 +77,21 @@ def test_a_run_killed_at_every_stage_is_finished_by_the_same_command(
         after = artifacts(out)
         assert made.items() <= after.items(), "something finished was made again"
         made = after
-        registry = Registry(out / "registry")
+        registry = Registry(open_store(out / "registry"))
         for object_id in registry.objects():  # whatever is visible is whole
-            assert load_file(registry.path(object_id) / "adapter_model.safetensors")
+            assert load_file(registry.local_copy(object_id) / "adapter_model.safetensors")
 
     process = start(arguments)
     assert process.wait(PATIENCE_S) == 0, (tmp_path / "output.txt").read_text()
     assert made.items() <= artifacts(out).items()
     summary = json.loads((out / "summary.json").read_text())
-    registry = Registry(out / "registry")
+    registry = Registry(open_store(out / "registry"))
     for object_id in OBJECTS:
         one = summary["objects"][object_id]
         assert one["status"] == "published"
         assert registry.versions(object_id) == [registry.current(object_id)] == [one["version"]]
         assert all(seconds > 0 for seconds in one["seconds"].values()), "seconds outlive the process that spent them"
-    assert not list(out.glob("scratch/*")) and not list(out.glob("synthetic/*/.*"))
+    assert not list(out.glob("ray/*")) and not list(out.glob("synthetic/*/.*"))
     compare_with_an_uninterrupted_object(sample, out, tmp_path / "plain")
 
 
@@ -94,14 +99,14 @@ def compare_with_an_uninterrupted_object(sample: Any, out: Path, plain: Path) ->
     """`green` once more in this process, without Ray: the same images, the same adapter."""
     torch.set_num_threads(1)
     config = RunConfig.model_validate(json.loads((out / "run.json").read_text())["config"])
-    manifest, folder = load_manifest(str(sample.objects), config.data), RunFolder(open_store(plain))
+    manifest, folder = load_manifest(sample.objects, config.data), RunFolder(open_store(plain))
     shutil.copytree(out / "masks", plain / "masks")
     run = DreamBoothRun(config, manifest, folder, build_prompts(config.generate), print)
     ObjectFineTuner(run)("green")
     cut_paste, sampler = CutPasteWorker(config, manifest, folder, UserPhotos()), ObjectSampler(run)
     for chunk in chunks("green", config):
-        images = cut_paste.make(chunk)[0] if chunk.generator == "cut_paste" else sampler.sample(chunk)[0]
-        write_shard(folder, chunk, images, {})
+        images, _ = cut_paste.make(chunk) if chunk.generator == "cut_paste" else sampler.sample(chunk)
+        write_shard(folder, chunk, images, {"seconds": 0.0})
         mine, theirs = (read_shards(one, [chunk], config.data) for one in (folder, RunFolder(open_store(out))))
         assert all(np.array_equal(a.image, b.image) for a, b in zip(mine, theirs, strict=True))
     ObjectTrainer(load_lora(config), config, manifest, folder)("green", lambda done, total: None)

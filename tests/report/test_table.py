@@ -6,7 +6,7 @@ from persrep_ray.tasks.metrics import METRICS
 ALL = dict.fromkeys(METRICS, 0.25)
 
 
-def test_table_shows_every_object_and_the_mean() -> None:
+def test_the_table_shows_every_object_and_the_mean() -> None:
     table = format_table(
         {"mug": {"pretrained": {"classification.pr_auc": 0.31}, "personalized": {"classification.pr_auc": 0.4294}}},
         {"pretrained": {"classification.pr_auc": 0.31}, "personalized": {"classification.pr_auc": 0.4294}},
@@ -20,7 +20,7 @@ def test_table_shows_every_object_and_the_mean() -> None:
     ]
 
 
-def test_table_with_all_tasks_and_long_ids_fits_120_columns() -> None:
+def test_a_table_with_all_tasks_and_long_ids_is_at_most_120_characters_wide() -> None:
     objects = {"a" * 64 + "z" * 64: {"pretrained": ALL, "personalized": ALL}, "b": {"pretrained": ALL}}
     lines = format_table(objects, {"pretrained": ALL, "personalized": ALL}).splitlines()
     assert max(map(len, lines)) <= 120

@@ -1,4 +1,4 @@
-"""COCO scores against values worked out by hand; every box is [xmin, ymin, width, height] on a 200 x 200 photo."""
+"""COCO scores against values computed by hand. Boxes are [xmin, ymin, width, height] on photos of 200 x 200."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def as_mask(region: Region) -> Region:
 def both_kinds(
     truths: Sequence[Region | None], predictions: Sequence[Region | None], scores: Sequence[float]
 ) -> list[dict[str, float]]:
-    """The metrics for boxes, and for the same rectangles as masks."""
+    """The metrics for boxes and for the same rectangles as masks."""
     masks = [[region and as_mask(region) for region in regions] for regions in (truths, predictions)]
     return [
         average_precision(truths, predictions, scores, "bbox"),
@@ -55,21 +55,21 @@ def test_a_false_positive_ranked_last_costs_nothing() -> None:
 
 def test_a_false_positive_between_two_hits() -> None:
     truths, predictions = [box(*OBJECT), None, box(*OBJECT)], [box(*OBJECT)] * 3
-    # recall points 0..0.5 have precision 1, the 50 above have 2/3
+    # The 51 recall points up to 0.5 have precision 1, the 50 above have 2/3.
     expected = (51 * 1 + 50 * 2 / 3) / 101
     for metrics in both_kinds(truths, predictions, [0.9, 0.8, 0.7]):
         assert [metrics["map"], metrics["map50"]] == pytest.approx([expected, expected])
 
 
 def test_f1_averages_the_area_ranges_that_have_truths() -> None:
-    # the false positive is small, the truth medium: in "all" precision is 1/2, in "medium" it does not count
+    # The false positive is small and the truth medium: it halves precision in "all" and does not count in "medium".
     for metrics in both_kinds([box(*OBJECT), None], [box(*OBJECT), box(0, 0, 10, 10)], [0.5, 0.9]):
         assert metrics["map"] == pytest.approx(1 / 2)
         assert metrics["f1"] == pytest.approx(2 * 0.75 / 1.75)
 
 
 def test_a_loose_prediction_counts_up_to_its_overlap() -> None:
-    # IoU 0.72: a hit at .50, .55, .60, .65, .70 and at none of the other five
+    # The IoU is 0.72, a hit at .50, .55, .60, .65 and .70 and a miss at the other five thresholds.
     for metrics in both_kinds([box(0, 0, 100, 100)], [box(0, 0, 100, 72)], [0.9]):
         assert metrics == {"map": pytest.approx(0.5), "map50": 1.0, "f1": pytest.approx(0.5)}
 
@@ -77,7 +77,7 @@ def test_a_loose_prediction_counts_up_to_its_overlap() -> None:
 def test_a_missed_object_cuts_recall() -> None:
     for metrics in both_kinds([box(*OBJECT), box(*OBJECT)], [box(*OBJECT), None], [0.9, -1.0]):
         assert metrics["map"] == pytest.approx(51 / 101)
-        # 51 recall points with precision 1, 50 with 0; recall 1/2 throughout
+        # 51 recall points have precision 1 and 50 have 0; recall is 1/2 throughout.
         assert metrics["f1"] == pytest.approx(51 / 101 * (2 * 0.5 / 1.5))
 
 
@@ -86,12 +86,12 @@ def test_no_predictions_are_zero() -> None:
         assert metrics == {"map": 0.0, "map50": 0.0, "f1": 0.0}
 
 
-def test_the_first_photo_matches_too() -> None:
-    """An annotation with id 0 would pass for unmatched."""
+def test_the_first_photo_can_match() -> None:
+    """COCO takes an annotation with id 0 for unmatched."""
     assert average_precision([box(*OBJECT)], [box(*OBJECT)], [0.0], "bbox")["map"] == 1.0
 
 
-def test_it_says_nothing(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_it_prints_and_logs_nothing(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         both_kinds([box(*OBJECT)], [box(*OBJECT)], [0.9])
     assert capfd.readouterr() == ("", "")

@@ -18,7 +18,7 @@ OBJECT, BACKGROUND = 0, 1  # one-hot features
 
 
 def grid_with(*blocks: tuple[int, int, int, int], rows: int = GRID, columns: int = GRID) -> np.ndarray:
-    """(rows, columns, 3) background patches, the object in blocks (top, left, height, width) of the grid."""
+    """Patches (rows, columns, 3) of background, with the object in blocks (top, left, height, width) of the grid."""
     patches = np.zeros((rows, columns, 3), dtype=np.float32)
     patches[..., BACKGROUND] = 2.0
     for top, left, height, width in blocks:
@@ -27,7 +27,7 @@ def grid_with(*blocks: tuple[int, int, int, int], rows: int = GRID, columns: int
 
 
 def mask_with(*blocks: tuple[int, int, int, int], scale: int = 10, size: tuple[int, int] = (120, 120)) -> np.ndarray:
-    """(H, W) bool, set in blocks given in cells of `scale` pixels."""
+    """A mask (H, W) bool that is set in blocks, given in cells of `scale` pixels."""
     mask = np.zeros(size, dtype=bool)
     for block in blocks:
         top, left, height, width = (scale * value for value in block)
@@ -40,21 +40,21 @@ def iou(left: np.ndarray, right: np.ndarray) -> float:
 
 
 class TestReference:
-    def test_target_is_half_maximum_half_mean_under_the_mask(self) -> None:
+    def test_the_target_is_half_maximum_and_half_mean_under_the_mask(self) -> None:
         patches = grid_with((2, 3, 1, 1))
         mask = mask_with((2, 3, 1, 4))  # one object patch, three background patches
         target = make_reference([patches], [mask]).target
         expected = np.array([1 / 2 + 1 / 8, 1 / 2 + 3 / 8, 0.0])
         np.testing.assert_allclose(target, expected / np.linalg.norm(expected), atol=1e-6)
 
-    def test_target_is_of_the_first_photo_only(self) -> None:
+    def test_the_target_comes_from_the_first_photo_only(self) -> None:
         patches, mask = grid_with((2, 3, 4, 4)), mask_with((2, 3, 4, 4))
         other = grid_with()
         reference = make_reference([patches, other], [mask, mask])
         np.testing.assert_allclose(reference.target, [1.0, 0.0, 0.0], atol=1e-6)
         np.testing.assert_allclose(reference.box_means, [[1, 0, 0], [0, 1, 0]], atol=1e-6)
 
-    def test_box_mean_counts_the_background_inside_the_box(self) -> None:
+    def test_the_box_mean_includes_the_background_inside_the_box(self) -> None:
         ell = ((2, 2, 4, 1), (5, 2, 1, 4))  # 7 of the 16 patches of its box
         reference = make_reference([grid_with(*ell)], [mask_with(*ell)])
         np.testing.assert_allclose(reference.target, [1.0, 0.0, 0.0], atol=1e-6)
@@ -62,7 +62,7 @@ class TestReference:
 
     def test_a_mask_between_patch_centres_takes_the_patch_it_covers_most(self) -> None:
         mask = np.zeros((120, 120), dtype=bool)
-        mask[20:23, 30:33] = True  # in the corner of patch (2, 3), far from its centre
+        mask[20:23, 30:33] = True  # it lies in the corner of patch (2, 3), far from its centre
         reference = make_reference([grid_with((2, 3, 1, 1))], [mask])
         np.testing.assert_allclose(reference.target, [1.0, 0.0, 0.0], atol=1e-6)
         np.testing.assert_allclose(reference.box_means, [[1.0, 0.0, 0.0]], atol=1e-6)
@@ -91,7 +91,7 @@ class TestReference:
 class TestPredict:
     reference = make_reference([grid_with((2, 3, 4, 4))], [mask_with((2, 3, 4, 4))])
 
-    def test_finds_the_object_with_a_score_of_one(self) -> None:
+    def test_it_finds_the_object_with_a_score_of_one(self) -> None:
         prediction = predict(self.reference, grid_with((6, 5, 4, 5)), (120, 120))
         assert prediction.mask is not None and prediction.box is not None
         assert prediction.mask.shape == (120, 120) and prediction.mask.dtype == bool
@@ -100,14 +100,14 @@ class TestPredict:
         assert prediction.score == pytest.approx(1.0)
         np.testing.assert_allclose(prediction.similarity, mask_with((6, 5, 4, 5), scale=1, size=(12, 12)), atol=1e-6)
 
-    def test_maps_back_to_a_photo_that_is_not_square(self) -> None:
+    def test_it_maps_back_to_a_photo_that_is_not_square(self) -> None:
         prediction = predict(self.reference, grid_with((6, 5, 4, 5)), (120, 360))
         assert prediction.box is not None and prediction.mask is not None
         assert prediction.mask.shape == (120, 360)
         np.testing.assert_allclose(prediction.box, [150, 60, 150, 40], atol=6)
 
-    def test_score_is_the_best_over_the_train_photos(self) -> None:
-        # a prediction whose box holds 7 object patches of 16, as the second train photo's does
+    def test_the_score_is_the_best_over_the_train_photos(self) -> None:
+        # Like the box of the second train photo, the box of the prediction holds 7 object patches of 16.
         ell = ((2, 2, 4, 1), (5, 2, 1, 4))
         whole = make_reference([grid_with((2, 3, 4, 4))], [mask_with((2, 3, 4, 4))])
         with_ell = make_reference(
@@ -117,14 +117,14 @@ class TestPredict:
         assert predict(whole, photo, (120, 120)).score == pytest.approx(7 / np.hypot(7, 9), abs=1e-6)
         assert predict(with_ell, photo, (120, 120)).score == pytest.approx(1.0)
 
-    def test_mask_is_the_largest_component_and_box_holds_all(self) -> None:
+    def test_the_mask_is_the_largest_component_and_the_box_surrounds_all(self) -> None:
         prediction = predict(self.reference, grid_with((1, 1, 3, 3), (7, 6, 4, 4)), (120, 120))
         assert prediction.mask is not None and prediction.box is not None
         assert iou(prediction.mask, mask_with((7, 6, 4, 4))) > 0.9
         np.testing.assert_allclose(prediction.box, [10, 10, 90, 100], atol=2)
 
     def test_components_below_100_pixels_are_dropped(self) -> None:
-        # one patch is 10 x 10 px before its soft edge is cut, 25 x 25 in a larger photo
+        # A patch is 5 x 5 pixels on the small photo and 25 x 25 on the large photo.
         assert predict(self.reference, grid_with((4, 4, 1, 1)), (60, 60)).mask is None
         assert predict(self.reference, grid_with((4, 4, 1, 1)), (300, 300)).mask is not None
 
@@ -133,14 +133,14 @@ class TestPredict:
         assert (prediction.mask, prediction.box, prediction.score) == (None, None, -1.0)
         assert prediction.similarity.shape == (GRID, GRID)
 
-    def test_length_of_features_does_not_matter(self) -> None:
+    def test_the_length_of_features_does_not_matter(self) -> None:
         photo = grid_with((6, 5, 4, 5))
         lengths = np.random.default_rng(0).uniform(0.1, 9, size=(GRID, GRID, 1)).astype(np.float32)
         plain, scaled = (predict(self.reference, patches, (120, 120)) for patches in (photo, photo * lengths))
         np.testing.assert_array_equal(plain.mask, scaled.mask)
         assert plain.score == pytest.approx(scaled.score)
 
-    def test_a_grid_that_is_not_square(self) -> None:
+    def test_the_grid_need_not_be_square(self) -> None:
         patches = grid_with((2, 10, 4, 5), rows=8, columns=20)
         prediction = predict(self.reference, patches, (80, 200))
         assert prediction.box is not None
@@ -165,19 +165,19 @@ class TestCocoMetrics:
         assert metrics == {task: {"map": 1.0, "map50": 1.0, "f1": 1.0} for task in ("detection", "segmentation")}
 
     def test_a_distractor_that_outranks_halves_map(self) -> None:
-        distractor = np.ones((50, 40), dtype=bool)  # a photo of another object, of another size; as large as the truth
+        distractor = np.ones((50, 40), dtype=bool)  # on a photo of another size; as large as the truth
         metrics = coco_metrics([self.found(self.truth, 0.4), self.found(distractor, 0.5)], [self.truth, None])
         for task in metrics.values():
             assert [task["map"], task["map50"]] == pytest.approx([0.5, 0.5])
 
     def test_boxes_and_masks_are_scored_apart(self) -> None:
         ring = self.truth.copy()
-        ring[30:60, 40:70] = False  # 700 of 1,600 px, the same box; as a segmentation its hole is filled in the truth
+        ring[30:60, 40:70] = False  # 700 of 1,600 pixels remain in the same box; the truth has no hole
         metrics = coco_metrics([DensePrediction(ring, bounding_box(ring), 0.4, np.zeros((1, 1)))], [self.truth])
         assert metrics["detection"]["map"] == 1.0
         assert metrics["segmentation"]["map"] == 0.0
 
-    def test_true_box_is_of_the_whole_mask_and_true_mask_its_largest_part(self) -> None:
+    def test_the_true_box_surrounds_the_whole_mask_and_the_true_mask_is_its_largest_part(self) -> None:
         truth = mask_with((1, 1, 2, 2), (5, 5, 4, 4))
         whole = np.array([10, 10, 80, 80], dtype=np.int32)
         prediction = DensePrediction(mask_with((5, 5, 4, 4)), whole, 0.4, np.zeros((1, 1)))
@@ -195,7 +195,7 @@ class TestCocoMetrics:
             coco_metrics([self.nothing], [None])
 
 
-def test_reference_to_metrics_end_to_end() -> None:
+def test_from_reference_to_metrics() -> None:
     reference = make_reference([grid_with((2, 3, 4, 4))] * 3, [mask_with((2, 3, 4, 4))] * 3)
     assert isinstance(reference, DenseReference)
     blocks = [(1, 1, 5, 5), (4, 2, 6, 6), (0, 6, 7, 5)]
@@ -216,7 +216,7 @@ def test_bounding_box() -> None:
     np.testing.assert_array_equal(bounding_box(mask), [0, 3, 5, 5])
 
 
-def test_largest_component_drops_the_others_and_fills_holes() -> None:
+def test_the_largest_component_stays_and_its_holes_are_filled() -> None:
     mask = mask_with((0, 0, 2, 2), (4, 4, 5, 5))
     mask[60:70, 60:70] = False
     np.testing.assert_array_equal(largest_component(mask), mask_with((4, 4, 5, 5)))

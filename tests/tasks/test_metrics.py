@@ -10,7 +10,7 @@ def test_flatten() -> None:
     assert flatten(nested) == {"classification.pr_auc": 0.5, "detection.map": 0.1, "detection.map50": 0.2}
 
 
-def test_mean_is_over_the_objects_that_have_the_metric() -> None:
+def test_the_mean_is_over_the_objects_that_have_the_metric() -> None:
     rows = [
         {"retrieval.ndcg": 0.2, "classification.pr_auc": 1.0},
         {"classification.pr_auc": 0.5},
@@ -22,7 +22,7 @@ def test_mean_is_over_the_objects_that_have_the_metric() -> None:
     assert list(mean) == ["classification.pr_auc", "retrieval.ndcg"]  # the order of METRICS
 
 
-def test_mean_of_nothing_is_empty() -> None:
+def test_the_mean_of_nothing_is_empty() -> None:
     assert mean_metrics([]) == {}
 
 

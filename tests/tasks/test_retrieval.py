@@ -9,7 +9,7 @@ from persrep_ray.tasks import retrieval
 
 
 def at_angles(*degrees: float) -> np.ndarray:
-    """Unit vectors in the plane: the smaller the angle to 0°, the nearer to the query (1, 0)."""
+    """Unit vectors in the plane; the smaller the angle, the nearer to the query (1, 0)."""
     radians = np.radians(degrees)
     return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
 
@@ -17,7 +17,7 @@ def at_angles(*degrees: float) -> np.ndarray:
 QUERY = at_angles(0)
 
 
-def test_all_relevant_first_is_perfect() -> None:
+def test_it_is_perfect_if_all_relevant_photos_come_first() -> None:
     relevant = np.array([False, True, True, False])
     scores = retrieval.scores(QUERY, at_angles(80, 10, -20, 60), relevant)
     assert scores == {"ndcg": pytest.approx(1.0), "mrr": 1.0, "top10": 1.0}
@@ -50,15 +50,15 @@ def test_a_tie_does_not_score_by_luck() -> None:
     gallery = at_angles(30, 30)
     for relevant in ([True, False], [False, True]):
         scores = retrieval.scores(QUERY, gallery, np.array(relevant))
-        assert scores["ndcg"] == pytest.approx((1 + 1 / math.log2(3)) / 2)  # the mean of both orders
+        assert scores["ndcg"] == pytest.approx((1 + 1 / math.log2(3)) / 2)  # the mean over both orders
         assert scores["mrr"] == 1 / 2
 
 
-def test_a_gallery_of_the_object_alone_is_perfect() -> None:
+def test_it_is_perfect_if_the_gallery_shows_only_the_object() -> None:
     assert retrieval.scores(QUERY, at_angles(77), np.array([True])) == {"ndcg": 1.0, "mrr": 1.0, "top10": 1.0}
 
 
-def test_equals_the_naive_formula() -> None:
+def test_it_equals_the_naive_formula() -> None:
     rng = np.random.default_rng(0)
     queries, gallery = rng.normal(size=(7, 8)).astype(np.float32), rng.normal(size=(40, 8)).astype(np.float32)
     relevant = rng.random(40) < 0.2
