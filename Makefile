@@ -1,4 +1,4 @@
-# `make` alone lists the commands. The environment is made on first use, in .venv.
+# `make` alone lists the commands. The first command that needs the environment creates it in .venv.
 
 PYTHON ?= python3
 SAMPLE := examples/mini_pods
@@ -25,14 +25,14 @@ export OBJECTS PYTHON
 
 help:
 	@echo 'make demo                           personalize three mugs of the sample data; results in runs/demo'
-	@echo 'make demo ONLY="tin_0 tin_1"        other objects of it; ONLY= for all of them'
-	@echo 'make demo OBJECTS=/path/to/objects  your own: one folder of photos for each object; results in runs/<folder>'
-	@echo 'make test                           linter, formatter, types and tests'
-	@echo 'make clean                          remove .venv and caches, keep runs/'
-	@echo 'PYTHON=python3.12 make ...          the Python (3.10, 3.11 or 3.12) to make .venv with'
+	@echo 'make demo ONLY="tin_0 tin_1"        personalize other objects of it; ONLY= takes all of them'
+	@echo 'make demo OBJECTS=/path/to/objects  personalize your objects (a folder of photos each); results in runs/<folder>'
+	@echo 'make test                           run the linter, the formatter, the type checker and all tests'
+	@echo 'make clean                          remove .venv and caches, but keep runs/'
+	@echo 'PYTHON=python3.12 make ...          create .venv with this Python (3.10, 3.11 or 3.12)'
 
 demo: $(STAMP)
-	@test -d "$$OBJECTS" || { echo "make demo: no folder $$OBJECTS (given as OBJECTS)" >&2; exit 2; }
+	@test -d "$$OBJECTS" || { echo "make demo: there is no folder $$OBJECTS (given as OBJECTS)" >&2; exit 2; }
 	@run="runs/$(RUN)" && set -x && \
 	$(BIN)/persrep personalize --objects "$$OBJECTS" --registry "$$run/registry" --out "$$run" $(if $(ONLY),--only $(ONLY))
 
@@ -51,8 +51,8 @@ clean:
 $(STAMP): pyproject.toml constraints.txt
 	@"$$PYTHON" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || { \
 		echo "persrep-ray needs Python 3.10, 3.11 or 3.12; '$$PYTHON' is $$("$$PYTHON" --version 2>&1)." >&2; \
-		echo "Name another one: PYTHON=python3.12 make ..." >&2; exit 2; }
-	@echo "Installing into $(VENV): once, some minutes"
+		echo "Name another Python: PYTHON=python3.12 make ..." >&2; exit 2; }
+	@echo "Installing into $(VENV); this happens once and takes some minutes"
 	"$$PYTHON" -m venv $(VENV)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev,dreambooth]'
 	@touch $@

@@ -1,15 +1,15 @@
-"""Generation: swapping objects, memory with 200 objects queued, the filter on real photos, cost per image.
+"""Generation: swapping objects, memory with 200 objects in the queue, the filter on real photos, cost per image.
 
     python benchmarks/generation.py [--base FOLDER] [--data DIR] [--only PART …]
 
-No weights of a text-to-image model come with Python packages, so a tiny one is made from its configuration, and one as
-large as Stable Diffusion 1.5 whose weights are random: what pictures cost does not depend on what the weights say.
-Ratios are within this one run. The last line is one JSON object.
+Python packages bring no weights of a text-to-image model, so a tiny model and one as large as Stable Diffusion 1.5 are
+made with random weights: the cost of an image does not depend on the values of the weights. Ratios compare figures of
+the same run. The last line is a JSON object.
 
-    swap     seconds to put another object's LoRA into a pipeline: ours, diffusers' own loading, the pipeline built anew
-    queue    200 objects fine-tuned and sampled by a tiny model: memory of driver, actors and object store on the way
-    filter   --data, real photos in the reference layout: which crops of objects pass as which, at the threshold
-    cost     seconds and memory of one image: cut-and-paste, and a model as large as Stable Diffusion 1.5 on this CPU
+    swap     seconds to put another object's LoRA into a pipeline: by us, by diffusers, by building the pipeline again
+    queue    200 objects are fine-tuned and sampled by a tiny model: memory of the driver, actors and object store
+    filter   needs --data, real photos in the reference layout: which crops of objects pass the threshold for which
+    cost     seconds and memory for an image: cut-and-paste, and a model as large as Stable Diffusion 1.5 on this CPU
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))  # the tiny models are made there
+sys.path.insert(0, str(ROOT / "tests"))  # for the tiny models
 MINI_PODS = ROOT / "examples" / "mini_pods"
 OBJECTS = 200
 SWAPS = 20
@@ -39,7 +40,9 @@ SWAPS = 20
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, metavar="FOLDER", help="a diffusers pipeline; default: a tiny one")
+    parser.add_argument(
+        "--base", type=Path, metavar="FOLDER", help="a diffusers pipeline; by default a tiny one is made"
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="real photos in the reference layout")
     parser.add_argument("--only", nargs="+", choices=sorted(MEASURES), default=list(MEASURES), metavar="PART")
     options = parser.parse_args()
@@ -66,7 +69,7 @@ def main() -> int:
 
 
 def swap(options: argparse.Namespace) -> dict[str, Any]:
-    """Median seconds of a swap between two objects' LoRAs, and of the two ways that diffusers has."""
+    """The median seconds of a swap between the LoRAs of two objects, by us and in two ways by diffusers."""
     from diffusers import AutoPipelineForText2Image
 
     from persrep_ray.config import DreamBoothConfig
@@ -108,7 +111,7 @@ def swap(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def queue(options: argparse.Namespace) -> dict[str, Any]:
-    """Resident memory after a tenth of the objects and at the end."""
+    """Resident memory after a tenth of the objects, after half of them, and at the end."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import psutil
     import ray
@@ -118,9 +121,12 @@ def queue(options: argparse.Namespace) -> dict[str, Any]:
     from persrep_ray.data.run_folder import RunFolder
     from persrep_ray.distributed.connect import connected
     from persrep_ray.distributed.resources import plan
-    from persrep_ray.generate.dreambooth.prompts.book import build_prompts
+    from persrep_ray.generate.generators import generators_of
     from persrep_ray.generate.pipeline import Generation
+    from persrep_ray.generate.schedule import chunks
+    from persrep_ray.generate.types import GeneratorInputs
     from persrep_ray.masks.pipeline import MaskWorker
+    from persrep_ray.storage.store import open_store
 
     sources = sorted((MINI_PODS / "train").iterdir())
     objects = options.scratch / "objects"
@@ -140,7 +146,7 @@ def queue(options: argparse.Namespace) -> dict[str, Any]:
             *("backbone.image_size=224", "generate.calibration_images=0", "generate.negative_objects=2"),
         ],
     )
-    manifest, folder = load_manifest(objects, config.data), RunFolder(options.scratch / "run")
+    manifest, folder = load_manifest(str(objects), config.data), RunFolder(open_store(options.scratch / "run"))
     masker = MaskWorker(config, manifest, folder)
     for object_id in ids:
         masker({"object_id": object_id})
@@ -158,15 +164,16 @@ def queue(options: argparse.Namespace) -> dict[str, Any]:
     seen: dict[int, dict[str, float]] = {}
     failed, done, started = 0, 0, time.monotonic()
     with connected():
+        generators = generators_of(config)
+        inputs = GeneratorInputs(folder, [None] * OBJECTS, [], [], print)
+        demands = [stage.demand for generator in generators.values() for stage in generator.stages()]
         generation = Generation(
-            [chunk for object_id in ids for chunk in folder.chunks(object_id, config)],
+            [chunk for object_id in ids for chunk in chunks(object_id, config)],
             config,
             folder,
             [ray.put(value) for value in (config, manifest, folder)],
-            backgrounds=ray.put([]),
-            negatives=ray.put([]),
-            book=ray.put(build_prompts(config.generate)),
-            plan=plan(config, cpus=2, gpus=0, objects=OBJECTS),
+            {name: generator.prepare(inputs) for name, generator in generators.items()},
+            plan(config, demands, cpus=2, gpus=0, objects=OBJECTS).pools,
         )
         while done < OBJECTS:
             for outcome in generation.poll():
@@ -187,34 +194,35 @@ def queue(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def filter_rates(options: argparse.Namespace) -> dict[str, Any]:
-    """Which share of test crops passes as the object: its own, those of its category, those of others."""
+    """The share of test crops that pass as an object: its crops, those of its category, those of other categories."""
     from persrep_ray.config import RunConfig
     from persrep_ray.data.images import read_rgb
     from persrep_ray.data.objects import load_manifest
-    from persrep_ray.generate.dreambooth.filter import LikenessFilter, MaskedImage, Verdict
+    from persrep_ray.generate.dreambooth.filter import LikenessFilter, Match
+    from persrep_ray.generate.dreambooth.run import MaskedImage
 
     config = RunConfig()
-    manifest = load_manifest(options.data, config.data)
-    judge = LikenessFilter(config)
+    manifest = load_manifest(str(options.data), config.data)
+    likeness_filter = LikenessFilter(config)
     objects = {one.object_id: one for one in manifest.objects.values() if one.train and one.test}
     photos: dict[str, list[MaskedImage]] = {}
     tests: dict[str, list[MaskedImage]] = {}
     for object_id, one in objects.items():
-        photos[object_id] = judge.masked([read_rgb(photo.path, config.data) for photo in one.train])
-        tests[object_id] = judge.masked([read_rgb(photo.path, config.data) for photo in one.test[:3]])
+        photos[object_id] = likeness_filter.masked([read_rgb(photo.path, config.data) for photo in one.train])
+        tests[object_id] = likeness_filter.masked([read_rgb(photo.path, config.data) for photo in one.test[:3]])
     passed: dict[str, list[bool]] = {"own": [], "same category": [], "other categories": []}
     for object_id, one in objects.items():
-        judge.set_object(photos[object_id], [photos[other][0] for other in objects if other != object_id])
+        likeness_filter.set_object(photos[object_id], [photos[other][0] for other in objects if other != object_id])
         for other, images in tests.items():
             same = objects[other].category == one.category
             kind = "own" if other == object_id else "same category" if same else "other categories"
             some = images if kind != "other categories" else images[:1]
-            passed[kind] += [judge.accepts(Verdict(score, None)) for score in judge.likeness(some)]
+            passed[kind] += [likeness_filter.accepts(Match(score, None)) for score in likeness_filter.likeness(some)]
     return {f"{kind} passes ({len(values)})": float(np.mean(values)) for kind, values in passed.items()}
 
 
 def cost(options: argparse.Namespace) -> dict[str, Any]:
-    """Cut-and-paste per image; a step and an image of a model as large as Stable Diffusion 1.5, and its memory."""
+    """Seconds per image of cut-and-paste, and seconds and memory of a model as large as Stable Diffusion 1.5."""
     import psutil
     import torch
     from full_size import save_sd15_shaped
@@ -222,20 +230,26 @@ def cost(options: argparse.Namespace) -> dict[str, Any]:
     from persrep_ray.config import DreamBoothConfig, SamplingConfig, load_config
     from persrep_ray.data.objects import load_manifest
     from persrep_ray.data.run_folder import RunFolder
-    from persrep_ray.generate.cut_paste.chunks import ChunkGenerator
+    from persrep_ray.generate.cut_paste.worker import CutPasteWorker, UserPhotos
     from persrep_ray.generate.dreambooth.diffusion.model import DiffusionModel
     from persrep_ray.generate.dreambooth.diffusion.sampling import Sampler, Shot
+    from persrep_ray.generate.schedule import chunks
+    from persrep_ray.generate.shards import shard_report
     from persrep_ray.masks.pipeline import MaskWorker
+    from persrep_ray.storage.store import open_store
 
     config = load_config()
-    manifest, folder = load_manifest(MINI_PODS, config.data), RunFolder(options.scratch / "cost")
+    manifest, folder = load_manifest(str(MINI_PODS), config.data), RunFolder(open_store(options.scratch / "cost"))
     masker = MaskWorker(config, manifest, folder)
     for object_id in manifest.objects:
         masker({"object_id": object_id})
-    generator = ChunkGenerator(config, manifest, folder)
-    chunks = folder.chunks("mug_0", config)
-    generator.write(chunks[0])  # loads the cutouts
-    pasted = sum(generator.write(chunk) for chunk in chunks[1:]) / sum(chunk.count for chunk in chunks[1:])
+    worker = CutPasteWorker(config, manifest, folder, UserPhotos())
+    first, *timed = chunks("mug_0", config)
+    worker(asdict(first))  # makes the cutouts
+    for chunk in timed:
+        worker(asdict(chunk))
+    seconds_pasted = sum(shard_report(folder, chunk)["seconds"] for chunk in timed)
+    pasted = seconds_pasted / sum(chunk.count for chunk in timed)
     base = save_sd15_shaped(options.scratch / "sd15")
     before = psutil.Process().memory_info().rss
     model = DiffusionModel(DreamBoothConfig(base=str(base)))

@@ -1,11 +1,11 @@
-"""Serving: mixed batches, `peft` beside it, loads, memory, identify. The figures that docs/SERVING.md quotes.
+"""Serving: mixed batches, comparison with `peft`, loads, memory, identify. docs/SERVING.md quotes the figures.
 
     python benchmarks/serving.py [--trained REGISTRY --data DIR]
 
-Trains two objects of the sample data briefly and makes 200 (and 1,000) adapters of them by perturbing copies, serves
-them by HTTP to a load generator in another process, and measures ratios within this one run, in turns, so that what
-else the machine does hits both sides. `--trained` and `--data` add the agreement of identify's two modes on real
-photos: a registry that `benchmarks/quality.py` made, and its data set. The last line is one JSON object.
+It trains two objects of the sample data briefly, makes 200 (and 1,000) perturbed copies of their adapters, serves them
+over HTTP to a load generator in another process, and measures both sides of a ratio in turns, so that other load on the
+machine affects both. `--trained` (a registry that `benchmarks/quality.py` made) and `--data` (its data set) add the
+agreement of identify's two modes on real photos. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = Path(__file__).with_name("serving_parts")
-ADAPTERS, RESIDENT = 200, 1000
+ADAPTERS, RESIDENT, ON_S3 = 200, 1000, 50
 PORT = 8181
-ROUND_S = 20  # some twenty batches on two cores: fewer, and a batch more or less is what one measures
+ROUND_S = 20  # about twenty batches on two cores; with fewer, a single batch changes the result
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/serving"), metavar="DIR", help="registries, kept")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/serving"), metavar="DIR", help="folder for registries"
+    )
     parser.add_argument("--trained", type=Path, metavar="REGISTRY", help="adapters of the objects of --data")
     parser.add_argument("--data", type=Path, metavar="DIR", help="real photos in the reference layout")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
-    parser.add_argument("--rounds", type=int, default=5, help="of the HTTP comparisons")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of PyTorch")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the HTTP comparisons")
     parser.add_argument("--only", nargs="+", choices=sorted(MEASURES), default=list(MEASURES), metavar="PART")
     options = parser.parse_args()
     document: dict[str, Any] = {
@@ -60,11 +62,11 @@ def main() -> int:
 
 
 def over_http(options: argparse.Namespace) -> dict[str, Any]:
-    """Requests per second: every row another adapter, one adapter for all rows, and `peft` on the same requests."""
+    """Requests per second: a different adapter for each row, one adapter for all rows, and `peft`."""
     registry = copies(options.out, ADAPTERS)
     rates: dict[str, list[float]] = {"mixed": [], "one adapter": [], "peft": []}
     failed = 0
-    with endpoint(registry.root, options.threads) as url:
+    with endpoint(registry.store.uri, options.threads) as url:
         for _ in range(options.rounds):
             for name, path, objects in (("mixed", "", ADAPTERS), ("one adapter", "", 1), ("peft", "/peft", ADAPTERS)):
                 result = load(url + path, objects)
@@ -81,7 +83,7 @@ def over_http(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def batch(options: argparse.Namespace) -> dict[str, Any]:
-    """Batches of 16 rows by themselves: what 16 adapters cost beside one."""
+    """Batches of 16 rows without HTTP: 16 adapters compared with one."""
     from serving_parts import engine
     from serving_parts.registry import SAMPLE
 
@@ -102,10 +104,28 @@ def bank(options: argparse.Namespace) -> dict[str, Any]:
         return {
             "cold_load_p50_ms": cold["p50"],
             "cold_load_p99_ms": cold["p99"],
-            "cached_overhead_ms": await engine.bank_overhead(one, engine.targets_of(registry)[0]),
+            "cached_overhead_ms": await engine.bank_overhead(one, engine.refs_of(registry)[0]),
         }
 
     return asyncio.run(measure())
+
+
+def bank_on_s3(options: argparse.Namespace) -> dict[str, Any]:
+    """Cold loads from an S3 server on this machine: what the network adds must be added."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from helpers.s3_server import FaultyS3, s3_server
+    from serving_parts import engine
+    from serving_parts.registry import perturbed_copies, train_two
+
+    trained = train_two(options.out)
+    with s3_server() as port, FaultyS3(port) as server:
+        os.environ.update(server.environment)
+        registry = perturbed_copies(trained, f"{server.uri}/registry", ON_S3)
+        one = engine.make_engine(registry, threads=options.threads)
+        before = server.count()
+        cold = asyncio.run(engine.cold_loads(one, registry))
+        requests = server.count() - before - 1 - ON_S3  # the list of the objects is no part of a load
+    return {"adapters": ON_S3, "cold_load_p50_ms": cold["p50"], "requests_per_load": requests / ON_S3}
 
 
 def resident(options: argparse.Namespace) -> dict[str, Any]:
@@ -128,10 +148,11 @@ def top1(options: argparse.Namespace) -> dict[str, Any]:
     from serving_parts import engine
 
     from persrep_ray.registry.registry import Registry
+    from persrep_ray.storage.store import open_store
 
     if options.trained is None or options.data is None:
         return {"skipped": "needs --trained and --data"}
-    trained = Registry(options.trained.absolute())
+    trained = Registry(open_store(options.trained))
     return asyncio.run(engine.same_top1(trained, options.data, threads=options.threads, shortlists=(4, 8, 16)))
 
 
@@ -142,13 +163,13 @@ def copies(out: Path, count: int) -> Any:
 
 
 def routing(options: argparse.Namespace) -> dict[str, Any]:
-    """Two encoders that can hold 60 % of the adapters each: what consistent hashing of the object's id brings."""
+    """Two encoders that hold 60 % of the adapters each: what consistent hashing of the object's id gains."""
     registry = copies(options.out, ADAPTERS)
     bank_bytes = int(ADAPTERS * 0.6 * _adapter_bytes(registry))
     found: dict[str, Any] = {}
     for router in ("power_of_two", "consistent_hashing"):
         counts = Path(tempfile.mkdtemp())
-        with running(["routed.py", str(registry.root), str(PORT), router, str(bank_bytes)], COUNTS=str(counts)) as url:
+        with running(["routed.py", registry.store.uri, str(PORT), router, str(bank_bytes)], COUNTS=str(counts)) as url:
             load(url, ADAPTERS)
             before = _letters(counts)
             result = load(url, ADAPTERS)
@@ -168,25 +189,25 @@ def _adapter_bytes(registry: Any) -> int:
 
     async def measure() -> int:
         one = engine.make_engine(registry, threads=1)
-        async with one.bank.lease(engine.targets_of(registry)[0]):
+        async with one.bank.lease(engine.refs_of(registry)[0]):
             return one.bank.nbytes
 
     return asyncio.run(measure())
 
 
 @contextmanager
-def endpoint(registry: Path, threads: int) -> Iterator[str]:
-    """The endpoint, and the same with `peft` inside under /peft."""
-    with running(["endpoints.py", str(registry), str(PORT), str(threads)]) as url:
+def endpoint(registry: str, threads: int) -> Iterator[str]:
+    """The endpoint, and the same with `peft` at /peft."""
+    with running(["endpoints.py", registry, str(PORT), str(threads)]) as url:
         for path in ("", "/peft"):
             urllib.request.urlopen(f"{url}{path}/readyz", timeout=60).close()
-            load(url + path, ADAPTERS)  # warm: every adapter in memory
+            load(url + path, ADAPTERS)  # warms up: all adapters are in memory
         yield url
 
 
 @contextmanager
 def running(part: list[str], **variables: str) -> Iterator[str]:
-    """A program of `serving_parts` in a process group of its own, from when it says that it serves."""
+    """Runs a program of `serving_parts` in its own process group and waits until it serves."""
     command = [sys.executable, str(PARTS / part[0]), *part[1:]]
     environment = {**os.environ, "PYTHONPATH": str(PARTS.parent), "RAY_worker_niceness": "0", **variables}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -220,6 +241,7 @@ MEASURES = {
     "http": over_http,
     "batch": batch,
     "bank": bank,
+    "bank_on_s3": bank_on_s3,
     "resident": resident,
     "identify": identify,
     "routing": routing,

@@ -1,9 +1,9 @@
-"""What storage costs: publish, list, follow, cold load and resume, on a folder and on S3.
+"""Measures what storage costs: publish, list, follow, cold load and resume, on a folder and on S3.
 
     python benchmarks/storage.py [--objects 200] [--adapter-kb 600]
 
-The S3 server is a local one (moto's), so its times only say how many round trips there are: they are given as ratios to
-the folder's, beside the requests per object, which hold for every S3 server. The last line is one JSON object.
+The S3 server is local (moto's), so its times only say how many round trips there are. They are given as ratios to the
+times of the folder, next to the requests per object, which hold for every S3 server. The last line is one JSON object.
 
     publish      the four files of a version, then its pointer by compare-and-swap
     list         all pointers
@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT / "tests"))  # the S3 server is started as in the te
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--objects", type=int, default=200, metavar="N", help="objects that are published")
+    parser.add_argument("--objects", type=int, default=200, metavar="N", help="how many objects are published")
     parser.add_argument("--adapter-kb", type=int, default=600, metavar="KB", help="size of an adapter")
     options = parser.parse_args()
 

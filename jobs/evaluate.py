@@ -1,4 +1,4 @@
-"""For `ray job submit --working-dir . -- python jobs/evaluate.py …`: the arguments of `persrep evaluate`."""
+"""Takes the arguments of `persrep evaluate`: `ray job submit --working-dir . -- python jobs/evaluate.py …`."""
 
 import sys
 

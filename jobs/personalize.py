@@ -1,4 +1,4 @@
-"""For `ray job submit --working-dir . -- python jobs/personalize.py …`: the arguments of `persrep personalize`."""
+"""Takes the arguments of `persrep personalize`: `ray job submit --working-dir . -- python jobs/personalize.py …`."""
 
 import sys
 

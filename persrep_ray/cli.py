@@ -1,4 +1,4 @@
-"""`persrep …`: thin. Exit code 0: all went well; 1: an object failed; 2: an invalid command or configuration."""
+"""The command `persrep`. Exit code 0: all went well; 1: an object failed; 2: an invalid command or configuration."""
 
 from __future__ import annotations
 
@@ -82,40 +82,47 @@ def _print_result(result: Mapping[str, Any]) -> int:
     """Prints the objects' metrics and what failed; returns the exit code."""
     from persrep_ray.report.table import format_table
 
-    done = {name: one["metrics"] for name, one in result["objects"].items() if one["metrics"] is not None}
+    done = {name: entry["metrics"] for name, entry in result["objects"].items() if entry["metrics"] is not None}
     if result["mean"]["personalized"]:
         print(format_table(done, result["mean"]))
     elif done:
         print(f"{len(done)} done; there are no test photos to evaluate on (put them in test/<object>/, next to train/)")
-    failed = [one["error"] for one in result["objects"].values() if one["error"]]
+    failed = [entry["error"] for entry in result["objects"].values() if entry["error"]]
     for error in failed:
         print(f"failed: {error}")
     return 1 if failed else 0
 
 
 def _list_objects(options: argparse.Namespace) -> int:
-    registry = Registry(options.registry.absolute())
-    for object_id in registry.objects():
-        print(f"{object_id}\t{registry.current(object_id)}\t{len(registry.versions(object_id))} versions")
+    registry = Registry(open_store(options.registry))
+    for object_id, version in registry.live().items():
+        print(f"{object_id}\t{version}\t{len(registry.versions(object_id))} versions")
     return 0
 
 
 def _show_object(options: argparse.Namespace) -> int:
-    card = Registry(options.registry.absolute()).card(options.object_id, options.version)
+    card = Registry(open_store(options.registry)).card(options.object_id, options.version)
     print(json.dumps(card, indent=2))
     return 0
 
 
 def _delete_object(options: argparse.Namespace) -> int:
-    registry = Registry(options.registry.absolute())
+    registry = Registry(open_store(options.registry))
     if registry.current(options.object_id) is None:
-        raise NotPublishedError(f"object {options.object_id}: not published in {registry.root}")
+        raise NotPublishedError(f"object {options.object_id}: not published in {registry.store.uri}")
     registry.delete(options.object_id)
     return 0
 
 
 def _rollback_object(options: argparse.Namespace) -> int:
-    Registry(options.registry.absolute()).make_live(options.object_id, options.version)
+    Registry(open_store(options.registry)).make_live(options.object_id, options.version)
+    return 0
+
+
+def _migrate_registry(options: argparse.Namespace) -> int:
+    from persrep_ray.registry.migration import migrate
+
+    print(f"{migrate(Registry(open_store(options.registry)))} objects are live")
     return 0
 
 
@@ -128,7 +135,7 @@ def _serve(options: argparse.Namespace) -> int:
     from persrep_ray.config import load_serve_config
     from persrep_ray.serving.launch import serve_until_interrupted
 
-    registry = None if options.registry is None else str(options.registry.absolute())
+    registry = None if options.registry is None else open_store(options.registry).uri
     config = load_serve_config(options.config, options.set, registry=registry)
     serve_until_interrupted(config, host=options.host, port=options.port, verbose=options.verbose)
     return 0
@@ -150,7 +157,7 @@ def _new_key(options: argparse.Namespace) -> int:
     else:
         add_entry(options.file, entry)
         print(key)
-    print("The key is shown this once; what is kept is its hash.", file=sys.stderr)
+    print("The key is only shown now; the file stores its hash.", file=sys.stderr)
     return 0
 
 
@@ -166,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--verbose", action="store_true", help="show the workers' output, and tracebacks")
+    common.add_argument("--verbose", action="store_true", help="show the output of the workers, and tracebacks")
     configured = argparse.ArgumentParser(add_help=False)
     configured.add_argument("--config", metavar="FILE", help=f"a YAML file or a preset ({', '.join(PRESETS)})")
     configured.add_argument(
@@ -186,79 +193,94 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "personalize",
         parents=[data, configured, common],
-        help="photos in, published adapters out",
-        description="Masks, generates, trains, evaluates and publishes an adapter per object. Runs on the Ray cluster "
-        "at RAY_ADDRESS, else on this machine. The same command resumes a run that was killed.",
+        help="turn photos into published adapters",
+        description="Makes masks and synthetic images, then trains, evaluates and publishes an adapter per object. "
+        "Runs on the Ray cluster at RAY_ADDRESS, or else on this machine. The same command resumes a killed run.",
     )
     command.add_argument("--registry", metavar="DIR", help="where adapters are published (default: OUT/registry)")
     command.add_argument("--out", metavar="DIR", help="the run folder (default: runs/<name of OBJECTS>)")
     command.add_argument("--backgrounds", metavar="DIR", help="photos to paste objects onto")
-    command.add_argument("--negatives", metavar="DIR", help="photos that show none of the objects, as negatives")
+    command.add_argument("--negatives", metavar="DIR", help="photos of other things, used as negatives")
     command.set_defaults(command=_personalize)
 
     command = commands.add_parser(
-        "evaluate", parents=[data, stored, configured, common], help="the four tasks with the adapters of a registry"
+        "evaluate",
+        parents=[data, stored, configured, common],
+        help="run the four tasks with the adapters of a registry",
     )
-    command.add_argument("--out", required=True, metavar="FILE", help="the result, JSON")
+    command.add_argument("--out", required=True, metavar="FILE", help="where the result is written, as JSON")
     command.set_defaults(command=_evaluate)
 
     command = commands.add_parser(
         "serve",
         parents=[common],
-        help="an HTTP endpoint for the adapters of a registry",
+        help="start an HTTP endpoint for a registry",
         description="Serves classify, detect, segment, embed, compare and identify, and a page to try them. Runs on "
-        "the Ray cluster at RAY_ADDRESS, else on this machine. New versions go live by themselves. docs/SERVING.md",
+        "the Ray cluster at RAY_ADDRESS, or else on this machine. New versions go live without a restart. See "
+        "docs/SERVING.md.",
     )
-    command.add_argument("--registry", type=Path, metavar="DIR", help="where adapters are published")
+    command.add_argument("--registry", metavar="DIR", help="where adapters are published, also s3://bucket/prefix")
     command.add_argument("--host", default="127.0.0.1", help="the interface to listen on (default: this machine only)")
     command.add_argument("--port", type=int, default=8000)
     command.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of settings")
     command.add_argument(
-        "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="say encoder.max_replicas=4"
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="overrides, such as encoder.max_replicas=4",
     )
     command.add_argument(
         "--print-environment",
         action="store_true",
-        help="only print what `ray start` on a cluster needs, for eval",
+        help="only print the environment that `ray start` needs on a cluster, as input for eval",
     )
     command.set_defaults(command=_serve)
 
-    objects = commands.add_parser("objects", help="look into a registry").add_subparsers(
+    objects = commands.add_parser("objects", help="inspect and change a registry").add_subparsers(
         required=True, metavar="ACTION"
     )
-    command = objects.add_parser("list", parents=[stored, common], help="ids and live versions")
+    command = objects.add_parser("list", parents=[stored, common], help="list ids and live versions")
     command.set_defaults(command=_list_objects)
-    command = objects.add_parser("show", parents=[stored, common], help="an object's card")
+    command = objects.add_parser("show", parents=[stored, common], help="print an object's card")
     command.add_argument("object_id", metavar="ID")
-    command.add_argument("--version", help="default: the live one")
+    command.add_argument("--version", help="the version to show (default: the live version)")
     command.set_defaults(command=_show_object)
-    command = objects.add_parser("rollback", parents=[stored, common], help="make an earlier version the live one")
+    command = objects.add_parser("rollback", parents=[stored, common], help="make an earlier version live")
     command.add_argument("object_id", metavar="ID")
-    command.add_argument("--version", required=True, help="one that is published")
+    command.add_argument("--version", required=True, help="the published version to make live")
     command.set_defaults(command=_rollback_object)
     command = objects.add_parser("delete", parents=[stored, common], help="remove an object with all its versions")
     command.add_argument("object_id", metavar="ID")
     command.set_defaults(command=_delete_object)
 
-    backbone = commands.add_parser("backbone", help="the frozen backbone").add_subparsers(
+    command = objects.add_parser(
+        "migrate", parents=[stored, common], help="convert a registry of an earlier version to the current layout"
+    )
+    command.set_defaults(command=_migrate_registry)
+
+    backbone = commands.add_parser("backbone", help="find the frozen backbone").add_subparsers(
         required=True, metavar="ACTION"
     )
-    command = backbone.add_parser("path", parents=[common], help="its folder, for plain transformers")
+    command = backbone.add_parser("path", parents=[common], help="print its folder, for plain transformers")
     command.add_argument("name", metavar="NAME", help="embedded (converted on first use), a hub id or a local folder")
     command.set_defaults(command=_backbone_path)
 
-    keys = commands.add_parser("keys", help="API keys of an endpoint").add_subparsers(required=True, metavar="ACTION")
-    command = keys.add_parser("new", parents=[common], help="make a key, and the entry of a keys file that lets it in")
-    command.add_argument("--name", required=True, help="whose key it is")
+    keys = commands.add_parser("keys", help="manage the API keys of an endpoint").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    command = keys.add_parser("new", parents=[common], help="make a key and its entry for a keys file")
+    command.add_argument("--name", required=True, help="the owner of the key")
     command.add_argument(
         "--prefix",
         nargs="+",
         action="extend",
         default=[],
-        help="the key knows of the objects whose id starts with one of these (default: all)",
+        help="the key sees only objects whose id starts with one of these prefixes (default: all objects)",
     )
-    command.add_argument("--delete", action="store_true", help="the key may delete objects")
-    command.add_argument("--file", type=Path, metavar="FILE", help="the keys file to add the entry to")
+    command.add_argument("--delete", action="store_true", help="let the key delete objects")
+    command.add_argument("--file", metavar="FILE", help="the keys file to add the entry to, also s3://bucket/key")
     command.set_defaults(command=_new_key)
     return parser
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import transformers
+from helpers.versions import write_earlier_registry
 from safetensors.numpy import save
 
 from persrep_ray.cli import main
 from persrep_ray.registry.registry import Registry
+from persrep_ray.storage.store import open_store
 
 
 def publish(root: Path, object_id: str, *versions: str) -> None:
@@ -23,7 +25,7 @@ def publish(root: Path, object_id: str, *versions: str) -> None:
             "prototypes.safetensors": tensors,
             "card.json": json.dumps({"object_id": object_id, "version": version}).encode(),
         }
-        Registry(root).publish(object_id, version, files)
+        Registry(open_store(root)).publish(object_id, version, files)
 
 
 def one_line_error(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -53,11 +55,20 @@ def test_an_objects_card_is_shown_by_version(tmp_path: Path, capsys: pytest.Capt
 def test_a_deleted_object_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     publish(tmp_path, "mug", "v1")
     assert main(["objects", "delete", "mug", "--registry", str(tmp_path)]) == 0
-    assert Registry(tmp_path).objects() == []
+    assert Registry(open_store(tmp_path)).objects() == []
     assert "object mug: not published" in one_line_error(capsys, "objects", "delete", "mug", "--registry", tmp_path)
 
 
-def test_an_object_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_registry_of_the_earlier_layout_is_migrated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_earlier_registry(open_store(tmp_path))
+    migrate = f"persrep objects migrate --registry {tmp_path}"
+    assert migrate in one_line_error(capsys, "objects", "list", "--registry", tmp_path)
+    assert main(migrate.split()[1:]) == 0
+    assert main(["objects", "list", "--registry", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "2 objects are live\ncup\tv2\t2 versions\nmug\tv1\t1 versions\n"
+
+
+def test_an_unknown_object_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "object mug: not published" in one_line_error(capsys, "objects", "show", "mug", "--registry", tmp_path)
     assert "bad object id '../x'" in one_line_error(capsys, "objects", "show", "../x", "--registry", tmp_path)
 
@@ -69,10 +80,10 @@ def test_an_object_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--objects", "photos", "--set", "train.stepz=3"], "train.stepz"),
         (["--objects", "photos", "--config", "missing.yaml"], "missing.yaml"),
         (["--objects", "photos", "--only", "mog"], "did you mean mug?"),
-        (["--objects", "photos", "--backgrounds", "nowhere"], "--backgrounds: nowhere is no folder"),
+        (["--objects", "photos", "--backgrounds", "nowhere"], "--backgrounds: there is no folder nowhere"),
     ],
 )
-def test_what_the_user_has_to_mend_is_one_line(
+def test_what_the_user_has_to_fix_is_one_line(
     arguments: list[str],
     message: str,
     tmp_path: Path,
@@ -85,7 +96,7 @@ def test_what_the_user_has_to_mend_is_one_line(
     assert not Path("run").exists(), "nothing may be left of a run that never began"
 
 
-def test_evaluating_an_empty_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluating_an_empty_registry_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["evaluate", "--objects", tmp_path, "--registry", tmp_path, "--out", tmp_path / "out.json"]
     assert "holds no published object" in one_line_error(capsys, *arguments)
 
@@ -103,12 +114,12 @@ def test_evaluating_without_test_photos_says_so_and_names_what_failed(
     arguments = ["evaluate", "--objects", tmp_path, "--registry", tmp_path, "--out", out]
     assert main([str(argument) for argument in arguments]) == 1
     assert capsys.readouterr().out == (
-        "1 done; there are no test photos to evaluate on (test/<object>/ beside train/)\n"
+        "1 done; there are no test photos to evaluate on (put them in test/<object>/, next to train/)\n"
         f"failed: object cup: evaluate: x\n\nresult  {out}\n"
     )
 
 
-def test_a_wrong_command_line_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_command_line_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main(["personalize"])
     assert exit_info.value.code == 2
@@ -123,12 +134,12 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert "persrep" in capsys.readouterr().out
 
 
-def test_the_backbones_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_path_of_a_local_backbone_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backbone", "path", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path}\n"
 
 
-def test_the_embedded_backbones_folder_is_made_first_and_loads_in_plain_transformers(
+def test_the_embedded_backbone_is_converted_first_and_loads_in_plain_transformers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PERSREP_CACHE", str(tmp_path))

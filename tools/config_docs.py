@@ -1,4 +1,4 @@
-"""Write docs/CONFIG.md, the list of all settings, from the configuration's own fields: python tools/config_docs.py"""
+"""Writes docs/CONFIG.md, the list of all settings, from the fields of the configuration: python tools/config_docs.py"""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "CONFIG.md"
 HEAD = f"""# Settings
 
 `--config` takes a preset ({", ".join(f"`{name}`" for name in PRESETS)}) or a YAML file of sections, which may name the
-preset it starts from (`preset: paper`); `--set` takes `section.key=value`. Unknown keys and values out of range are
-errors. This page is made from `persrep_ray/config/run.py` and `persrep_ray/config/serve.py` by `tools/config_docs.py`.
+preset that it starts from (`preset: paper`); `--set` takes `section.key=value`. Unknown keys and values out of range
+are errors. `tools/config_docs.py` generates this page from `persrep_ray/config/`.
 """
 SERVE_INTRODUCTION = """\
-What the YAML file of `persrep serve --config` and the `args` of `serve/config.yaml` hold; `--set` as above."""
+These settings stand in the YAML file of `persrep serve --config` and in the `args` of `serve/config.yaml`; `--set`
+overrides them as above."""
 
 
 def page() -> str:
@@ -55,7 +56,7 @@ def _plain(value: Any) -> str:
 
 
 def _allowed(schema: dict[str, Any]) -> str:
-    """A JSON schema in a few words."""
+    """What a JSON schema allows, in a few words."""
     if "anyOf" in schema:
         return " or ".join(_allowed(choice) for choice in schema["anyOf"])
     if "enum" in schema:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The browser that tests/browser runs in, from the system's packages. Never fails: without one those tests are skipped.
+# Installs the browser for tests/browser from the system's packages. It never fails: without a browser these tests skip.
 set -uo pipefail
 
 found() { command -v "$1" >/dev/null; }
@@ -12,7 +12,7 @@ if [ "$(id -u)" != 0 ]; then
   as_root=(sudo -n)
 fi
 if found apt-get && "${as_root[@]}" true 2>/dev/null; then
-  echo "Installing Chromium for the tests of the page"
+  echo "Installing Chromium for the tests of the web page"
   export DEBIAN_FRONTEND=noninteractive
   packages=(chromium chromium-driver fonts-dejavu-core)
   if { "${as_root[@]}" apt-get -qq update &&
@@ -20,5 +20,5 @@ if found apt-get && "${as_root[@]}" true 2>/dev/null; then
     exit 0
   fi
 fi
-echo "No browser, so the tests of the page will be skipped. They need Chromium and chromedriver on the PATH;" >&2
+echo "There is no browser, so the tests of the web page will be skipped. They need Chromium and chromedriver on the PATH;" >&2
 echo "on Debian: apt-get install chromium chromium-driver" >&2

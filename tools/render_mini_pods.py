@@ -1,13 +1,13 @@
-"""Render a small dataset of look-alike products in the layout of PODS, with exact masks.
+"""Renders a small dataset of look-alike products in the layout of PODS, with exact masks.
 
-Blender comes as a PyPI wheel that needs Python 3.11 and numpy 1, so give it a virtual environment:
+Blender comes as a PyPI wheel that needs Python 3.11 and numpy 1, so it gets a separate virtual environment:
 
     python3.11 -m venv .venv-render
     .venv-render/bin/pip install 'bpy==5.0.1' 'numpy<2' pillow
     .venv-render/bin/python tools/render_mini_pods.py --out examples/mini_pods
 
-Every picture depends only on (seed, object, split, index), so the script can stop and resume, and any
-part rendered alone comes out the same. Existing pictures are kept; delete one to render it again.
+Every photo depends only on (seed, object, split, index), so the script can stop and resume, and any part that is
+rendered alone comes out the same. Existing photos are kept; delete a photo to render it again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TEST_SPLITS = ("in_distribution", "pose", "distractors", "pose_and_distractors")
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture to take: `index` counts within its split, `stem` names the file."""
+    """A photo to take: `index` counts within its split, `stem` names the file."""
 
     name: str
     split: str
@@ -54,7 +54,7 @@ def shots_of(name: str, train: int, per_split: int) -> list[Shot]:
 
 
 def write_annotations(out: Path, categories: dict[str, str], shots: list[Shot]) -> None:
-    """The two tables of the reference layout: the classes, and the split of every test photo."""
+    """Writes the two tables of the reference layout: the classes, and the split of every test photo."""
     names = list(categories)
     info = {
         "classes": names,
@@ -73,7 +73,7 @@ def write_annotations(out: Path, categories: dict[str, str], shots: list[Shot]) 
 
 
 def save_atomically(image: Image.Image, path: Path, **options: object) -> None:
-    """Write under a temporary name first, so that an interrupted run leaves no half file behind."""
+    """Writes under a temporary name first, so that an interrupted run leaves no half-written file behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     image.save(partial, format="PNG" if path.suffix == ".png" else "JPEG", **options)
@@ -90,7 +90,7 @@ def render_shot(shot: Shot, designs: dict[str, Design], options: argparse.Namesp
         scene.build_scene(placed, random.Random(f"{key}/room"), options.size)
         photo = scene.render_photo(Path(folder), options.samples, noise_seed)
         mask = scene.render_mask(Path(folder))
-        # The photo goes last: a shot counts as done when it exists.
+        # The photo is written last: where it exists, the mask exists too.
         save_atomically(mask, shot.mask(options.out), compress_level=9)
         save_atomically(photo, shot.photo(options.out), quality=options.quality, optimize=True)
 
@@ -100,19 +100,19 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("examples/mini_pods"), help="the dataset's folder (%(default)s)"
     )
-    parser.add_argument("--size", type=int, default=320, help="side of the square pictures, pixels (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another dataset (%(default)s)")
+    parser.add_argument("--size", type=int, default=320, help="side of the square photos, pixels (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="each seed gives a different dataset (%(default)s)")
     parser.add_argument(
         "--samples", type=int, default=12, help="Cycles samples per pixel before denoising (%(default)s)"
     )
     parser.add_argument("--quality", type=int, default=88, help="JPEG quality (%(default)s)")
-    parser.add_argument("--objects-per-category", type=int, default=4, help="2 to 36 (%(default)s)")
-    parser.add_argument("--train", type=int, default=3, help="training photos of an object (%(default)s)")
+    parser.add_argument("--objects-per-category", type=int, default=4, help="from 2 to 36 (%(default)s)")
+    parser.add_argument("--train", type=int, default=3, help="training photos per object (%(default)s)")
     parser.add_argument(
         "--test-per-split",
         type=int,
         default=3,
-        help="photos of an object in each of the 4 test splits (%(default)s)",
+        help="photos per object in each of the 4 test splits (%(default)s)",
     )
     parser.add_argument("--only", nargs="+", metavar="OBJECT", help="render only these objects, such as mug_0")
     return parser.parse_args()
@@ -125,7 +125,7 @@ def main() -> None:
     designs = {design.name: design for design in make_catalogue(options.objects_per_category, options.seed)}
     unknown = sorted(set(options.only or ()) - set(designs))
     if unknown:
-        raise SystemExit(f"no such object: {', '.join(unknown)}; there are {', '.join(designs)}")
+        raise SystemExit(f"there is no object {', '.join(unknown)}; the objects are {', '.join(designs)}")
     shots = [shot for name in designs for shot in shots_of(name, options.train, options.test_per_split)]
     write_annotations(options.out, {name: design.category for name, design in designs.items()}, shots)
 
@@ -137,7 +137,7 @@ def main() -> None:
         render_shot(shot, designs, options)
         spent = time.monotonic() - start
         left = spent / done * (len(todo) - done)
-        pace = f"{spent / done:.1f} s each, {left / 60:.0f} min left"
+        pace = f"{spent / done:.1f} s per photo, {left / 60:.0f} min left"
         print(f"{done}/{len(todo)} {shot.photo(options.out)} {pace}", flush=True)
 
 

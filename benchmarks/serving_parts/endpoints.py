@@ -1,4 +1,4 @@
-"""Two applications on one Ray Serve: ours at /, and under /peft the same with `peft` inside. Ends with SIGTERM."""
+"""Two applications on one Ray Serve: the endpoint at /, and the same with `peft` at /peft. SIGTERM ends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine by itself, without HTTP: loads, memory, identify. Every function gives figures of one run."""
+"""The engine by itself, without HTTP: loads, memory, identify. Each function returns the figures of one run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from persrep_ray.config import DataConfig, EncoderConfig, IdentifyConfig, ServeConfig
+from persrep_ray.config import DataConfig, IdentifyConfig, ServeConfig
 from persrep_ray.data.images import read_rgb, standard_view
 from persrep_ray.data.objects import load_manifest
 from persrep_ray.registry.registry import FILES, Registry
@@ -23,18 +23,17 @@ from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.serving.engine.encoder import ImageInput, MultiAdapterEncoder, Row
 from persrep_ray.serving.engine.engine import LocalEngine
 from persrep_ray.serving.engine.profile import read_profile
+from persrep_ray.storage.local import LocalStore
 
 
 def make_engine(registry: Registry, *, threads: int, shortlist: int = 16) -> LocalEngine:
     torch.set_num_threads(threads)
-    config = ServeConfig(
-        registry=str(registry.root), identify=IdentifyConfig(shortlist=shortlist), encoder=EncoderConfig()
-    )
+    config = ServeConfig(registry=registry.store.uri, identify=IdentifyConfig(shortlist=shortlist))
     return LocalEngine(config, read_profile(config))
 
 
-def targets_of(registry: Registry) -> list[AdapterRef]:
-    return [AdapterRef(object_id, str(registry.current(object_id))) for object_id in registry.objects()]
+def refs_of(registry: Registry) -> list[AdapterRef]:
+    return [AdapterRef(object_id, version) for object_id, version in registry.live().items()]
 
 
 async def bank_overhead(engine: LocalEngine, ref: AdapterRef) -> float:
@@ -51,13 +50,13 @@ async def bank_overhead(engine: LocalEngine, ref: AdapterRef) -> float:
 
 
 async def batches(engine: LocalEngine, registry: Registry, photo: Path, rounds: int = 9, rows: int = 16) -> float:
-    """Seconds of a batch whose rows all want the same adapter over one whose rows all want another, in turns.
+    """The time of a batch for one adapter over the time of a batch for `rows` adapters, measured in turns.
 
-    All images differ, within a batch and from batch to batch.
+    All images differ, within a batch and between batches.
     """
     image = standard_view(read_rgb(photo, DataConfig()), (await engine.view_sides())[0])
     adapters = []
-    for ref in targets_of(registry)[:rows]:
+    for ref in refs_of(registry)[:rows]:
         async with engine.bank.lease(ref) as adapter:
             adapters.append(adapter)
     ratios = []
@@ -73,11 +72,12 @@ async def batches(engine: LocalEngine, registry: Registry, photo: Path, rounds: 
 
 
 async def cold_loads(engine: LocalEngine, registry: Registry) -> dict[str, float]:
-    """Milliseconds from a lease to an adapter that is neither in memory nor in the system's file cache."""
+    """Milliseconds to get an adapter that is neither in memory nor in the system's file cache."""
     times = []
-    for ref in targets_of(registry):
-        for name in FILES:
-            forget(registry.path(ref.object_id, ref.version) / name)
+    for ref in refs_of(registry):
+        if isinstance(registry.store, LocalStore):
+            for name in FILES:
+                forget(registry.local_copy(ref.object_id, ref.version) / name)
         assert ref not in engine.bank
         started = time.perf_counter()
         async with engine.bank.lease(ref):
@@ -96,9 +96,9 @@ def forget(path: Path) -> None:
 
 
 async def resident(engine: LocalEngine, registry: Registry) -> dict[str, float]:
-    """How the process grows while all adapters of the registry are loaded, beside the bytes of their tensors."""
-    first, *others = targets_of(registry)
-    async with engine.bank.lease(first):  # threads and buffers of a first load belong to the base
+    """How much the process grows when all adapters are loaded, compared with the bytes of their tensors."""
+    first, *others = refs_of(registry)
+    async with engine.bank.lease(first):  # the first load also creates threads and buffers, which count as the base
         pass
     base, counted = resident_bytes(), engine.bank.nbytes
     for ref in others:
@@ -115,12 +115,12 @@ async def resident(engine: LocalEngine, registry: Registry) -> dict[str, float]:
 
 
 def resident_bytes() -> int:
-    """Of this process, as Linux counts them."""
+    """The resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 async def identify(engine: LocalEngine, registry: Registry, photo: Path, rounds: int = 3) -> dict[str, float]:
-    """Exact identify beside separate full forwards: what each of the adapters would cost on its own."""
+    """Exact identify compared with a separate full forward for each adapter."""
     image = standard_view(read_rgb(photo, DataConfig()), (await engine.view_sides())[0])
     follower = asyncio.create_task(engine.run())
     count = len(registry.objects())
@@ -128,7 +128,7 @@ async def identify(engine: LocalEngine, registry: Registry, photo: Path, rounds:
         await asyncio.sleep(0.2)
     await engine.identify(image, [""], top_k=5, exact=True)  # all adapters are in memory from here on
     adapters = []
-    for ref in targets_of(registry):
+    for ref in refs_of(registry):
         async with engine.bank.lease(ref) as adapter:
             adapters.append(adapter)
     ratios, exact_s, shortlist_s = [], [], []
@@ -152,9 +152,9 @@ async def identify(engine: LocalEngine, registry: Registry, photo: Path, rounds:
 
 
 async def same_top1(trained: Registry, data: Path, *, threads: int, shortlists: Sequence[int]) -> dict[str, Any]:
-    """On what share of real test photos shortlists of some sizes and exact mode name the same object first.
+    """The share of real test photos on which shortlists and exact mode name the same object first.
 
-    `right`: exact mode names the photo's object.
+    `right` is the share on which exact mode names the photo's object.
     """
     engines = {size: make_engine(trained, threads=threads, shortlist=size) for size in shortlists}
     exact_engine = next(iter(engines.values()))
@@ -172,7 +172,7 @@ async def same_top1(trained: Registry, data: Path, *, threads: int, shortlists: 
         for photo in photos.test:
             image = standard_view(read_rgb(photo.path, limits), side)
             exact = await exact_engine.identify(image, [""], top_k=1, exact=True)
-            first = [one.ref.object_id for one in exact.candidates]
+            first = [candidate.ref.object_id for candidate in exact.candidates]
             right += first == [object_id]
             total += 1
             for size, engine in engines.items():
@@ -189,7 +189,7 @@ async def same_top1(trained: Registry, data: Path, *, threads: int, shortlists: 
 
 
 def one_by_one(encoder: MultiAdapterEncoder, images: Sequence[np.ndarray], adapters: Sequence[Adapter]) -> float:
-    """Seconds of a whole forward for each image with its adapter; the images differ, so no prefix is shared."""
+    """Seconds of a separate forward for each image and its adapter; the images differ, so no prefix is shared."""
     started = time.perf_counter()
     for image, adapter in zip(images, adapters, strict=True):
         encoder.encode([Row(ImageInput(image), adapter)])

@@ -1,4 +1,4 @@
-"""HTTP load from a process of its own: closed loop, `--clients` at a time. The last line is one JSON object.
+"""A closed-loop HTTP load generator with `--clients` clients. The last line is one JSON object.
 
 python benchmarks/serving_parts/load.py --url http://127.0.0.1:8000 --photos DIR --objects 200 --seconds 8
 """
@@ -21,7 +21,7 @@ from PIL import Image
 
 
 def fresh(photos: Sequence[np.ndarray], number: int) -> bytes:
-    """A JPEG that no request sent before: the encoder keeps what it computed of images that come again."""
+    """A JPEG that differs from all earlier ones, because the encoder keeps what it computes of repeated images."""
     image = photos[number % len(photos)].copy()
     image[:16, :16] = np.random.default_rng(number + time.time_ns()).integers(0, 255, (16, 16, 3))
     buffer = io.BytesIO()
@@ -30,7 +30,7 @@ def fresh(photos: Sequence[np.ndarray], number: int) -> bytes:
 
 
 async def run(url: str, photos: Sequence[np.ndarray], objects: int, clients: int, seconds: float) -> dict[str, object]:
-    """Classifies images, each by the next of `objects` adapters in turn."""
+    """Classifies images with `objects` adapters in turn."""
     statuses: Counter[int] = Counter()
     latencies: list[float] = []
     numbers = count()

@@ -1,6 +1,6 @@
-"""What serving would be without a multi-adapter encoder: `peft`'s `set_adapter` before every request.
+"""Serving without a multi-adapter encoder: `peft`'s `set_adapter` before each request, for comparison.
 
-The same ingress in front; the same backbone, precision and threads; every adapter already in memory.
+It has the same ingress, backbone, precision and threads, and all adapters are in memory.
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
 from persrep_ray.backbones.backbone import load_backbone
 from persrep_ray.config import ServeConfig
 from persrep_ray.registry.registry import Registry
 from persrep_ray.serving.engine.answers import AdapterRef, Classification
 from persrep_ray.serving.engine.profile import Profile
+from persrep_ray.storage.store import open_store
 from persrep_ray.tasks.features import normalize
 
 
@@ -29,17 +29,18 @@ class PeftEncoder:
 
     def __init__(self, config: ServeConfig, profile: Profile) -> None:
         torch.set_num_threads(config.encoder.threads or max(1, int(config.encoder.cpus_per_replica)))
-        registry = Registry(Path(config.registry))
+        registry = Registry(open_store(config.registry))
         self._backbone = load_backbone(profile.backbone).to("cpu")
         first, *others = registry.objects()
-        self._peft = PeftModel.from_pretrained(self._backbone.model, registry.path(first), adapter_name=first)
+        self._peft = PeftModel.from_pretrained(self._backbone.model, registry.local_copy(first), adapter_name=first)
         for object_id in others:
-            self._peft.load_adapter(registry.path(object_id), adapter_name=object_id)
+            self._peft.load_adapter(registry.local_copy(object_id), adapter_name=object_id)
         self._peft.eval()
         self._prototypes = {
-            one: normalize(load_file(registry.path(one) / "prototypes.safetensors")["cls"]) for one in (first, *others)
+            object_id: normalize(load(registry.read(object_id, None, "prototypes.safetensors"))["cls"])
+            for object_id in (first, *others)
         }
-        self._thresholds = {one: registry.card(one)["threshold"] for one in (first, *others)}
+        self._thresholds = {object_id: registry.card(object_id)["threshold"] for object_id in (first, *others)}
         self._side = profile.backbone.image_size
         self._thread = ThreadPoolExecutor(1)
 

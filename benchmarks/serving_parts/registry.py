@@ -11,30 +11,29 @@ import numpy as np
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from persrep_ray.registry.registry import FILES, Registry
+from persrep_ray.registry.registry import Registry
+from persrep_ray.storage.store import open_store
 
 SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "mini_pods"
 TRAINED = ("mug_0", "tin_0")
-_SPREAD = 0.1  # of a weight's own standard deviation
+_SPREAD = 0.1  # of the noise, relative to the standard deviation of the weights
 _QUICK = ["train.steps=8", "train.cross_validation.folds=0", "generate.positives=16", "generate.negatives=16"]
 
 
 def train_two(out: Path) -> Registry:
-    """Personalizes two objects of the sample data, briefly: how good they are does not matter here."""
-    registry = Registry((out / "trained").absolute())
+    """Personalizes two objects of the sample data, briefly, because their quality does not matter here."""
+    registry = Registry(open_store(out / "trained"))
     if set(registry.objects()) != set(TRAINED):
         command = [sys.executable, "-m", "persrep_ray.cli", "personalize", "--objects", str(SAMPLE)]
-        command += ["--registry", str(registry.root), "--out", str(out / "run"), "--only", *TRAINED, "--set", *_QUICK]
+        command += ["--registry", registry.store.uri, "--out", str(out / "run"), "--only", *TRAINED, "--set", *_QUICK]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return registry
 
 
-def perturbed_copies(trained: Registry, root: Path, count: int) -> Registry:
-    """`count` objects `copy_0000`, …: in turn copies of the trained ones, each with noise of its own on the weights."""
-    registry = Registry(root.absolute())
-    sources = [
-        {name: (trained.path(object_id) / name).read_bytes() for name in FILES} for object_id in trained.objects()
-    ]
+def perturbed_copies(trained: Registry, location: str | Path, count: int) -> Registry:
+    """A registry of `count` objects `copy_0000`, …: copies of the trained ones in turn, with noise on the weights."""
+    registry = Registry(open_store(location))
+    sources = [trained.files(object_id) for object_id in trained.objects()]
     for index in range(len(registry.objects()), count):
         files = dict(sources[index % len(sources)])
         rng = np.random.default_rng(index)

@@ -1,6 +1,6 @@
-"""Our application with two encoders whose banks hold 60 % of the adapters each, behind one of Ray Serve's routers.
+"""The application with two encoders, whose banks hold 60 % of the adapters each, behind one of Ray Serve's routers.
 
-Every look for an adapter leaves a letter in a file of $COUNTS: h where it was in memory, m where it was not.
+Each lookup of an adapter appends a letter to a file in $COUNTS: h if the adapter was in memory, m if it was not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROUTERS = {
 
 
 class CountedEncoder(deployments.Encoder):
-    """An encoder that counts."""
+    """An encoder that counts lookups."""
 
     async def __init__(self, config: ServeConfig, profile: Profile) -> None:  # type: ignore[misc]
         await deployments.Encoder.__init__(self, config, profile)

@@ -1,4 +1,4 @@
-"""Every setting: of a run, of its generators, of an endpoint. Parsed in one way, validated once, with clear errors."""
+"""The settings of a run, of its generators and of an endpoint. They are parsed in the same way and validated once."""
 
 from persrep_ray.config.generate import (
     DreamBoothConfig,

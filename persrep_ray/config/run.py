@@ -1,7 +1,7 @@
 """The configuration of a run: one tree, one section per stage, validated once.
 
-`RunConfig()` is the fast default for the embedded backbone on CPUs. A YAML file and then `key=value` overrides are laid
-over a preset; unknown keys and values out of range raise `ConfigError`, which names the key and what is allowed.
+`RunConfig()` is the fast default for the embedded backbone on CPUs. A YAML file and then `key=value` overrides are
+applied to a preset. Unknown keys and values out of range raise `ConfigError`, which names the key and what is allowed.
 Types are strict: `1.5` and `true` are not integers, though an integer is a number.
 """
 
@@ -50,18 +50,20 @@ class SamConfig(Section):
     weight_steps: int = Field(
         default=1000,
         ge=0,
-        description="steps that learn how to mix the three mask scales; 0 takes SAM's best",
+        description="training steps that learn how to mix SAM's three mask scales; with 0, SAM's best mask is taken",
     )
 
 
 class MaskConfig(Section):
-    """Foreground masks for photos that come without one."""
+    """Foreground masks for photos that come without a mask."""
 
     method: Literal["embedded", "sam"] = Field(
-        default="embedded", description="saliency and GrabCut, or Segment Anything prompted by the saliency"
+        default="embedded", description="saliency refined by GrabCut, or Segment Anything prompted by the saliency"
     )
     sam: SamConfig = SamConfig()
-    working_size: int = Field(default=448, ge=64, le=2048, description="longest side for GrabCut, pixels")
+    working_size: int = Field(
+        default=448, ge=64, le=2048, description="longest side of the image that GrabCut works on, pixels"
+    )
     grabcut_iterations: int = Field(default=4, ge=1, le=20)
     cpus_per_actor: float = Field(default=0.5, gt=0)
 
@@ -75,23 +77,17 @@ class LoraSection(Section):
 
 
 class ViewsConfig(Section):
-    """Augmented views; each costs a pass through the frozen prefix and can be drawn many times."""
+    """Augmented views. Each view costs a pass through the frozen prefix and can be drawn many times."""
 
-    per_photo: int = Field(
-        default=4, ge=1, description="augmented views of a photo, besides its standard view"
-    )
-    smallest_crop: float = Field(
-        default=0.4, gt=0, le=1, description="smallest share of a photo that a view shows"
-    )
+    per_photo: int = Field(default=4, ge=1, description="augmented views per photo, in addition to its standard view")
+    smallest_crop: float = Field(default=0.4, gt=0, le=1, description="smallest share of a photo that a view shows")
     rotation: float = Field(default=10.0, ge=0, le=180, description="largest rotation in either direction, degrees")
-    light: float = Field(
-        default=0.3, ge=0, lt=1, description="largest relative change of brightness"
-    )
+    light: float = Field(default=0.3, ge=0, lt=1, description="largest relative change of brightness")
     cached_photos: int = Field(default=256, ge=1, description="how many photos' views a worker keeps for later objects")
 
 
 class BatchConfig(Section):
-    """The images of one training step, over all ranks."""
+    """The images of a training step, over all ranks."""
 
     anchors: int = Field(default=4, ge=1, description="views of the object's real photos")
     positives: int = Field(default=8, ge=1, description="synthetic images of the object")
@@ -108,7 +104,11 @@ class BatchConfig(Section):
 class CrossValidationConfig(Section):
     """First, do no harm: photos that short trainings did not see decide how strongly the adapter acts."""
 
-    folds: int = Field(default=2, ge=0, description="photos held out in turn; with 0 the strength is 1, unchecked")
+    folds: int = Field(
+        default=2,
+        ge=0,
+        description="how many photos are held out in turn; with 0, the strength is 1 and is not checked",
+    )
     strengths: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
         default=(0.0, 0.35, 0.7, 1.0),
         min_length=1,
@@ -125,9 +125,11 @@ class TrainConfig(Section):
     batch: BatchConfig = BatchConfig()
     cross_validation: CrossValidationConfig = CrossValidationConfig()
     loss: Literal["info_nce", "info_nce_multi_positive", "hinge"] = "info_nce_multi_positive"
-    temperature: float = Field(default=0.07, gt=0, description="of the InfoNCE losses")
-    margin: float = Field(default=0.5, ge=0, description="of the hinge loss")
-    symmetric: bool = Field(default=True, description="whether positives are anchors too, against the same negatives")
+    temperature: float = Field(default=0.07, gt=0, description="temperature of the InfoNCE losses")
+    margin: float = Field(default=0.5, ge=0, description="margin of the hinge loss")
+    symmetric: bool = Field(
+        default=True, description="whether positives also serve as anchors, against the same negatives"
+    )
     embedding: Literal["cls", "cls_and_patches"] = Field(
         default="cls", description="what the loss compares: CLS, or CLS concatenated with the mean patch"
     )
@@ -145,7 +147,7 @@ class TrainConfig(Section):
 
     @property
     def images_per_object(self) -> int:
-        """How many images the training of one object sees, the folds of the cross-validation included."""
+        """How many images the training of an object sees, including the folds of the cross-validation."""
         per_step = self.batch.anchors + self.batch.positives + self.batch.negatives
         return per_step * self.steps * (1 + self.cross_validation.folds)
 
@@ -172,7 +174,7 @@ class EvaluateConfig(Section):
     dense_size: int = Field(default=336, ge=14, le=2048, description="side of the dense tasks' input, pixels")
     batch_size: int = Field(default=16, ge=1)
     most_photos: int = Field(
-        default=2000, ge=0, description="how many photos of other objects an object is evaluated against, at most"
+        default=2000, ge=0, description="an object is evaluated against at most this many photos of other objects"
     )
     actors: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     cpus_per_actor: float = Field(default=0.5, gt=0)
@@ -222,8 +224,8 @@ def debug_config() -> RunConfig:
 def paper_config() -> RunConfig:
     """The training recipe of Sundaram, Chae et al. (arXiv 2412.16156), with our default backbone and generator.
 
-    The paper's backbone is `backbone.name=facebook/dinov2-base`, its generators are `generate.generator=dreambooth`,
-    which is then set up as there, and `combined`. Its 450 images are positives; as many negatives are our choice.
+    The paper's backbone is `backbone.name=facebook/dinov2-base`. Its generators are `generate.generator=dreambooth`,
+    which this preset sets up as in the paper, and `combined`. Its 450 images are positives; we chose as many negatives.
     """
     synthetic, triplets, epochs, batch = 450, 4500, 2, 16
     return RunConfig(
@@ -252,15 +254,15 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {"default": RunConfig, "paper": pa
 
 
 def load_config(source: str | Path | None = None, overrides: Iterable[str] = ()) -> RunConfig:
-    """A preset or a YAML file, with `key=value` overrides over it; later overrides win.
+    """Loads a preset or a YAML file and applies `key=value` overrides; later overrides win.
 
     Args:
         source: the name of a preset, or a YAML file of sections, which may name the preset that it starts from
-            (`preset: paper`); None is the preset `default`.
-        overrides: such as `train.steps=50`; the value is read as YAML, and a mapping is merged into its section.
+            (`preset: paper`); None means the preset `default`.
+        overrides: texts such as `train.steps=50`; values are read as YAML, and a mapping is merged into its section.
 
     Raises:
-        ConfigError: one line: the file and line or the key, the value, and what is allowed.
+        ConfigError: the message is one line with the file and line or the key, the value, and what is allowed.
     """
     try:
         config = _from_source(source)
@@ -289,7 +291,7 @@ def _from_source(source: str | Path | None) -> RunConfig:
 def recorded_config(values: Mapping[str, Any], where: str) -> RunConfig:
     """The configuration that a card or a run recorded, perhaps with the key names of an earlier version.
 
-    Raises `ConfigError`: one line, which begins with `where`.
+    Raises `ConfigError`, whose message is one line that begins with `where`.
     """
     values = dict(values)
     for old, new in text.RENAMED.items():

@@ -1,4 +1,4 @@
-"""Turns text into values (YAML and `key=value`), and what is wrong with them into messages of one line."""
+"""Turns text (YAML and `key=value`) into values, and errors in them into messages of one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 RENAMED = {"train.heldout": "train.cross_validation", "generate.heldout": "generate.calibration_images"}
-"""Keys of earlier versions, each with its new name."""
+"""The keys of earlier versions, each with its new name."""
 
 _BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
 _NAMES = {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "null"}
@@ -26,7 +26,7 @@ class TextError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but `3e-4` is a number (YAML 1.2) and a key that occurs twice is an error."""
+    """PyYAML's safe loader, except that `3e-4` is a number (as in YAML 1.2) and a key that occurs twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -90,7 +90,10 @@ def _parse(text: str, where: str) -> Any:
         raise TextError(f"{where}{line}: not valid YAML: {error.problem or error.context}") from error
     except yaml.reader.ReaderError as error:
         raise TextError(f"{where}: not valid YAML: a character that is not allowed") from error
-    except (ValueError, RecursionError) as error:  # no such date, a number of thousands of digits, brackets without end
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # an impossible date, a number of thousands of digits, endless brackets
         raise TextError(f"{where}: not valid YAML: {error}") from error
 
 
@@ -104,14 +107,14 @@ def first_problem(error: ValidationError, tree: type[BaseModel], values: Mapping
     """One line about the first of pydantic's errors: the dotted key, its value and what is allowed.
 
     Args:
-        error: of `tree.model_validate(values)`.
-        tree: a model of models.
+        error: what `tree.model_validate(values)` raised.
+        tree: a model whose fields are models.
         values: what was validated.
     """
     messages: dict[str, str] = {}
     for item in error.errors(include_url=False):
         key, message = _problem(item["type"], item["loc"], item.get("ctx", {}), tree, values)
-        messages.setdefault(key, message)  # a union gives an error for each of its members
+        messages.setdefault(key, message)  # a union reports an error for each of its members
     more = len(messages) - 1
     return next(iter(messages.values())) + (f" (and {more} more)" if more else "")
 
@@ -124,7 +127,7 @@ def _problem(
     value: Any = values
     field: FieldInfo | None = None
     for part in loc:
-        if section is None or part not in section.model_fields:  # members of unions and items of lists follow
+        if section is None or part not in section.model_fields:  # what follows are members of unions and items of lists
             break
         field = section.model_fields[str(part)]
         keys.append(str(part))
@@ -152,7 +155,7 @@ def _problem(
 
 
 def _section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The section that the field holds, also if it may be null."""
+    """The section that the field holds, even if the field may be null."""
     for member in (field.annotation, *get_args(field.annotation)):
         if isinstance(member, type) and issubclass(member, BaseModel):
             return member

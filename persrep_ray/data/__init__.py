@@ -1,1 +1,1 @@
-"""What is on disk or S3: the objects and their photos, image decoding with limits, and the folder of a run."""
+"""What lies on disk or in S3: the objects and their photos, image decoding with limits, and the folder of a run."""

@@ -1,6 +1,7 @@
-"""Image files to arrays and back. Inputs are treated as hostile: every limit is checked before a pixel is decoded.
+"""Converts image files to arrays and back.
 
-Colour profiles are ignored. Of an animation or a file of several images, the first image counts.
+Inputs may be hostile, so every limit is checked before a pixel is decoded. Colour profiles are ignored. Only the first
+image of an animation, or of a file with several images, is read.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from persrep_ray.storage.files import File, read_file
 
 FORMATS = ("JPEG", "PNG", "WebP", "BMP")  # recognised by content: a wrong suffix is common and harmless
 
-# A progressive JPEG can repeat scans endlessly: each takes a few bytes and a pass over all pixels. Real files have ~10.
+# A progressive JPEG can repeat scans endlessly. Each takes a few bytes and a pass over all pixels; real files have ~10.
 _MAX_JPEG_SCANS = 256
-_MAX_SCANNED_PIXELS = 1_000_000_000  # of all scans together: about a second
+_MAX_SCANNED_PIXELS = 1_000_000_000  # of all scans together; they take about a second
 
 _EXIF_ORIENTATION = 0x0112
 _TO_UPRIGHT = {
@@ -45,19 +46,19 @@ class ImageTooLargeError(ImageError):
 
 
 class _OverLimitError(ValueError):
-    """Becomes an `ImageTooLargeError` where the name of the file is known."""
+    """An error that becomes an `ImageTooLargeError` where the name of the file is known."""
 
 
 def read_rgb(file: File, limits: DataConfig) -> NDArray[np.uint8]:
-    """The photo in `file`, upright: (H, W, 3) uint8. Raises `ImageError`."""
+    """Reads the photo in `file`, upright: (H, W, 3) uint8. Raises `ImageError`."""
     return decode_rgb(_read(file, limits), limits, str(file))
 
 
 def decode_rgb(data: bytes, limits: DataConfig, source: str, formats: tuple[str, ...] = FORMATS) -> NDArray[np.uint8]:
-    """Encoded bytes in one of `formats` to an upright photo: (H, W, 3) uint8.
+    """Decodes bytes in one of `formats` to an upright image: (H, W, 3) uint8.
 
-    EXIF orientation is applied, transparency laid over white; grey, palette, CMYK and 16-bit images become 8-bit RGB.
-    Raises `ImageError`, which names `source`.
+    EXIF orientation is applied and transparency laid over white. Grey, palette, CMYK and 16-bit images become 8-bit
+    RGB. Raises `ImageError`, which names `source`.
     """
     with _image_errors(source):
         image = _decode(data, limits, formats)
@@ -73,15 +74,15 @@ def decode_rgb(data: bytes, limits: DataConfig, source: str, formats: tuple[str,
 
 
 def read_mask(file: File, limits: DataConfig) -> NDArray[np.bool_]:
-    """The foreground mask in `file`, upright: (H, W) bool. Raises `ImageError`."""
+    """Reads the foreground mask in `file`, upright: (H, W) bool. Raises `ImageError`."""
     return decode_mask(_read(file, limits), limits, str(file))
 
 
 def decode_mask(data: bytes, limits: DataConfig, source: str) -> NDArray[np.bool_]:
-    """Encoded bytes to an upright foreground mask: (H, W) bool. Raises `ImageError`, which names `source`.
+    """Decodes bytes to an upright foreground mask: (H, W) bool. Raises `ImageError`, which names `source`.
 
-    Pixels brighter than mid-grey are the object; transparent pixels are not. Label images work too: values 0 and 1,
-    palettes (whose colours may be dark) and 16-bit images are cut at half of the brightest value in the file.
+    Pixels brighter than mid-grey are the object; transparent pixels are not. Label images work too: images with values
+    0 and 1, palettes (whose colours may be dark) and 16-bit images are cut at half of the brightest value in the file.
     """
     with _image_errors(source):
         image = _decode(data, limits)
@@ -99,7 +100,7 @@ def decode_mask(data: bytes, limits: DataConfig, source: str) -> NDArray[np.bool
 
 
 def check_header(file: File, limits: DataConfig) -> None:
-    """Raises `ImageError` unless `file` looks like an image within the limits; decodes no pixel."""
+    """Raises `ImageError` unless `file` looks like an image within the limits. Decodes no pixel."""
     data = _read(file, limits)
     with _image_errors(str(file)):
         _open(data, limits)
@@ -127,16 +128,16 @@ def resize_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 to (size, size, 3) uint8: the whole image, without keeping its aspect ratio.
 
     Cropping to a square would lose objects near the border, and a dense map of the square maps back to the photo by a
-    plain resize. Bicubic with anti-aliasing on each axis, after an area reduction where the photo is much larger.
+    plain resize. It is bicubic and anti-aliased on each axis, after an area reduction if the image is much larger.
     """
     resized = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.array(resized)
 
 
 def standard_view(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 to (size, size, 3) uint8: the shorter side to 8/7 of `size`, then the centre, aspect ratio kept.
+    """(H, W, 3) uint8 to (size, size, 3) uint8: scales the shorter side to 8/7 of `size`, then crops the centre.
 
-    DINOv2 and CLIP are evaluated with this view (256, then 224); the global tasks use it.
+    The aspect ratio is kept. DINOv2 and CLIP are evaluated with this view (256, then 224), and the global tasks use it.
     """
     height, width = image.shape[:2]
     scale = size * 8 / 7 / min(height, width)
@@ -153,7 +154,7 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int = 92) -> bytes:
 
 
 def encode_png_mask(mask: NDArray[np.bool_]) -> bytes:
-    """(H, W) bool to the bytes of a one-bit PNG, which `decode_mask` gives back unchanged."""
+    """(H, W) bool to the bytes of a one-bit PNG, from which `decode_mask` restores the same mask."""
     return _encode(mask, "PNG")
 
 
@@ -174,7 +175,7 @@ def _read(file: File, limits: DataConfig) -> bytes:
 
 
 def _open(data: bytes, limits: DataConfig, formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """The image behind its header, no pixel decoded yet; `ValueError` if it breaks a limit."""
+    """Opens an image without decoding a pixel. Raises `ValueError` if it breaks a limit."""
     if len(data) > limits.max_bytes:
         raise _OverLimitError(f"more than {limits.max_bytes:,} bytes")
     scans = data.count(b"\xff\xda") if data.startswith(b"\xff\xd8") else 1
@@ -184,7 +185,7 @@ def _open(data: bytes, limits: DataConfig, formats: tuple[str, ...] = FORMATS) -
         image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
         raise ValueError(f"not a {', '.join(formats[:-1])} or {formats[-1]} image") from None
-    except Image.DecompressionBombError:  # Pillow's limit, where ours is higher or has not been checked yet
+    except Image.DecompressionBombError:  # Pillow's limit applies where ours is higher or not checked yet
         raise _OverLimitError(f"far too many pixels, the limit is {limits.max_pixels:,} in all") from None
     width, height = image.size
     if width * height > limits.max_pixels:
@@ -202,7 +203,7 @@ def _decode(data: bytes, limits: DataConfig, formats: tuple[str, ...] = FORMATS)
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a loaded image, 1 to 8; if its EXIF is broken, the photo is taken as it is stored."""
+    """The EXIF orientation of a loaded image, 1 to 8. An image with broken EXIF is taken as it is stored."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:
@@ -218,7 +219,7 @@ def _sixteen_bit(image: Image.Image) -> NDArray[np.int32]:
 def _image_errors(source: str) -> Iterator[None]:
     """Turns whatever reading and decoding raise into `ImageError`.
 
-    On broken input decoders raise OSError, SyntaxError, ValueError, struct.error, MemoryError and more. All of these
+    On broken input, decoders raise OSError, SyntaxError, ValueError, struct.error, MemoryError and more. All of these
     mean that this image is bad, and none of them may stop a run.
     """
     try:

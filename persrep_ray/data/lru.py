@@ -16,16 +16,16 @@ class HasBytes(Protocol):
 
 
 def nbytes(value: HasBytes) -> int:
-    """The size of arrays, tensors and the like, for an `Lru` bounded by bytes."""
+    """The size of an array, a tensor or the like, for an `Lru` bounded by bytes."""
     return value.nbytes
 
 
 class Lru(Generic[_Key, _Value]):
-    """Values by key, of a total size of at most `limit`; the least recently used are given up first.
+    """Values by key, with a total size of at most `limit`; the least recently used values are dropped first.
 
     Args:
         limit: how many values, or how many bytes if `size` counts bytes.
-        size: of a value; by default each counts 1. A value larger than `limit` is not kept.
+        size: gives the size of a value; by default, each counts 1. A value larger than `limit` is not kept.
     """
 
     def __init__(self, limit: int, size: Callable[[_Value], int] = lambda _: 1) -> None:
@@ -41,13 +41,13 @@ class Lru(Generic[_Key, _Value]):
         return len(self._values)
 
     def get(self, key: _Key) -> _Value | None:
-        """The value of `key`, which then counts as the most recently used; None where it is not kept."""
+        """The value of `key`, which then counts as the most recently used; None if it is not kept."""
         if key in self._values:
             self._values.move_to_end(key)
         return self._values.get(key)
 
     def get_or(self, key: _Key, make: Callable[[], _Value]) -> _Value:
-        """The value of `key`; where it is not kept, what `make` returns, which then is. The value may be None."""
+        """The value of `key`. If it is not kept, `make` is called and its result is kept. The value may be None."""
         if key in self._values:
             self._values.move_to_end(key)
             return self._values[key]
@@ -64,7 +64,7 @@ class Lru(Generic[_Key, _Value]):
             self._used -= self._size(dropped)
 
     def drop(self, key: _Key) -> None:
-        """Gives up the value of `key`, if it is kept."""
+        """Drops the value of `key`, if it is kept."""
         if key in self._values:
             self._used -= self._size(self._values.pop(key))
 

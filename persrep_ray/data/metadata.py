@@ -12,19 +12,19 @@ TEST_SPLITS = ("in_distribution", "pose", "distractors", "pose_and_distractors")
 
 
 def read_categories(file: File, limits: DataConfig) -> dict[str, str]:
-    """Object id -> semantic category: `class_to_sc` of an `*_info.json`. `ValueError` names the file and the key."""
+    """Object id -> semantic category, from `class_to_sc` of an `*_info.json`. `ValueError` names file and key."""
     categories = _read_json(file, limits).get("class_to_sc")
     if not isinstance(categories, dict):
         raise ValueError(f"{file}: key 'class_to_sc': expected a mapping from object to category")
     for object_id, category in categories.items():
-        # Categories end up in prompts and reports: one short printable line.
+        # Categories end up in prompts and reports, so each must be a short printable line.
         if not isinstance(category, str) or not (category.isprintable() and 0 < len(category.strip()) <= 128):
             raise ValueError(f"{file}: key 'class_to_sc', {object_id!r}: expected a category, got {category!r:.100}")
     return categories
 
 
 def read_test_splits(file: File, limits: DataConfig) -> dict[tuple[str, str], str]:
-    """(object id, file name or stem) -> test split, of an `*_image_annos.json`. `ValueError` names file and key.
+    """(object id, file name or stem) -> test split, from an `*_image_annos.json`. `ValueError` names file and key.
 
     An image's id is its file name, bare or below its object's folder; the entries of train images are ignored.
     """
@@ -44,7 +44,7 @@ def read_test_splits(file: File, limits: DataConfig) -> dict[tuple[str, str], st
         *folders, name = image_id.split("/")
         object_id = entry["class"]
         if folders not in ([], [object_id], ["test", object_id], ["test_dense", object_id]):
-            raise ValueError(f"{where}: does not lie in the folder of its class {object_id!r:.300}")
+            raise ValueError(f"{where}: is not in the folder of its class {object_id!r:.300}")
         splits[object_id, name] = entry["test_split"]
     return splits
 

@@ -1,9 +1,9 @@
 """A folder or S3 prefix of photos becomes a manifest of objects: photos, masks, and what is wrong with the rest.
 
-Two layouts are read. Flat: `<root>/<object>/*.jpg`, all of them train photos. Reference (Sundaram, Chae et al., arXiv
-2412.16156): `train/<object>/` and `test/<object>/`, masks with the photos' stems in `train_masks/` and `test_masks/`,
-more test photos with masks in `test_dense/` and `test_dense_masks/`, test splits in `*_image_annos.json`. In both,
-`class_to_sc` of `*_info.json` gives the objects' categories.
+Two layouts are read. The flat layout is `<root>/<object>/*.jpg`, and all its photos are train photos. The reference
+layout (Sundaram, Chae et al., arXiv 2412.16156) has photos in `train/<object>/` and `test/<object>/`, masks with the
+photos' stems in `train_masks/` and `test_masks/`, more test photos with masks in `test_dense/` and `test_dense_masks/`,
+and test splits in `*_image_annos.json`. In both, `class_to_sc` of `*_info.json` gives the objects' categories.
 
 A bad photo, mask or folder becomes a `Problem` and is left out; it never stops the rest.
 """
@@ -21,8 +21,8 @@ from persrep_ray.data.metadata import read_categories, read_test_splits
 from persrep_ray.data.tree import Problem, Tree, open_tree
 from persrep_ray.storage.files import File, RemoteFile, read_file
 
-_DECODE_ALL_UP_TO = 5_000  # photos; beyond, only the headers of test photos without a mask are checked
-_CHECK_THREADS = 4  # decoding releases the GIL; few, as each may hold an image of `max_pixels`
+_DECODE_ALL_UP_TO = 5_000  # photos; if there are more, only the headers of test photos without masks are checked
+_CHECK_THREADS = 4  # decoding releases the GIL; few threads, since each may hold an image of `max_pixels`
 _EXPECTED = "expected <object>/<photo>.jpg or train/<object>/<photo>.jpg below it"
 
 
@@ -58,7 +58,7 @@ class Manifest:
 def load_manifest(location: str | Path, limits: DataConfig) -> Manifest:
     """Finds and checks all photos below `location`, a folder or an `s3://` prefix.
 
-    Train photos and photos with masks are decoded, so that bad photos show early.
+    Train photos and photos with masks are decoded, so that bad photos are found early.
 
     Raises:
         ValueError: there is no object folder at all, or a metadata file is malformed.
@@ -109,7 +109,7 @@ def _photos(tree: Tree, folder: str, masks: str | None = None) -> dict[str, list
     mask_of: dict[tuple[str, str], File] = {}
     if masks is not None:
         for object_id, files in tree.images_by_object(masks).items():
-            # Of several files with the same stem a PNG wins: it has no compression noise.
+            # If several files have the same stem, a PNG wins, because it has no compression noise.
             for file in sorted(files, key=lambda file: file.suffix.lower() == ".png"):
                 mask_of[object_id, file.stem] = file
     return {
@@ -123,14 +123,14 @@ def _check_all(
 ) -> tuple[dict[File, Photo], list[Problem]]:
     """The usable photos by path, and what is wrong with the rest."""
     must_decode = [photo for photos in train.values() for photo in photos]
-    others = [photo for photos in test for photo in photos]
-    decode_all = len(must_decode) + len(others) <= _DECODE_ALL_UP_TO
+    test_photos = [photo for photos in test for photo in photos]
+    decode_all = len(must_decode) + len(test_photos) <= _DECODE_ALL_UP_TO
     good: dict[File, Photo] = {}
     problems: list[Problem] = []
     with ThreadPoolExecutor(_CHECK_THREADS) as pool:
         checks = [
             *pool.map(lambda photo: _check(photo, True, limits), must_decode),
-            *pool.map(lambda photo: _check(photo, decode_all, limits), others),
+            *pool.map(lambda photo: _check(photo, decode_all, limits), test_photos),
         ]
     for photo, problem in checks:
         if photo:
@@ -154,7 +154,9 @@ def _check(photo: Photo, decode: bool, limits: DataConfig) -> tuple[Photo | None
     try:
         mask = read_mask(photo.mask, limits)
         if mask.shape != size:
-            raise ImageError(f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its photo {size[1]} x {size[0]}")
+            raise ImageError(
+                f"the mask has {mask.shape[1]} x {mask.shape[0]} pixels, but its photo {size[1]} x {size[0]}"
+            )
         if not mask.any():
             raise ImageError("the mask has no object pixel")
     except ImageError as error:
@@ -167,9 +169,9 @@ def _problem(object_id: str, path: File, error: ImageError) -> Problem:
 
 
 def _merge_dense(test: list[Photo], dense: list[Photo], limits: DataConfig) -> list[Photo]:
-    """Test photos, then dense ones; a dense photo that is a copy of a test photo only lends it its mask.
+    """Test photos, then dense photos; a dense photo that is a copy of a test photo only lends it its mask.
 
-    The same photo twice in the test set would count twice in every metric.
+    A photo that is in the test set twice would count twice in every metric.
     """
     merged = list(test)
     by_size = defaultdict(list)

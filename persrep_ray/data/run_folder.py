@@ -3,13 +3,13 @@
 run.json                                    the configuration and digests of the inputs
 lock                                        held by the driver of the run
 masks/<object>/00.png … masks.json          foreground masks of the train photos, in their order
-class_images/<class prompt>/00000.png …     what DreamBooth keeps a category with, shared by its objects
+class_images/<class prompt>/00000.png …     images of a category for prior preservation, shared by its objects
 generators/<object>/… dreambooth.json       the object's weights for the text-to-image model
-fine_tuned/<object>.json                    how they were made
-prompts.json                                what a language model wrote, by category
+fine_tuned/<object>.json                    how these weights were made
+prompts.json                                the prompts that a language model wrote, by category
 synthetic/<object>/<role>-<start>.parquet   one shard per chunk
 filtered/<object>.json                      what the filter of sampled images let pass, per prompt
-trained/<object>/… train.json               PEFT adapter and how it was trained
+trained/<object>/… train.json               the PEFT adapter and how it was trained
 evaluated/<object>/… evaluation.json        metrics, calibration, prototypes, and what the contact sheet shows
 published/<object>.json                     what was published
 <object>.jpg                                its contact sheet
@@ -51,12 +51,12 @@ class RunFolder:
         return f"masks/{object_id}/masks.json"
 
     def write_masks(self, object_id: str, masks: list[np.ndarray | None], report: Mapping[str, Any]) -> None:
-        """`masks[i]` (H, W) bool belongs to the object's train photo i, None where it has none; `report` is JSON."""
+        """`masks[i]` (H, W) bool belongs to the object's train photo i, None where it has no mask; `report` is JSON."""
         files = {f"{i:02d}.png": encode_png_mask(mask) for i, mask in enumerate(masks) if mask is not None}
         self._write_all(f"masks/{object_id}/", files, "masks.json", report)
 
     def masked_photos(self, photos: ObjectPhotos) -> tuple[Photo, ...]:
-        """The object's train photos, each with the mask that this run uses, None where it has none."""
+        """The object's train photos, each with the mask that this run uses, or None."""
         folder = f"masks/{photos.object_id}/"
         files = self.store.files(folder)
         return tuple(
@@ -66,7 +66,7 @@ class RunFolder:
     # -- generators --------------------------------------------------------------------------------------------------
 
     def class_images(self, prompt: str) -> str:
-        """A prefix for any text: readable, safe as a key, and different for each prompt."""
+        """The prefix of a prompt's class images. It is readable, safe as a key, and different for each prompt."""
         readable = re.sub("[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40]
         return f"class_images/{readable}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}/"
 
@@ -84,16 +84,16 @@ class RunFolder:
         self._write_all(self.weights(object_id), files, "dreambooth.json", report)
 
     def drop_weights(self, object_id: str) -> None:
-        """From its first step on there are none."""
+        """Removes the object's weights. From the first step on, `has_weights` is false."""
         self.store.delete(self.weights(object_id) + "dreambooth.json")
         self.store.delete_all(self.weights(object_id))
 
     def fine_tuned(self, object_id: str) -> str:
-        """How the object's weights were made; it outlives them."""
+        """The key of the report on how the object's weights were made; it outlives the weights."""
         return f"fine_tuned/{object_id}.json"
 
     def filtered(self, object_id: str) -> str:
-        """What the filter let pass, per prompt."""
+        """The key of the report on what the filter let pass, per prompt."""
         return f"filtered/{object_id}.json"
 
     @property
@@ -147,7 +147,7 @@ class RunFolder:
         return self.store.stat(key) is not None
 
     def read_json(self, key: str) -> dict[str, Any]:
-        """A JSON file of the run. Raises ValueError, which names the file, where it is damaged."""
+        """A JSON file of the run. Raises ValueError, which names the file, if it is missing or damaged."""
         try:
             value: dict[str, Any] = json.loads(self.store.read(key))
         except (NotFoundError, ValueError) as error:
@@ -163,7 +163,7 @@ class RunFolder:
         return {key.removesuffix(f"/{last}") for key in keys if key.endswith(f"/{last}")}
 
     def _write_all(self, prefix: str, files: Mapping[str, bytes | Path], last: str, report: Mapping[str, Any]) -> None:
-        """What is complete already is kept: a twin was faster, and its files are as good."""
+        """Keeps what is already complete: another worker was faster, and its files are just as good."""
         content = _json(report)
         if self.exists(prefix + last):
             return

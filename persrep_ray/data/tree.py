@@ -1,4 +1,4 @@
-"""The folder or S3 prefix that a user's photos lie in, as far as it may be trusted.
+"""The folder or S3 prefix that holds a user's photos, as far as it can be trusted.
 
 Hidden entries are skipped, links that leave the folder are refused, and names that cannot be printed are reported.
 """
@@ -18,7 +18,7 @@ from persrep_ray.storage.store import is_remote, open_store
 
 OBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-# Formats that cannot be decoded are in the list so that they are reported: a phone's .heic must not vanish silently.
+# The list has formats that cannot be decoded, so that they are reported: a phone's .heic must not vanish silently.
 _IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"}
 )
@@ -39,7 +39,7 @@ def is_image(file: File) -> bool:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that was left out: the file or folder, and why. Worded for the user."""
+    """A file or folder that was left out, and why, in words for the user."""
 
     object_id: str | None
     path: File | str
@@ -96,7 +96,7 @@ class Tree(ABC):
         outer = self.listing(folder)
         self._report(None, outer)
         for file in filter(is_image, outer.files):
-            self.problems.append(Problem(None, file, "lies beside the objects' folders, not in one"))
+            self.problems.append(Problem(None, file, "is not inside an object's folder"))
         for name in outer.folders:
             inner = f"{folder}/{name}" if folder else name
             try:
@@ -165,7 +165,7 @@ class _LocalTree(Tree):
 
 
 class _RemoteTree(Tree):
-    """Everything below the prefix is listed once, a thousand files a request."""
+    """A prefix in S3. Everything below it is listed once, with a thousand files per request."""
 
     def __init__(self, location: str) -> None:
         super().__init__()
@@ -201,5 +201,5 @@ class _RemoteTree(Tree):
 
 
 def open_tree(location: str | Path) -> Tree:
-    """The tree at a local path or an `s3://` URI. Raises ConfigError for another scheme, StorageError."""
+    """The tree at a local path or an `s3://` URI. Raises ConfigError for other schemes, and StorageError."""
     return _RemoteTree(str(location)) if is_remote(str(location)) else _LocalTree(Path(location))

@@ -24,9 +24,7 @@ def connected(*, verbose: bool = False) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # Ray's future default; it warns otherwise
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future default; it warns otherwise
     address = os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {}
     if not address:

@@ -10,15 +10,15 @@ from persrep_ray.config import MaskConfig
 
 _OBJECT = 0.5
 _SURE_OBJECT = 0.58
-_LEAST_CONTRAST = 0.15  # between the map's peak and its floor
+_LEAST_CONTRAST = 0.15  # between the peak of the map and its floor
 _BAND = 0.02  # of the longer side
 _SURROUNDINGS = 0.3  # of the object's extent
-_SMALLEST_SHARE = 0.001  # of the picture
+_SMALLEST_SHARE = 0.001  # of the image
 _SMALL_HOLE = 0.01  # of the object
 
 
 class MaskError(ValueError):
-    """No usable foreground."""
+    """An image shows no usable foreground."""
 
 
 def mask_from_saliency(
@@ -26,9 +26,9 @@ def mask_from_saliency(
 ) -> NDArray[np.bool_]:
     """The foreground of `image` (H, W, 3) uint8 as (H, W) bool, given `saliency` (h, w) float32 in 0..1.
 
-    GrabCut runs at `config.working_size`. Of its result the main component is kept and its holes are filled, except
-    for large holes where the map sees background (a mug's handle). Where GrabCut finds nothing, or something that
-    the map contradicts, the thresholded map is the mask. Deterministic. Raises `MaskError` where that is empty too.
+    GrabCut runs at `config.working_size`. The main component of its result is kept and its holes are filled, except
+    large holes in which the map sees background (the handle of a mug). If GrabCut finds nothing, or something that the
+    map contradicts, the thresholded map is the mask. Deterministic. Raises `MaskError` if that is empty, too.
     """
     if image.ndim != 3 or saliency.ndim != 2 or not np.isfinite(saliency).all():
         raise MaskError(f"mask: image {image.shape} and saliency {saliency.shape} must be (H, W, 3) and finite (h, w)")
@@ -38,7 +38,7 @@ def mask_from_saliency(
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     salient = np.clip(cv2.resize(saliency, size, interpolation=cv2.INTER_LINEAR), 0, 1).astype(np.float32)
     floor, peak = (float(value) for value in np.percentile(salient, (5, 99.9)))
-    # A map that is weak everywhere still tells the object by its contrast.
+    # A map that is weak everywhere still shows the object by its contrast.
     threshold = _OBJECT if peak > 1.2 * _OBJECT else (floor + peak) / 2
     coarse = _clean(salient > threshold, salient, threshold)
     if peak - floor < _LEAST_CONTRAST or coarse.mean() < _SMALLEST_SHARE:
@@ -54,9 +54,10 @@ def mask_from_saliency(
 def _grab_cut(
     image: NDArray[np.uint8], coarse: NDArray[np.bool_], sure: NDArray[np.bool_], iterations: int
 ) -> NDArray[np.bool_]:
-    """(h, w) bool. A band along the coarse mask's border is GrabCut's to decide; far outside is background.
+    """The refined mask (h, w) bool. GrabCut decides in a band along the border of the coarse mask.
 
-    What is `sure` and well inside is object: colour alone would split a dog's white chest from its back.
+    Pixels far outside are background, and pixels that are `sure` and well inside are object, because colour alone would
+    split the white chest of a dog from its back.
     """
     reach = max(2, round(_BAND * max(image.shape[:2])))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
@@ -66,14 +67,14 @@ def _grab_cut(
     seeds[near] = cv2.GC_PR_BGD
     seeds[coarse] = cv2.GC_PR_FGD
     seeds[core & sure] = cv2.GC_FGD
-    # Only the surroundings count as background: cheaper, and their colours are the ones to tell apart from.
+    # Only the surroundings count as background: that is cheaper, and their colours are those that matter.
     rows, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
     margin = round(_SURROUNDINGS * max(len(rows), len(columns)))
     window = tuple(slice(max(0, int(i[0]) - margin), int(i[-1]) + 1 + margin) for i in (rows, columns))
     if near[window].all():
         return coarse
     seen = np.ascontiguousarray(seeds[window])
-    # GrabCut's k-means starts from OpenCV's global generator.
+    # The k-means of GrabCut starts from the global generator of OpenCV.
     cv2.setRNGSeed(0)
     models = np.zeros((1, 65)), np.zeros((1, 65))
     try:
@@ -86,7 +87,7 @@ def _grab_cut(
             mode=cv2.GC_INIT_WITH_MASK,
         )
     except cv2.error:
-        # Degenerate colours (a single one, say): no mixture can be fitted.
+        # The colours are degenerate (a single one, say), so that no mixture can be fitted.
         return coarse
     result: NDArray[np.bool_] = np.zeros(coarse.shape, np.bool_)
     result[window] = np.isin(seen, (cv2.GC_FGD, cv2.GC_PR_FGD))
@@ -94,9 +95,10 @@ def _grab_cut(
 
 
 def _clean(mask: NDArray[np.bool_], salient: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
-    """The main component, opened a little, holes filled unless they are large and not salient.
+    """The main component, opened a little, with its holes filled unless they are large and not salient.
 
-    Main is what has the largest sum of saliency, weighted towards the middle: a photo's subject is seldom in a corner.
+    The main component has the largest sum of saliency, weighted towards the middle, because the subject of a photo is
+    seldom in a corner.
     """
     opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)

@@ -1,4 +1,4 @@
-"""The foreground mask of one image: by saliency and GrabCut, or by SAM."""
+"""The foreground mask of an image, by saliency and GrabCut or by SAM."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ImageMasker:
     @cached_property
     def _sam(self) -> SamSegmenter:
         """Raises `SamError` where the checkpoint cannot be loaded."""
-        from persrep_ray.masks.sam import SamSegmenter  # seconds to import, and masks may all be given
+        from persrep_ray.masks.sam import SamSegmenter  # takes seconds to import, and all masks may be given
 
         return SamSegmenter(self._config.sam, self._device)
 
@@ -43,16 +43,16 @@ class ImageMasker:
         return EmbeddedSaliency()
 
     def refer(self, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> SamReference | None:
-        """What one image with its mask says of an object; None where the method has no use for it.
+        """What an image with its mask tells about an object; None if the method does not use it.
 
-        Raises `MaskError` for a mask that says nothing.
+        Raises `MaskError` for a mask that tells nothing.
         """
         return None if self._config.method == "embedded" else self._sam.refer(self._sam.embed(image), mask)
 
     def mask(self, image: NDArray[np.uint8], reference: SamReference | None = None) -> NDArray[np.bool_]:
-        """(H, W) bool: the foreground of `image` (H, W, 3), or what is like `reference`, if one is given.
+        """The foreground of `image` (H, W, 3), or what is like `reference` if that is given, as (H, W) bool.
 
-        Raises `MaskError` where there is none.
+        Raises `MaskError` if there is none.
         """
         if self._config.method == "embedded":
             return mask_from_saliency(image, self._salient(image), self._config)
@@ -66,5 +66,5 @@ class ImageMasker:
         return saliency
 
     def _prompt(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The saliency, blurred: its many nearly equal values would else put the point anywhere, at the edge too."""
+        """The blurred saliency. Without the blur, its many nearly equal values could put the point at the edge."""
         return cv2.GaussianBlur(self._salient(image), (0, 0), _INWARDS).astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""The foreground masks of an object's train photos: the user's own, else made as `masks.method` says."""
+"""The foreground masks of an object's train photos: those of the user, or made as `masks.method` says."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PhotoMasks:
-    """`masks[i]` (H, W) bool belongs to photo i; None where it could not be made, and `problems` says why."""
+    """`masks[i]` (H, W) bool belongs to photo i; it is None if it could not be made, and `problems` says why."""
 
     masks: list[NDArray[np.bool_] | None]
     problems: list[str]
 
 
 class PhotoMasker:
-    """Makes masks of one object's photos at a time.
+    """Makes masks for the photos of an object per call.
 
-    SAM learns from the first photo with a mask of the user's what to look for on the others; where no photo has one,
+    SAM learns from the first photo with a mask by the user what to look for in the other photos. If no photo has one,
     the saliency prompts it.
     """
 
@@ -40,7 +40,7 @@ class PhotoMasker:
         self._masker = ImageMasker(config)
 
     def __call__(self, photos: Sequence[Photo]) -> PhotoMasks:
-        """Raises `SamError` where SAM is needed and cannot be loaded."""
+        """Raises `SamError` if SAM is needed and cannot be loaded."""
         reference = self._reference(photos)
         masks: list[NDArray[np.bool_] | None] = []
         problems: list[str] = []
@@ -58,13 +58,13 @@ class PhotoMasker:
         return self._masker.mask(read_rgb(photo.path, self._config.data), reference)
 
     def _reference(self, photos: Sequence[Photo]) -> SamReference | None:
-        """None where SAM has nothing to learn from or nothing to do."""
+        """None if SAM has nothing to learn from or nothing to do."""
         given = [photo for photo in photos if photo.mask is not None]
         if self._config.masks.method != "sam" or len(given) == len(photos):
             return None
         for photo in given:
             assert photo.mask is not None
-            with suppress(ImageError, MaskError):  # a broken mask is reported with its own photo
+            with suppress(ImageError, MaskError):  # a broken mask is reported with its photo
                 mask = read_mask(photo.mask, self._config.data)
                 return self._masker.refer(read_rgb(photo.path, self._config.data), mask)
         return None

@@ -1,4 +1,4 @@
-"""Masks of many objects on Ray, an object per item. Generation waits for all: negatives are others' cutouts."""
+"""Masks of many objects on Ray, an object per item. Generation waits for all: negatives show other objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from persrep_ray.masks.photos import PhotoMasker
 
 
 class MaskWorker:
-    """Masks one object per call, into the run folder."""
+    """Makes the masks of an object per call and stores them in the run folder."""
 
     def __init__(self, config: RunConfig, manifest: Manifest, folder: RunFolder) -> None:
         self._masker = PhotoMasker(config)
@@ -33,13 +33,13 @@ class MaskWorker:
                 raise ValueError(f"no photo has a usable mask; {'; '.join(problems)}")
             report = {"seconds": time.monotonic() - started, "problems": problems}
             self._folder.write_masks(object_id, made.masks, report)
-        except Exception as cause:  # one object's failure is never another's
+        except Exception as cause:  # the failure of one object must not end the others
             error = describe(cause)
         return {"object_id": object_id, "error": error, "problems": problems}
 
 
 def make_masks(object_ids: Sequence[str], shared: Sequence[Any], *, actors: int, cpus: float) -> Iterator[Outcome]:
-    """An outcome per object as it ends; `shared` are references to the arguments of `MaskWorker`."""
+    """Yields an outcome for each object when it ends. `shared` are references to the arguments of `MaskWorker`."""
     items = [{"object_id": object_id} for object_id in object_ids]
     for row in stream(items, Pool(MaskWorker, shared, actors, cpus)):
         yield Outcome(row["object_id"], row["error"] or None, {"problems": list(row["problems"])})

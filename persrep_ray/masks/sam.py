@@ -1,9 +1,9 @@
 """Masks by Segment Anything (Kirillov et al., arXiv 2304.02643), prompted as in PerSAM (Zhang et al., 2305.03048).
 
-Taken from PerSAM: the map's largest value is a point on the object and its smallest one off it; SAM's masks at three
-scales are mixed by weights that are learned on one photo (PerSAM-F); two more rounds refine the mask, first prompted by
-itself, then also by its box. Left out, as in PerSAM-F: target-guided attention and target-semantic prompting. The
-latter needs the target in SAM's own features, and our maps may come from any backbone.
+As in PerSAM, the largest value of a map is a point on the object and the smallest value a point off it; the masks of
+SAM at three scales are mixed by weights that are learned on a photo (PerSAM-F); and two more rounds refine the mask,
+prompted first by itself and then also by its box. As in PerSAM-F, there is no target-guided attention and no
+target-semantic prompting. The latter needs the target in the features of SAM, but our maps may come from any backbone.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ _FOCAL_ALPHA, _FOCAL_GAMMA = 0.25, 2.0  # Lin et al., arXiv 1708.02002
 
 @dataclass(frozen=True)
 class SamImage:
-    """An image as SAM's encoder sees it.
+    """An image after the encoder of SAM.
 
-    `embedding` (C, g, g) of the padded square, float16 on the CPU, so that caches hold twice as many. `extent` (h, w):
-    the pixels of the square that the image covers, from the top left. `size` (H, W): masks come out in it.
+    Attributes:
+        embedding: (C, g, g) of the padded square, float16 on the CPU, so that caches have room for twice as many.
+        extent: (h, w), the pixels of the square that the image covers, from the top left.
+        size: (H, W), the size of its masks.
     """
 
     embedding: torch.Tensor
@@ -47,9 +49,9 @@ class SamImage:
 
 @dataclass(frozen=True)
 class SamReference:
-    """What a photo with a mask says of an object.
+    """What a photo with a mask tells about an object.
 
-    `target` (C,) of unit length is SAM's own feature of it; `weights` (3,) mix the scales, see `learn_weights`.
+    `target` (C,) of unit length is its feature by SAM; `weights` (3,) mix the scales, see `learn_weights`.
     """
 
     target: torch.Tensor
@@ -57,19 +59,19 @@ class SamReference:
 
 
 class SamSegmenter:
-    """Segments images with a `SamModel` of `transformers`. Raises `SamError` where `load_sam` does."""
+    """Segments images with a `SamModel` of `transformers`. Raises `SamError` if `load_sam` does."""
 
     def __init__(self, config: SamConfig, device: torch.device | str = "cpu") -> None:
         model, self._normalize = load_sam(config)
         self._model: Any = model.to(device)
         self._device = torch.device(device)
         self._steps = config.weight_steps
-        # The encoder takes no other side (its positions are a table), so the preprocessor's is the same.
+        # The encoder accepts no other side (its positions are a table), so the preprocessor must use the same.
         self._side: int = self._model.config.vision_config.image_size
 
     @torch.no_grad()
     def embed(self, image: NDArray[np.uint8]) -> SamImage:
-        """`image` (H, W, 3) uint8, scaled to SAM's side and padded. The costly half: keep it for further prompts."""
+        """Encodes `image` (H, W, 3) uint8. This is the expensive half, so keep the result for other prompts."""
         height, width = image.shape[:2]
         scale = self._side / max(height, width)
         extent = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
@@ -85,9 +87,9 @@ class SamSegmenter:
         """The mask (H, W) bool of what `similarity` points at.
 
         Args:
-            image: what to segment; the mask has its `size`.
+            image: the mask has its `size`.
             similarity: (h, w), a map over the image at any resolution.
-            weights: (3,) of the scales, see `learn_weights`; None takes the scale that SAM rates best.
+            weights: (3,), mix the scales, see `learn_weights`; None takes the scale that SAM rates best.
 
         Raises:
             MaskError: a map that is flat or not finite, or an empty mask.
@@ -110,12 +112,13 @@ class SamSegmenter:
     def learn_weights(
         self, image: SamImage, similarity: NDArray[np.float32], mask: NDArray[np.bool_]
     ) -> NDArray[np.float32] | None:
-        """How to mix SAM's three scales, (3,) float32 of sum 1, so that they give `mask` (H, W) bool (PerSAM-F).
+        """Weights (3,) float32 of sum 1 that mix the three scales of SAM into `mask` (H, W) bool (PerSAM-F).
 
         Two weights are free and start at a third. The best of `weight_steps` steps is taken, so that the loss is never
-        above that of the start. Deterministic. None where `weight_steps` is 0. Raises MaskError as `segment`.
+        above that of the start. Deterministic. None if `weight_steps` is 0. Raises MaskError like `segment`.
 
-        The loss is taken on the decoder's grid, not on the photo's pixels: a thousand steps cost seconds on a CPU.
+        The loss is computed on the grid of the decoder, not on the pixels of the photo, so that a thousand steps take
+        seconds on a CPU.
         """
         if self._steps == 0:
             return None
@@ -139,9 +142,9 @@ class SamSegmenter:
         return _three(best).numpy()
 
     def refer(self, image: SamImage, mask: NDArray[np.bool_]) -> SamReference:
-        """What to look for on other photos, given the object's `mask` (H, W) bool on this one (one-shot, as in PerSAM).
+        """What to look for in other photos, given the object's `mask` (H, W) bool in this one (one-shot, as in PerSAM).
 
-        The target is half the maximum plus half the mean of SAM's features under the mask. Raises MaskError as
+        The target is half the maximum plus half the mean of SAM's features under the mask. Raises MaskError like
         `segment`.
         """
         covered = torch.from_numpy(_shrunk(mask, image.extent)).float()
@@ -152,11 +155,11 @@ class SamSegmenter:
         return SamReference(target, self.learn_weights(image, self._likeness(image, target), mask))
 
     def segment_like(self, image: SamImage, reference: SamReference) -> NDArray[np.bool_]:
-        """The mask (H, W) bool of what is most like `reference` by SAM's own features. Raises MaskError."""
+        """The mask (H, W) bool of what is most like `reference` in the features of SAM. Raises MaskError."""
         return self.segment(image, self._likeness(image, reference.target), reference.weights)
 
     def _likeness(self, image: SamImage, target: torch.Tensor) -> NDArray[np.float32]:
-        """(h, w) float32 over the image: cosine of SAM's own features to `target` (C,)."""
+        """The cosine (h, w) float32 over the image between the features of SAM and `target` (C,)."""
         cosine = torch.einsum("chw,c->hw", functional.normalize(image.embedding.float(), dim=0), target)
         over_image: NDArray[np.float32] = self._over_image(cosine[None], image)[0].numpy()
         return over_image
@@ -169,7 +172,7 @@ class SamSegmenter:
         mask: torch.Tensor | None = None,
         box: Sequence[float] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (3, m, m) over the square and SAM's ratings (3,), given a point on and one off the object (2, 2).
+        """Logits (3, m, m) over the square and SAM's ratings (3,), given points on and off the object (2, 2).
 
         `mask` (m, m) are logits of an earlier round; `box` is [left, top, right, bottom] in pixels of the square.
         """
@@ -185,7 +188,7 @@ class SamSegmenter:
         return answer.pred_masks[0, 0].float().cpu(), answer.iou_scores[0, 0].float().cpu()
 
     def _points(self, image: SamImage, similarity: NDArray[np.float32]) -> torch.Tensor:
-        """(2, 2) x and y in pixels of the square: the middles of the cells most and least like the object."""
+        """The middles (2, 2) of the cells most and least like the object: x and y in pixels of the square."""
         if similarity.ndim != 2 or not np.isfinite(similarity).all():
             raise MaskError(f"mask: the similarity map {similarity.shape} must be (h, w) and finite")
         if np.ptp(similarity) <= _FLAT:
@@ -193,18 +196,18 @@ class SamSegmenter:
         rows, columns = np.unravel_index([similarity.argmax(), similarity.argmin()], similarity.shape)
         cells = np.stack([columns, rows], axis=1) + 0.5
         scale = np.array([image.extent[1] / similarity.shape[1], image.extent[0] / similarity.shape[0]])
-        # The model counts pixels from their middles.
+        # The model measures from the middles of pixels.
         return torch.from_numpy(cells * scale - 0.5).float()
 
     def _over_image(self, maps: torch.Tensor, image: SamImage) -> torch.Tensor:
-        """Maps (K, m, m) over the square -> (K, h, w) over the image alone, in pixels of the square."""
+        """Maps (K, m, m) over the square -> (K, h, w) over the image only, in pixels of the square."""
         size = (self._side, self._side)
         on_square = functional.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
         return on_square[:, : image.extent[0], : image.extent[1]]
 
 
 def mask_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Dice plus focal loss of one mask's logits (P,) against `truth` (P,) of zeros and ones, as in PerSAM-F."""
+    """Dice plus focal loss of the logits (P,) of a mask against `truth` (P,) of zeros and ones, as in PerSAM-F."""
     probability = logits.sigmoid()
     dice = 1 - (2 * (probability * truth).sum() + 1) / (probability.sum() + truth.sum() + 1)
     entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
@@ -228,7 +231,7 @@ def _best(logits: torch.Tensor, ratings: torch.Tensor) -> torch.Tensor:
 
 
 def _box(mask: torch.Tensor) -> list[float] | None:
-    """[left, top, right, bottom] of the pixels set in `mask` (h, w) bool, all within; None where there is none."""
+    """The box [left, top, right, bottom] that contains all pixels of `mask` (h, w) bool; None if there are none."""
     rows, columns = torch.nonzero(mask, as_tuple=True)
     if not len(rows):
         return None
@@ -236,7 +239,7 @@ def _box(mask: torch.Tensor) -> list[float] | None:
 
 
 def _shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """`mask` (H, W) bool at `size` (h, w): cells that it covers by half; those covered most where there is none."""
+    """`mask` (H, W) bool at `size` (h, w): the cells that it covers by half, or else those that it covers most."""
     share = cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
     return np.asarray(share >= min(0.5, float(share.max())), np.bool_)
 

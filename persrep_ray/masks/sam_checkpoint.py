@@ -1,4 +1,4 @@
-"""SAM checkpoints, from a folder or the hub: loaded strictly, and from safetensors alone."""
+"""Loads SAM checkpoints from a folder or the hub, strictly and only from safetensors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from persrep_ray.config import SamConfig
 
 
 class SamError(ValueError):
-    """The checkpoint cannot be used as SAM; the message names it and the cause, in one line."""
+    """A checkpoint cannot be used as SAM; the message names it and the cause, in one line."""
 
 
 def load_sam(config: SamConfig) -> tuple[Any, Normalization]:
-    """The `transformers.SamModel`, frozen, and what its pixels are normalised by: ImageNet's where it declares nothing.
+    """The frozen `transformers.SamModel` and the normalization of its pixels, by default that of ImageNet.
 
     Raises:
-        SamError: no such checkpoint, not a SAM, a damaged file, or tensors missing from it.
+        SamError: there is no such checkpoint, it is not a SAM, a file is damaged, or tensors are missing.
     """
     try:
         folder = folder_or_snapshot(config.name, config.revision)
@@ -33,10 +33,10 @@ def load_sam(config: SamConfig) -> tuple[Any, Normalization]:
         declared, _ = transformers.PretrainedConfig.get_config_dict(folder)
         kind = dict(declared).get("model_type")
         normalization = read_normalization(folder, IMAGENET)
-    except (OSError, ValueError, TypeError) as error:  # a TypeError where the JSON is of another shape
+    except (OSError, ValueError, TypeError) as error:  # a TypeError if the JSON has another shape
         raise SamError(f"SAM {config.name}: cannot read its config: {_first_line(error)}") from error
     if kind != "sam":
-        raise SamError(f"SAM {config.name}: model_type {kind!r} is not supported, 'sam' is")
+        raise SamError(f"SAM {config.name}: model_type {kind!r} is not supported, only 'sam'")
     try:
         model, info = transformers.SamModel.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32

@@ -43,7 +43,7 @@ ABSENT = Pointer(None, 0, None)
 
 @dataclass(frozen=True)
 class Pointers:
-    """The pointers of the registry in `store`, by object ids that the caller has checked. Methods raise `StorageError`."""
+    """The pointers of the registry in `store`. Callers check object ids. All methods raise `StorageError`."""
 
     store: Store
 

@@ -7,8 +7,8 @@
 A version is complete when its card exists, which is written last. Readers take no lock.
 
 `delete` swaps the pointer for a tombstone, then removes the files. The tombstone stays and counts the deletions: after
-the n-th deletion, versions lie in `versions.<n>/`. A publisher that is overtaken by a deletion finds its swap refused and
-starts again in the new folder, and a deleter only removes older folders. So the files of a live version are never
+the n-th deletion, versions lie in `versions.<n>/`. A publisher that is overtaken by a deletion finds its swap refused
+and starts again in the new folder, and a deleter only removes older folders. So the files of a live version are never
 removed, however slow either of them is.
 """
 

@@ -1,4 +1,4 @@
-"""What a run reads: the selected objects, folders of photos, and digests by which a resumed run knows its inputs."""
+"""What a run reads: the selected objects, folders of photos, and digests by which a resumed run checks its inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 
 def select_objects(manifest: Manifest, only: Sequence[str]) -> list[str]:
-    """The ids of a run: all, or those of `only`. Raises ConfigError for an id that is not there."""
+    """The ids of a run: all, or those in `only`. Raises ConfigError for an unknown id."""
     for object_id in only:
         if object_id not in manifest.objects:
             near = difflib.get_close_matches(object_id, manifest.objects, n=1)
@@ -26,7 +26,7 @@ def select_objects(manifest: Manifest, only: Sequence[str]) -> list[str]:
 
 
 def photos_in(location: str | None, option: str) -> list[File]:
-    """The photos directly in a folder or below an S3 prefix; none for None. Raises ConfigError naming the option."""
+    """The photos directly in a folder or S3 prefix; [] for None. Raises ConfigError, which names the option."""
     if location is None:
         return []
     try:

@@ -1,4 +1,4 @@
-"""Opening a run: held by one driver at a time, and only ever resumed with the same settings and the same inputs."""
+"""Opens a run. Only one driver holds it at a time, and it resumes only with the same settings and inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.storage.lock import held
 from persrep_ray.storage.store import Store
 
-# Where and how parallel a run is does not decide its result: a resumed run may have more machines.
+# Where a run takes place and how parallel it is do not decide its result: a resumed run may have more machines.
 _PLACEMENT = (
     *("actors", "cells", "max_attempts", "llm_timeout_s", "llm_attempts"),
     *("cpus_per_actor", "gpus_per_actor", "cpus_per_worker", "gpus_per_worker"),
@@ -26,7 +26,7 @@ def open_run(
 
     Args:
         inputs: what the run reads (object ids, folders), each with a digest.
-        say: is told why it takes long, where another driver of the run may be dead.
+        say: is told why opening takes long if another driver of the run may be dead.
 
     Raises:
         ConfigError: the run is in use, or has other settings or other inputs.

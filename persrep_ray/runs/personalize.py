@@ -44,7 +44,7 @@ _TICK_S = 0.1
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for besides the configuration. Locations are local paths or `s3://` URIs."""
+    """What a user asks for in addition to the configuration. Locations are local paths or `s3://` URIs."""
 
     objects: str
     registry: str
@@ -56,10 +56,10 @@ class Request:
 
 
 def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict[str, Any]:
-    """Starts or resumes a run and returns what `summary.json` then holds. A failed object is listed and stops nothing.
+    """Starts or resumes a run and returns what `summary.json` then holds. A failed object is listed; the run goes on.
 
     Raises:
-        ConfigError: something that the user has to fix before anything can be done.
+        ConfigError: the user has to fix something before the run can start.
         ValueError: the photos cannot be used.
         StorageError: a bucket cannot be read or written.
     """
@@ -131,7 +131,7 @@ class _Run:
         )
         self._warn_of_surprises(counts, has_photos=bool(backgrounds or negatives))
         shared = [ray.put(value) for value in (config, self._manifest, self._folder)]
-        # Started first: cells take long to start, and masks are made meanwhile.
+        # Cells are started first because they take long to start; masks are made meanwhile.
         cells = Cells(config, shared, min(counts.cells, len(self._to_train)))
         self._make_masks(shared, counts.mask_actors)
         self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
@@ -153,7 +153,7 @@ class _Run:
         return sorted(object_ids, key=lambda object_id: (self._categories[object_id] or "", object_id))
 
     def _warn_of_surprises(self, counts: Plan, *, has_photos: bool) -> None:
-        """Warns of what the user may not have meant; `has_photos`: there are photos of backgrounds or negatives."""
+        """Warns of what the user may not have meant; `has_photos` tells whether there are backgrounds or negatives."""
         if has_photos and not any(generator.uses_photos for generator in self._generators.values()):
             name = self._config.generate.generator
             self._status.warn([f"--backgrounds and --negatives are not used by generate.generator={name}"])
@@ -165,7 +165,9 @@ class _Run:
         most, seed = self._config.generate.negative_objects, self._config.seed
         needed = set(self._to_train)
         if most * len(needed) >= len(self._categories):
-            needed.update(self._categories)  # so many need nearly all; choosing for each would take a large run hours
+            needed.update(
+                self._categories
+            )  # so many need nearly all; in a large run, choosing for each would take hours
         else:
             for object_id in self._to_train:
                 needed.update(choose_distractors(object_id, self._categories, most, seed))
@@ -179,9 +181,9 @@ class _Run:
             self._show()
 
     def _stream(self, generation: Generation, cells: Cells, evaluation: ObjectPool, *, cores: int) -> None:
-        """Passes objects from stage to stage until none is left. `cores`: of the cluster."""
+        """Passes objects from stage to stage until none is left. The cluster has `cores` CPU cores."""
         generating = {chunk.object_id for chunk in generation.chunks}
-        for object_id in sorted(set(self._to_train) - generating):  # earlier calls made all images
+        for object_id in sorted(set(self._to_train) - generating):  # earlier calls made all their images
             if cause := generation.why_unusable(object_id):
                 self._fail("generate", object_id, cause)
             generation.clean_up(object_id)
@@ -204,7 +206,7 @@ class _Run:
             if not generating:
                 cells.close()
                 if not training:
-                    evaluation.grow(cores)  # the other stages have ended and leave theirs
+                    evaluation.grow(cores)  # the other stages have ended and left their cores
             self._stages["generate"].count_images(generation.images)
             for name, (done, total) in generation.preparations().items():
                 self._stages[name].done, self._stages[name].total = done, total
@@ -223,7 +225,7 @@ class _Run:
         there: set[str],
         submit: Callable[[str], None],
     ) -> None:
-        """Moves the objects that have ended a stage to the next."""
+        """Moves the objects that have finished a stage to the next stage."""
         for outcome in outcomes:
             here.discard(outcome.object_id)
             self._stages[stage].count_object()
@@ -256,7 +258,7 @@ class _Run:
 
 
 def make_publisher(*arguments: Any) -> Any:
-    """A `Publisher`. It is imported where it is made because the driver needs neither torch nor transformers."""
+    """Makes a `Publisher`, which is imported only here because the driver needs neither torch nor transformers."""
     from persrep_ray.runs.publish import Publisher
 
     return Publisher(*arguments)

@@ -1,4 +1,4 @@
-"""The status line: rewritten in place on a terminal, printed every few seconds in a log."""
+"""The status line, which is rewritten in place on a terminal and printed every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TextIO
 _REDRAW_S = 0.2
 _LOG_EVERY_S = 5.0
 _MOST_WARNINGS = 20
-_SETTLED_S = 1.0  # earlier than this, a rate is noise
+_SETTLED_S = 1.0  # before this time, a rate is noise
 
 
 @dataclass
@@ -65,7 +65,7 @@ class StatusLine:
         self._shown = ""
 
     def show(self, stages: Sequence[StageProgress], *, final: bool = False) -> None:
-        """Draws the line if it is time to, and always if `final`; call it as often as you like."""
+        """Draws the line if it is due or `final`; call it as often as you like."""
         now = time.monotonic()
         if not final and now - self._drawn_at < (_REDRAW_S if self._in_place else _LOG_EVERY_S):
             return

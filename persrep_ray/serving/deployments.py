@@ -1,8 +1,8 @@
-"""The Ray Serve application: an ingress that speaks HTTP, and encoders that hold backbone and adapters.
+"""The Ray Serve application: an ingress that speaks HTTP, and encoders that hold the backbone and the adapters.
 
-The ingress authenticates, limits, decodes and shrinks images; the encoders batch them, whatever objects they are
-about. Queries go to encoders by consistent hashing of the object's id: each encoder keeps the adapters of its share of
-the objects, and still batches all of them together.
+The ingress authenticates callers, enforces limits, and decodes and shrinks images. Consistent hashing of the object's
+id routes a query to an encoder, so each encoder keeps the adapters of its share of the objects. An encoder batches
+queries about different objects together.
 """
 
 from __future__ import annotations
@@ -18,29 +18,32 @@ from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
+from ray.util.metrics import Counter, Histogram
 
 from persrep_ray.config import ConfigError, ServeConfig, load_serve_config
 from persrep_ray.serving.engine.answers import AdapterRef, Classification, Comparison, Identification, Localization
 from persrep_ray.serving.engine.catalog import Catalog
 from persrep_ray.serving.engine.errors import Failure, OverloadedError, QueryError
+from persrep_ray.serving.engine.metrics import Metrics
 from persrep_ray.serving.engine.profile import Profile, read_profile
 from persrep_ray.serving.engine.source import Source
 from persrep_ray.serving.http.api import make_app
 from persrep_ray.serving.http.auth import ENVIRONMENT, Keys
-from persrep_ray.serving.ray_metrics import RayMetrics
 
 _RETRY_PAUSE_S = 0.1
 _HEALTH_CHECK_S = 5
 _ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 _GONE = (RayActorError, ObjectLostError, DeploymentUnavailableError, ReplicaUnavailableError)
+_SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
+_ROWS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
 _log = logging.getLogger(__name__)
 
 
 class Encoder:
-    """A `LocalEngine` in a replica of its own."""
+    """A replica with one `LocalEngine`."""
 
     async def __init__(self, config: ServeConfig, profile: Profile) -> None:  # type: ignore[misc]
-        import torch  # only here: the ingress needs neither its seconds nor its half gigabyte
+        import torch  # not at the top: it takes seconds and half a gigabyte, and the ingress does not need it
 
         from persrep_ray.serving.engine.engine import LocalEngine
 
@@ -58,7 +61,7 @@ class Encoder:
 
 
 class RemoteEngine:
-    """An `answers.Engine` whose work is done by the encoders. Queries change nothing, so a lost one is asked again."""
+    """An `answers.Engine` that sends queries to the encoders. A query that is lost with an encoder is sent again."""
 
     def __init__(self, encoders: DeploymentHandle[Any]) -> None:
         self._encoders = encoders
@@ -70,7 +73,7 @@ class RemoteEngine:
         return self._sides
 
     async def reach(self) -> None:
-        """Returns once an encoder has answered."""
+        """Waits until an encoder answers."""
         while True:
             try:
                 await self.view_sides()
@@ -102,19 +105,22 @@ class RemoteEngine:
         return answer
 
     async def _ask(self, object_id: str, method: str, *arguments: Any, **options: Any) -> Any:
-        """Raises `QueryError`. Tries again as long as encoders are lost; the caller's time limit ends it."""
+        """The answer of an encoder. It tries again while encoders are lost; the caller limits the time.
+
+        Raises `QueryError`.
+        """
         handle = self._encoders.options(session_id=object_id) if object_id else self._encoders
         while True:
             response = handle.ask.remote(method, arguments, options)
             try:
                 answer = await response
-            except asyncio.CancelledError:  # the client is gone or its time is over: the encoder need not go on
+            except asyncio.CancelledError:  # the client has gone or the time is over, so the encoder can stop
                 response.cancel()
                 raise
             except BackPressureError:
                 raise OverloadedError("all encoders are busy") from None
             except _GONE as error:
-                _log.warning("an encoder was lost, the query is asked again: %s", type(error).__name__)
+                _log.warning("an encoder was lost (%s); the query is sent again", type(error).__name__)
                 await asyncio.sleep(_RETRY_PAUSE_S)
                 continue
             if isinstance(answer, Failure):
@@ -123,16 +129,16 @@ class RemoteEngine:
 
 
 class Ingress:
-    """The HTTP side of the endpoint."""
+    """A replica of the HTTP interface."""
 
     async def __init__(self, config: ServeConfig, encoders: DeploymentHandle[Any], keys_needed: bool) -> None:  # type: ignore[misc]
         self._config = config
         self._engine = RemoteEngine(encoders)
         self._catalog = Catalog(Source(config.registry), config.refresh_s)
         self._keys = Keys.load(config.http)
-        if keys_needed and self._keys.are_open:  # rather no endpoint than an open one
+        if keys_needed and self._keys.are_open:  # no endpoint is better than an open one
             raise ConfigError(
-                f"{ENVIRONMENT} is not set where this replica runs: set it before `ray start`, on every node"
+                f"{ENVIRONMENT} is not set where this replica runs; set it before `ray start` on every node"
             )
         self._metrics = RayMetrics()
         self._follower = asyncio.create_task(self._catalog.run())
@@ -150,25 +156,66 @@ class Ingress:
         )
 
     def _is_ready(self) -> bool:
-        """The registry was read and an encoder has answered: from here on, what is lost is asked again."""
+        """Whether the registry has been read and an encoder has answered."""
         return self._catalog.loaded and self._reaching.done()
+
+
+class RayMetrics(Metrics):
+    """The engine's measurements as Prometheus metrics `ray_persrep_…`, which every Ray node exports."""
+
+    def __init__(self) -> None:
+        self._lookups = Counter(
+            "persrep_adapter_lookups",
+            description="Adapters wanted, by whether they were in memory.",
+            tag_keys=("hit",),
+        )
+        self._loads = Histogram(
+            "persrep_adapter_load_seconds",
+            description="Time to read an adapter.",
+            boundaries=_SECONDS,
+        )
+        self._rows = Histogram("persrep_batch_rows", description="Images per batch.", boundaries=_ROWS)
+        self._adapters = Histogram(
+            "persrep_batch_adapters", description="Distinct adapters per batch.", boundaries=_ROWS
+        )
+        self._encoded = Histogram("persrep_batch_seconds", description="Time to encode a batch.", boundaries=_SECONDS)
+        self._waited = Histogram(
+            "persrep_queue_seconds", description="Time that an image waits for its batch to start.", boundaries=_SECONDS
+        )
+        self._errors = Counter("persrep_errors", description="Queries answered with an error.", tag_keys=("code",))
+
+    def adapter_looked_up(self, *, hit: bool) -> None:
+        self._lookups.inc(tags={"hit": str(hit).lower()})
+
+    def adapter_loaded(self, seconds: float) -> None:
+        self._loads.observe(seconds)
+
+    def batch(self, *, rows: int, adapters: int, waited: list[float], seconds: float) -> None:
+        self._rows.observe(rows)
+        self._adapters.observe(adapters)
+        self._encoded.observe(seconds)
+        for wait in waited:
+            self._waited.observe(wait)
+
+    def failed(self, code: str) -> None:
+        self._errors.inc(tags={"code": code})
 
 
 def build_app(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
     """The application of an endpoint.
 
     Args:
-        args: the settings; from `serve/config.yaml` they come as a mapping.
+        args: the settings, or the mapping that `serve/config.yaml` holds.
 
     Raises:
-        ConfigError: settings that are not allowed, or a registry from which nothing can be served.
+        ConfigError: a setting is not allowed, or nothing can be served from the registry.
     """
     config = args if isinstance(args, ServeConfig) else load_serve_config(args)
     return application(config, read_profile(config), Encoder)
 
 
 def application(config: ServeConfig, profile: Profile, encoder_class: type) -> serve.Application:
-    """An ingress in front of replicas of `encoder_class`, which has the constructor and the `ask` of `Encoder`."""
+    """An ingress in front of replicas of `encoder_class`, which has the same constructor and `ask` as `Encoder`."""
     encoder, http = config.encoder, config.http
     scaling: dict[str, Any] = {"num_replicas": encoder.min_replicas}
     if encoder.max_replicas is not None and encoder.max_replicas > encoder.min_replicas:
@@ -191,10 +238,10 @@ def application(config: ServeConfig, profile: Profile, encoder_class: type) -> s
     ingress = serve.deployment(
         name="ingress",
         num_replicas=http.replicas,
-        max_ongoing_requests=http.max_waiting * 4,  # the ingress itself answers 503 from `max_waiting` on
+        max_ongoing_requests=http.max_waiting * 4,  # the ingress answers 503 above `max_waiting`
         ray_actor_options={"num_cpus": http.cpus_per_replica},
         health_check_period_s=_HEALTH_CHECK_S,
     )(serve.ingress()(Ingress))
-    keys_needed = not Keys.load(config.http).are_open  # a broken file fails here, not in every replica
+    keys_needed = not Keys.load(config.http).are_open  # a broken keys file fails here and not in every replica
     bound: serve.Application = ingress.bind(config, encoders.bind(config, profile), keys_needed)
     return bound

@@ -9,24 +9,24 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from persrep_ray.config import ConfigError, ServeConfig
 from persrep_ray.distributed.connect import connected
 from persrep_ray.serving import haproxy
 from persrep_ray.serving.http.auth import Keys
+from persrep_ray.storage.store import is_remote
 
 _APPLICATION = "persrep"
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 
 def serve_until_interrupted(config: ServeConfig, *, host: str, port: int, verbose: bool) -> None:
-    """Starts the endpoint, says where it is, and stays until SIGINT or SIGTERM.
+    """Starts the endpoint, prints its address, and runs until SIGINT or SIGTERM.
 
     Raises:
-        ConfigError: the registry cannot be served, or the port is taken.
-        RuntimeError: Ray Serve could not start the application.
+        ConfigError: the registry cannot be served, or the port is in use.
+        RuntimeError: Ray Serve cannot start the application.
     """
     for name, value in haproxy.environment().items():
         os.environ.setdefault(name, value)
@@ -37,7 +37,9 @@ def serve_until_interrupted(config: ServeConfig, *, host: str, port: int, verbos
     config = _with_absolute_keys_file(config)
     app = build_app(config)
     if host not in _THIS_MACHINE and Keys.load(config.http).are_open:
-        print(f"persrep: without keys everybody who reaches {host} may ask (docs/SERVING.md)", file=sys.stderr)
+        print(
+            f"persrep: there are no keys, so everyone who reaches {host} has access (docs/SERVING.md)", file=sys.stderr
+        )
     if "RAY_ADDRESS" not in os.environ:
         _check_free(host, port)
     ended = threading.Event()
@@ -53,7 +55,7 @@ def serve_until_interrupted(config: ServeConfig, *, host: str, port: int, verbos
 
 @contextmanager
 def _ending(serve: Any) -> Iterator[None]:
-    """Afterwards our application is gone; what else a shared cluster serves is not."""
+    """Removes the application at the end, but nothing else that a shared cluster serves."""
     try:
         yield
     finally:
@@ -64,10 +66,10 @@ def _ending(serve: Any) -> Iterator[None]:
 
 
 def _with_absolute_keys_file(config: ServeConfig) -> ServeConfig:
-    """The replicas may work in another folder."""
-    if config.http.keys_file is None:
+    """`config` for replicas, which may run in another folder."""
+    if config.http.keys_file is None or is_remote(config.http.keys_file):
         return config
-    absolute = str(Path(config.http.keys_file).absolute())
+    absolute = os.path.abspath(config.http.keys_file)
     return config.model_copy(update={"http": config.http.model_copy(update={"keys_file": absolute})})
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser.people import Page
+from browser.site import running_site
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+
+from persrep_ray.serving.http.auth import KeyEntry
 
 _FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run "
@@ -40,3 +45,21 @@ def artifacts() -> Path:
     folder = Path(__file__).resolve().parents[2] / "artifacts"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture
+def page(driver: webdriver.Chrome, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """Opened. In the end nothing is on the browser's console but the statuses of refused requests.
+
+    The parameter, if there is one, is the only key.
+    """
+    secret = getattr(request, "param", None)
+    keys = secret and [KeyEntry(name="it", sha256=hashlib.sha256(secret.encode()).hexdigest(), prefixes=("mug_",))]
+    with running_site(keys) as site:
+        page = Page(driver, site)
+        page.look()
+        page.open()
+        yield page
+        console = [entry for entry in driver.get_log("browser") if entry["source"] != "network"]
+        driver.get("about:blank")
+    assert console == []

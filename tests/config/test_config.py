@@ -1,4 +1,4 @@
-"""One tree, one way to override, and messages of one line that name the key and what is allowed."""
+"""Presets, files and overrides, and error messages of one line that name the key and what is allowed."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def yaml_file(tmp_path: Path) -> Path:
 # --- presets ---------------------------------------------------------------------------------------------------------
 
 
-def test_no_source_is_the_default_preset() -> None:
+def test_without_a_source_the_default_preset_is_loaded() -> None:
     assert load_config() == load_config("default") == RunConfig()
 
 
-def test_paper_is_the_recipe_of_the_paper() -> None:
+def test_the_preset_paper_is_the_recipe_of_the_paper() -> None:
     config = load_config("paper")
     train = config.train
     assert (train.lora.r, train.lora.alpha, train.lora.dropout) == (16, 0.5, 0.3)
@@ -55,14 +55,14 @@ def test_paper_is_the_recipe_of_the_paper() -> None:
     assert config.generate.positives == 450
 
 
-def test_debug_is_ten_steps_in_float32() -> None:
+def test_the_preset_debug_takes_ten_steps_in_float32() -> None:
     config = load_config("debug")
     assert (config.train.steps, config.backbone.precision) == (10, "float32")
     assert config.generate.positives <= 8
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_config_survives_the_way_through_json(preset: str) -> None:
+def test_a_config_survives_a_round_trip_through_json(preset: str) -> None:
     config = load_config(preset)
     assert RunConfig.model_validate(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -112,7 +112,7 @@ def test_later_overrides_win_and_mappings_merge() -> None:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_lies_between_preset_and_overrides(yaml_file: Path) -> None:
+def test_a_file_overrides_its_preset_and_overrides_win_over_both(yaml_file: Path) -> None:
     yaml_file.write_text("preset: paper\ntrain:\n  steps: 20\n  max_attempts: 4\ngenerate:\n  # positives: 3\n")
     train = load_config(yaml_file, ["train.max_attempts=2"]).train
     assert (train.lora.alpha, train.steps, train.max_attempts) == (0.5, 20, 2)
@@ -144,7 +144,7 @@ def test_a_bad_file_is_named_with_line_or_key(yaml_file: Path, content: str, exp
     assert expected in message(source=yaml_file)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"seed: \xff\n")
     assert message(source=tmp_path / "latin.yaml") == f"{tmp_path}/latin.yaml: is not UTF-8 text"
     assert message(source=tmp_path) == f"{tmp_path}: cannot be read: Is a directory"
@@ -156,7 +156,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 # --- wrong keys and values -------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_key_is_named_with_the_closest_and_the_allowed_ones() -> None:
+def test_an_unknown_key_is_named_with_the_closest_key_and_the_allowed_keys() -> None:
     assert message("train.lora.rr=8") == (
         "unknown key 'train.lora.rr', did you mean 'train.lora.r'? Allowed keys of 'train.lora': r, alpha, dropout"
     )
@@ -164,7 +164,7 @@ def test_an_unknown_key_is_named_with_the_closest_and_the_allowed_ones() -> None
     assert message("qqqq=5").startswith("unknown key 'qqqq'. Allowed keys: seed, data, ")
 
 
-def test_a_renamed_key_is_told_its_new_name() -> None:
+def test_the_error_for_a_renamed_key_gives_its_new_name() -> None:
     assert message("train.heldout.folds=3") == "unknown key 'train.heldout': its name is now 'train.cross_validation'"
     assert (
         message("generate.heldout=3") == "unknown key 'generate.heldout': its name is now 'generate.calibration_images'"

@@ -8,7 +8,7 @@ import pytest
 from persrep_ray.config import ConfigError, load_serve_config
 
 
-def test_a_file_a_registry_and_overrides_in_this_order(tmp_path: Path) -> None:
+def test_a_registry_wins_over_the_file_and_overrides_win_over_both(tmp_path: Path) -> None:
     file = tmp_path / "serve.yaml"
     file.write_text("registry: from/file\nrefresh_s: 2\nencoder: {batch_rows: 4, max_replicas: 3}\n")
     config = load_serve_config(file)
@@ -40,6 +40,6 @@ def test_a_registry_is_enough() -> None:
         ({"registry": "x"}, ["http.timeout_s=0"], "http.timeout_s"),
     ],
 )
-def test_what_is_not_allowed_is_named(values: dict[str, Any], overrides: list[str], message: str) -> None:
+def test_an_invalid_setting_is_named(values: dict[str, Any], overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_serve_config(values, overrides)

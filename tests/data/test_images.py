@@ -1,4 +1,4 @@
-"""Decoding: the same upright RGB for every kind of file, and an `ImageError` for every kind of broken one."""
+"""Every kind of image file decodes to the same upright RGB, and every kind of broken file raises `ImageError`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from persrep_ray.data.images import (
     resize_square,
 )
 
-# Pillow also warns about some of what is refused or passed over here.
+# Pillow also warns about some of the files that are refused or skipped here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 
 LIMITS = DataConfig()
@@ -55,7 +55,7 @@ def test_lossless_formats_decode_exactly_whatever_the_suffix(
     image = read_rgb(path, LIMITS)
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, PHOTO)
-    image[:] = 0  # the caller's own, writable array
+    image[:] = 0  # the array belongs to the caller and is writable
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
@@ -105,14 +105,14 @@ def test_broken_exif_leaves_the_photo_as_stored(exif: bytes) -> None:
     assert rgb(encoded(PHOTO, "JPEG", exif=exif)).shape == PHOTO.shape
 
 
-def test_of_an_animation_the_first_picture_counts() -> None:
+def test_only_the_first_image_of_an_animation_is_read() -> None:
     second = Image.fromarray(255 - PHOTO)
     data = encoded(PHOTO, "PNG", save_all=True, append_images=[second])
     np.testing.assert_array_equal(rgb(data), PHOTO)
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "BMP"])
-def test_truncated_anywhere_is_an_error_for_every_reader(tmp_path: Path, image_format: str) -> None:
+def test_a_file_truncated_anywhere_is_an_error_for_every_reader(tmp_path: Path, image_format: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     data = encoded(noise, image_format)
     path = tmp_path / "photo.jpg"
@@ -141,7 +141,7 @@ def test_garbled_files_raise_nothing_but_image_errors() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"P6 1 1 255\n\0\0\0"])
-def test_what_is_no_image_is_an_error(data: bytes) -> None:
+def test_data_that_is_not_an_image_is_an_error(data: bytes) -> None:
     with pytest.raises(ImageError, match="here: not a JPEG, PNG, WebP or BMP image"):
         rgb(data)
 
@@ -161,7 +161,7 @@ def test_pixel_limit_is_checked_on_the_header_alone(tmp_path: Path) -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    # 60,000 x 60,000 pixels, a decompression bomb of 10 GB; and just under Pillow's own limit, above ours.
+    # The first is a decompression bomb of 10 GB; the second is just below Pillow's limit and above ours.
     for side in (60_000, 13_000):
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
         bomb = tmp_path / "bomb.png"
@@ -187,7 +187,7 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
         rgb(data[:-2] + last_scan * 300 + data[-2:])
 
 
-def test_fewer_scans_are_allowed_of_a_larger_jpeg() -> None:
+def test_a_larger_jpeg_may_have_fewer_scans() -> None:
     data = encoded(np.zeros((2500, 2500), np.uint8), "JPEG", progressive=True)
     scans, last_scan = data.count(b"\xff\xda"), data[data.rindex(b"\xff\xda") : -2]
     with pytest.raises(ImageError, match="a JPEG of 161 scans of 2500 x 2500 pixels"):
@@ -195,14 +195,14 @@ def test_fewer_scans_are_allowed_of_a_larger_jpeg() -> None:
     assert rgb(data).shape == (2500, 2500, 3)
 
 
-def test_formats_can_be_left_out() -> None:
+def test_formats_can_be_excluded() -> None:
     formats = ("JPEG", "PNG", "WebP")
     np.testing.assert_array_equal(decode_rgb(encoded(PHOTO), LIMITS, "here", formats), PHOTO)
     with pytest.raises(ImageError, match="here: not a JPEG, PNG or WebP image"):
         decode_rgb(encoded(PHOTO, "BMP"), LIMITS, "here", formats)
 
 
-def test_too_large_is_told_apart_from_damaged() -> None:
+def test_an_image_that_is_too_large_is_told_apart_from_a_damaged_image() -> None:
     for limits in (DataConfig(max_pixels=53), DataConfig(max_bytes=10)):
         with pytest.raises(ImageTooLargeError):
             rgb(encoded(PHOTO), limits)
@@ -214,7 +214,7 @@ def test_too_large_is_told_apart_from_damaged() -> None:
 def test_byte_limit_is_checked_before_reading(tmp_path: Path) -> None:
     huge = tmp_path / "huge.jpg"
     with huge.open("wb") as file:
-        file.truncate(1 << 40)  # sparse: a terabyte on paper
+        file.truncate(1 << 40)  # the file is sparse, so it takes no space
     with pytest.raises(ImageError, match=r"huge\.jpg: 1,099,511,627,776 bytes, the limit is 67,108,864"):
         read_rgb(huge, LIMITS)
     with pytest.raises(ImageError, match="more than 10 bytes"):
@@ -238,7 +238,7 @@ def test_special_files_are_refused_without_blocking(tmp_path: Path) -> None:
             assert str(caught.value) == f"{path}: {cause}"
 
 
-def test_check_header_passes_what_only_decoding_can_refute(tmp_path: Path) -> None:
+def test_check_header_accepts_a_file_that_only_decoding_can_refute(tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     path.write_bytes(encoded(PHOTO)[:-60])
     check_header(path, LIMITS)
@@ -281,13 +281,13 @@ def palette_mask(colour: tuple[int, int, int]) -> Image.Image:
         Image.merge("LA", [Image.new("L", (3, 2), 255), Image.fromarray(np.where(MASK, 255, 0).astype(np.uint8))]),
     ],
 )
-def test_masks_of_every_kind(image: Image.Image | np.ndarray) -> None:
+def test_every_kind_of_mask_is_read(image: Image.Image | np.ndarray) -> None:
     mask = decode_mask(encoded(image), LIMITS, "here")
     assert mask.dtype == np.bool_
     np.testing.assert_array_equal(mask, MASK)
 
 
-def test_compression_noise_is_no_object() -> None:
+def test_compression_noise_is_not_an_object() -> None:
     assert not decode_mask(encoded(np.full((8, 8), 3, np.uint8)), LIMITS, "here").any()
     assert not decode_mask(encoded(np.zeros((8, 8), np.uint8)), LIMITS, "here").any()
 
@@ -307,7 +307,7 @@ def test_jpeg_round_trip_is_close() -> None:
 
 
 @pytest.mark.parametrize("shape", [(480, 640, 3), (5, 700, 3), (3, 3, 3), (1, 1, 3)])
-def test_resize_square_shows_the_whole_picture(shape: tuple[int, int, int]) -> None:
+def test_resize_square_shows_the_whole_image(shape: tuple[int, int, int]) -> None:
     halves = np.zeros(shape, np.uint8)
     halves[:, shape[1] // 2 :] = (200, 100, 50)
     square = resize_square(halves, 32)
@@ -322,7 +322,7 @@ def test_resize_square_does_not_alias() -> None:
     np.testing.assert_allclose(resize_square(stripes, 64)[:, 2:-2].astype(int), 127, atol=2)
 
 
-def test_an_error_survives_pickling_as_when_a_ray_worker_raises_it(tmp_path: Path) -> None:
+def test_an_error_survives_pickling_so_that_a_ray_worker_can_raise_it(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         read_rgb(tmp_path / "absent.jpg", LIMITS)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

@@ -1,4 +1,4 @@
-"""Both layouts, and data folders that are wrong in every way we could think of."""
+"""Both layouts are read, and data folders that are wrong in many ways are reported."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def names(manifest: Manifest, object_id: str, part: str) -> list[str]:
 
 
 @pytest.mark.parametrize("object_id", ["mug", "A", "a.b_c-9", "x" * 128, "...", ".hidden"])
-def test_good_object_ids(object_id: str) -> None:
+def test_a_good_object_id_is_accepted(object_id: str) -> None:
     assert check_object_id(object_id) == object_id
 
 
 @pytest.mark.parametrize(
     "object_id", ["", ".", "..", "a/b", "../a", "a b", "a\n", "a\0", "é", "x" * 129, None, 3, b"a"]
 )
-def test_bad_object_ids(object_id: Any) -> None:
+def test_a_bad_object_id_is_refused(object_id: Any) -> None:
     with pytest.raises(ValueError, match="bad object id"):
         check_object_id(object_id)
 
 
-def test_flat_layout(tmp_path: Path) -> None:
+def test_the_flat_layout_is_read(tmp_path: Path) -> None:
     for name in ("mug/b.jpg", "mug/a.PNG", "cup/1.webp", "cup/2.jpeg", "cup/3.bmp"):
         photo(tmp_path / name)
     (tmp_path / "cup/notes.txt").write_text("not a photo")
@@ -82,7 +82,7 @@ def test_paths_are_absolute_so_that_workers_elsewhere_find_them(
     assert manifest.objects["mug"].train[0].path == tmp_path / "objects/mug/a.jpg"
 
 
-def test_reference_layout(tmp_path: Path) -> None:
+def test_the_reference_layout_is_read(tmp_path: Path) -> None:
     train = photo(tmp_path / "train/mug/0.jpg")
     photo(tmp_path / "train/mug/1.jpg")
     train_mask = mask(tmp_path / "train_masks/mug/0.png")
@@ -111,7 +111,7 @@ def test_a_dense_copy_of_a_test_photo_only_lends_its_mask(tmp_path: Path) -> Non
     photo(tmp_path / "test/mug/a.jpg", 10)
     photo(tmp_path / "test/mug/b.jpg", 20)
     photo(tmp_path / "test_dense/mug/a.jpg", 30)  # another photo of that name
-    photo(tmp_path / "test_dense/mug/c.jpg", 20)  # test/mug/b.jpg once more
+    photo(tmp_path / "test_dense/mug/c.jpg", 20)  # a copy of test/mug/b.jpg
     dense_mask = mask(tmp_path / "test_dense_masks/mug/c.png")
     test = load_manifest(tmp_path, LIMITS).objects["mug"].test
     assert [(p.path.parent.parent.name, p.path.name, p.mask) for p in test] == [
@@ -121,7 +121,7 @@ def test_a_dense_copy_of_a_test_photo_only_lends_its_mask(tmp_path: Path) -> Non
     ]
 
 
-def test_splits_by_every_kind_of_image_id(tmp_path: Path) -> None:
+def test_every_kind_of_image_id_gives_its_split(tmp_path: Path) -> None:
     for name in (
         "train/mug/0.jpg",
         "test/mug/0.jpg",
@@ -158,7 +158,7 @@ def test_splits_by_every_kind_of_image_id(tmp_path: Path) -> None:
         "9.jpg": "pose",
     }
     assert manifest.objects["mug"].train[0].split is None
-    assert manifest.objects["cup"].test[0].split is None  # 2.jpg, but of another class
+    assert manifest.objects["cup"].test[0].split is None  # another class also has a 2.jpg
 
 
 def test_an_object_called_train_is_an_object(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_bad_photos_are_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
         "cup/only.jpg": not_an_image,
         "mug/pipe.jpg": "not a regular file",
         "mug/nested": "a folder inside an object's folder is not read",
-        "stray.jpg": "lies beside the objects' folders, not in one",
+        "stray.jpg": "is not inside an object's folder",
     }
     assert {p.object_id for p in manifest.problems if p.path.parent.name == "mug"} == {"mug"}
 
@@ -224,7 +224,7 @@ def test_beyond_the_threshold_test_photos_without_masks_are_not_decoded(
     assert sorted(problems(manifest)) == ["test/mug/3.jpg", "test/mug/4.jpg", "train/mug/0.jpg", "train/mug/1.jpg"]
 
 
-def test_a_bad_mask_costs_the_mask_not_the_photo(tmp_path: Path) -> None:
+def test_a_photo_with_a_bad_mask_is_kept_without_the_mask(tmp_path: Path) -> None:
     for stem in "abc":
         photo(tmp_path / f"train/mug/{stem}.jpg")
     mask(tmp_path / "train_masks/mug/a.png", size=(8, 12))
@@ -233,7 +233,7 @@ def test_a_bad_mask_costs_the_mask_not_the_photo(tmp_path: Path) -> None:
     manifest = load_manifest(tmp_path, LIMITS)
     assert [p.mask for p in manifest.objects["mug"].train] == [None] * 3
     assert problems(manifest) == {
-        "train_masks/mug/a.png": "the mask is 8 x 12 pixels, its photo 12 x 8",
+        "train_masks/mug/a.png": "the mask has 8 x 12 pixels, but its photo 12 x 8",
         "train_masks/mug/b.png": "the mask has no object pixel",
         "train_masks/mug/c.png": "not a JPEG, PNG, WebP or BMP image",
     }
@@ -351,9 +351,9 @@ def test_malformed_info_names_the_file_and_the_key(tmp_path: Path, text: str, ca
         (
             "cup/0.jpg",
             {"class": "mug", "split": "test", "test_split": "pose"},
-            "does not lie in the folder of its class",
+            "is not in the folder of its class",
         ),
-        ("../mug/0.jpg", {"class": "mug", "split": "test", "test_split": "pose"}, "does not lie in the folder"),
+        ("../mug/0.jpg", {"class": "mug", "split": "test", "test_split": "pose"}, "is not in the folder"),
     ],
 )
 def test_malformed_annotations_name_the_file_and_the_key(
@@ -381,7 +381,7 @@ def test_metadata_is_not_read_from_elsewhere_nor_from_special_files(tmp_path: Pa
         load_manifest(root, LIMITS)
 
 
-def test_real_reference_data() -> None:
+def test_real_data_in_the_reference_layout_is_read_without_problems() -> None:
     if not SHARED.is_dir():
         pytest.skip(f"no {SHARED}")
     dreambooth = load_manifest(SHARED / "dreambooth30", LIMITS)

@@ -1,4 +1,4 @@
-"""A run's folder: what is in it is whole, and what is complete stays as it is."""
+"""Files in the folder of a run are whole, and what is complete stays as it is."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_masks_whose_report_is_missing_are_not_complete(tmp_path: Path) -> None:
     assert folder.masked() == set()
 
 
-def test_an_adapter_that_is_there_is_kept(tmp_path: Path) -> None:
+def test_an_existing_adapter_is_kept(tmp_path: Path) -> None:
     folder = run_folder(tmp_path)
     folder.write_trained("mug", {"adapter_model.safetensors": b"first"}, {"seconds": 1})
     folder.write_trained("mug", {"adapter_model.safetensors": b"second"}, {"seconds": 2})
@@ -60,7 +60,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text()) == {"mean": 1}
 
 
-def test_a_report_that_is_no_json_completes_nothing(tmp_path: Path) -> None:
+def test_a_report_that_is_not_json_completes_nothing(tmp_path: Path) -> None:
     folder = run_folder(tmp_path)
     with pytest.raises(ValueError, match="not JSON compliant"):
         folder.write_trained("mug", {"adapter_model.safetensors": b"x"}, {"loss": float("inf")})
@@ -73,7 +73,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         run_folder(tmp_path).read_json("train.json")
 
 
-def test_class_images_of_any_prompt_have_a_prefix_of_their_own(tmp_path: Path) -> None:
+def test_the_class_images_of_each_prompt_have_a_different_prefix(tmp_path: Path) -> None:
     prompts = ["a photo of a mug", "a photo of a Mug", "../../etc", "a photo of " + "x" * 300, "é", "日本", ""]
     prefixes = [run_folder(tmp_path).class_images(prompt) for prompt in prompts]
     assert len(set(prefixes)) == len(prompts)
@@ -83,7 +83,7 @@ def test_class_images_of_any_prompt_have_a_prefix_of_their_own(tmp_path: Path) -
         assert len(name) < 60 and name.isascii()
 
 
-def test_dropped_weights_are_gone_and_how_they_were_made_stays(tmp_path: Path) -> None:
+def test_dropped_weights_are_gone_but_their_report_stays(tmp_path: Path) -> None:
     folder, made = run_folder(tmp_path / "run"), tmp_path / "made"
     (made / "unet").mkdir(parents=True)
     (made / "unet" / "weights").write_bytes(b"weights")

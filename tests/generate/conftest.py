@@ -1,4 +1,4 @@
-"""Tiny text-to-image pipelines, each saved once in a session."""
+"""Tiny text-to-image pipelines, each saved once in a session, and S3."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.s3 import s3, s3_proxy
 from helpers.tiny_diffusion import SAVERS, save_tiny_sd
+
+__all__ = ["s3", "s3_proxy"]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What becomes of rows as they come in, without Ray: a generation with no work of its own is handed them."""
+"""What becomes of rows as they come in, without Ray: the test brings the rows to a generation without work."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from persrep_ray.config import RunConfig, load_config
+from persrep_ray.config import GeneratorName, RunConfig, load_config
 from persrep_ray.data.run_folder import RunFolder
-from persrep_ray.distributed.resources import plan
 from persrep_ray.generate.dreambooth.filter_report import FilterReport
 from persrep_ray.generate.pipeline import Generation
+from persrep_ray.generate.schedule import chunks
 from persrep_ray.generate.shards import write_shard
-from persrep_ray.generate.types import GeneratorName, SyntheticImage
+from persrep_ray.generate.types import SyntheticImage
+from persrep_ray.storage.store import open_store
 
 
 class Rows:
@@ -24,22 +25,13 @@ class Rows:
         self.config: RunConfig = load_config(
             "debug", ["generate.positives=2", "generate.negatives=1", "generate.calibration_images=0", *overrides]
         )
-        self.folder = RunFolder(root)
-        self.chunks = {one: self.folder.chunks(one, self.config) for one in object_ids}
-        self.generation = Generation(
-            [],
-            self.config,
-            self.folder,
-            [],
-            backgrounds=None,
-            negatives=None,
-            book=None,
-            plan=plan(self.config, cpus=8, gpus=0, objects=1),
-        )
-        self.generation._missing.update({one: len(chunks) for one, chunks in self.chunks.items()})
+        self.folder = RunFolder(open_store(root))
+        self.chunks = {object_id: chunks(object_id, self.config) for object_id in object_ids}
+        self.generation = Generation([], self.config, self.folder, [], prepared={}, pools={})
+        self.generation._missing.update({object_id: len(made) for object_id, made in self.chunks.items()})
 
     def shards(self, object_id: str, accepted: int) -> None:
-        """Writes them all; of the two sampled positives as many as `accepted` pass the filter."""
+        """Writes all shards; of the sampled positives, `accepted` pass the filter."""
         for chunk in self.chunks[object_id]:
             report = FilterReport()
             count = chunk.count
@@ -47,17 +39,22 @@ class Rows:
                 count = accepted
                 for index in range(chunk.count):
                     report.add("a scene", 0.25, accepted=index < accepted)
-            picture = np.zeros((32, 32, 3), np.uint8)
-            mask = np.zeros((32, 32), np.bool_)
+            pixels, mask = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.bool_)
             images = [
-                SyntheticImage(object_id, chunk.role, chunk.generator, None, i, None, object_id, None, picture, mask)
+                SyntheticImage(object_id, chunk.role, chunk.generator, None, i, None, object_id, None, pixels, mask)
                 for i in range(count)
             ]
-            write_shard(self.folder.shard(chunk), images, {"seconds": 1.0, "filter": report.to_dict()})
+            write_shard(self.folder, chunk, images, {"seconds": 1.0, "filter": report.to_dict()})
 
-    def comes(self, object_id: str, generator: GeneratorName = "dreambooth", error: str = "") -> None:
+    def path(self, object_id: str, index: int) -> Path:
+        chunk = self.chunks[object_id][index]
+        return Path(self.folder.store.url(self.folder.shard(object_id, chunk.role, chunk.start)))
+
+    def comes(
+        self, object_id: str, generator: GeneratorName = "dreambooth", *, error: str = "", warning: str = ""
+    ) -> None:
         row: dict[str, Any] = {"object_id": object_id, "generator": generator, "images": 1, "error": error}
-        self.generation._rows.put({**row, "warnings": np.array([], dtype=object)})
+        self.generation._rows.put({**row, "warnings": [warning] * bool(warning)})
 
     def all_come(self, object_id: str) -> None:
         for chunk in self.chunks[object_id]:
@@ -77,7 +74,34 @@ def test_an_object_ends_with_its_last_chunk(tmp_path: Path) -> None:
     assert rows.generation.new_warnings() == []
 
 
-def test_all_rejected_fails_alone_and_under_combined_is_a_warning(tmp_path: Path) -> None:
+def test_what_all_actors_say_is_told_once(tmp_path: Path) -> None:
+    rows = Rows(tmp_path, ["cup", "mug"])
+    for object_id, warning in (
+        ("cup", "bad.jpg: truncated"),
+        ("mug", "bad.jpg: truncated"),
+        ("mug", "worse.jpg: empty"),
+    ):
+        rows.comes(object_id, "cut_paste", warning=warning)
+    rows.generation.poll()
+    assert rows.generation.new_warnings() == ["bad.jpg: truncated", "worse.jpg: empty"]
+    rows.comes("cup", "cut_paste", warning="bad.jpg: truncated")
+    rows.generation.poll()
+    assert rows.generation.new_warnings() == []
+
+
+def test_an_object_counts_as_fine_tuned_with_its_first_sampled_chunk(tmp_path: Path) -> None:
+    rows = Rows(tmp_path, ["cup", "mug"], "generate.generator=combined")
+    generation = rows.generation
+    generation._to_prepare["dreambooth"], generation._all_to_prepare["dreambooth"] = {"cup", "mug"}, 2
+    assert generation.preparations() == {"fine-tune": (0, 2)}
+    for name in ("cut_paste", "dreambooth", "dreambooth"):
+        rows.comes("cup", name)
+    generation.poll()
+    assert generation.preparations() == {"fine-tune": (1, 2)}
+    assert Rows(tmp_path, []).generation.preparations() == {}
+
+
+def test_an_object_whose_images_are_all_rejected_fails_unless_another_generator_made_some(tmp_path: Path) -> None:
     cause = "all 2 sampled images were rejected: the largest likeness is 0.25, generate.filter.threshold is 0.6"
     rows = Rows(tmp_path / "alone", ["mug"], "generate.generator=dreambooth", "generate.filter.threshold=0.6")
     rows.shards("mug", accepted=0)
@@ -92,14 +116,16 @@ def test_all_rejected_fails_alone_and_under_combined_is_a_warning(tmp_path: Path
     both.all_come("mug")
     (outcome,) = both.generation.poll()
     assert outcome.error is None
-    assert both.generation.new_warnings() == [f"object mug: generate: {cause}; it is trained on cut-and-paste alone"]
+    assert both.generation.new_warnings() == [
+        f"object mug: generate: {cause}; it is trained on the images of cut_paste alone"
+    ]
 
 
-def test_a_damaged_shard_is_its_objects_alone(tmp_path: Path) -> None:
+def test_a_damaged_shard_fails_only_its_object(tmp_path: Path) -> None:
     rows = Rows(tmp_path, ["cup", "mug"], "generate.generator=dreambooth")
     for object_id in ("cup", "mug"):
         rows.shards(object_id, accepted=2)
-    damaged = rows.folder.shard(rows.chunks["cup"][0])
+    damaged = rows.path("cup", 0)
     damaged.write_bytes(damaged.read_bytes()[:-5])
     rows.all_come("cup")
     rows.all_come("mug")
@@ -110,13 +136,14 @@ def test_a_damaged_shard_is_its_objects_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_full_weights_never_outlive_their_object(tmp_path: Path, late: bool) -> None:
-    """`late`: the object has failed in the other stream before its weights are there."""
+    """`late`: the object has failed in the other stream before its weights exist."""
     rows = Rows(tmp_path, ["mug"], "generate.generator=combined", "generate.dreambooth.method=full")
     rows.shards("mug", accepted=1)
 
     def weights_appear() -> None:
-        with rows.folder.whole_folder(rows.folder.generator("mug")) as scratch:
-            (scratch / "weights").write_bytes(b"gigabytes")
+        (tmp_path / "learned").mkdir()
+        (tmp_path / "learned" / "weights").write_bytes(b"gigabytes")
+        rows.folder.write_weights("mug", tmp_path / "learned", {})
 
     if late:
         rows.comes("mug", "cut_paste", error="no cutout")
@@ -129,7 +156,7 @@ def test_full_weights_never_outlive_their_object(tmp_path: Path, late: bool) -> 
         weights_appear()
         rows.all_come("mug")
         assert len(rows.generation.poll()) == 1
-    assert not rows.folder.generator("mug").exists()
+    assert not rows.folder.store.files(rows.folder.weights("mug"))
 
 
 def test_a_pool_that_is_gone_fails_what_is_left(tmp_path: Path) -> None:

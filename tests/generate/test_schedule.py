@@ -1,11 +1,17 @@
-"""Which images an object gets, and how they are cut into chunks."""
+"""Chunks cover every image once, each generator has its share, and what exists is not made again."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from persrep_ray.config import RunConfig, load_config
-from persrep_ray.generate.schedule import calibration_chunks, chunks, training_chunks
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.generate.schedule import calibration_chunks, chunks, missing_chunks, shares, training_chunks
+from persrep_ray.generate.shards import write_shard
+from persrep_ray.generate.types import Chunk
+from persrep_ray.storage.store import open_store
 
 
 def small(*overrides: str) -> RunConfig:
@@ -16,7 +22,7 @@ def test_chunks_cover_every_image_once() -> None:
     config = small(
         "generate.positives=5", "generate.negatives=4", "generate.chunk_size=2", "generate.calibration_images=3"
     )
-    assert [(chunk.role, chunk.start, chunk.count) for chunk in chunks("mug", config)] == [
+    assert [(one.role, one.start, one.count) for one in chunks("mug", config)] == [
         ("positive", 0, 2),
         ("positive", 2, 2),
         ("positive", 4, 1),
@@ -29,30 +35,51 @@ def test_chunks_cover_every_image_once() -> None:
     ]
 
 
-@pytest.mark.parametrize("calibration", [0, 1, 5])
-def test_calibration_images_are_in_chunks_that_training_never_sees(calibration: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_calibration_images_are_in_chunks_of_their_own(count: int) -> None:
     overrides = ["generate.positives=5", "generate.negatives=4", "generate.chunk_size=4"]
-    config = small(*overrides, f"generate.calibration_images={calibration}")
-    trained, held_out = training_chunks("mug", config), calibration_chunks("mug", config)
+    config = small(*overrides, f"generate.calibration_images={count}")
+    trained, calibrating = training_chunks("mug", config), calibration_chunks("mug", config)
     assert trained == training_chunks("mug", small(*overrides))
+    assert trained.keys() == calibrating.keys() == {"positive", "negative"}
     for role, first in (("positive", 5), ("negative", 4)):
-        images = [image for chunk in held_out[role] for image in range(chunk.start, chunk.start + chunk.count)]
-        assert images == list(range(first, first + calibration))
-        assert not {chunk.start for chunk in held_out[role]} & {chunk.start for chunk in trained[role]}
+        images = [index for chunk in calibrating[role] for index in chunk.indices]
+        assert images == list(range(first, first + count))
 
 
 @pytest.mark.parametrize(
-    ("generator", "pasted", "sampled"), [("cut_paste", 12, 0), ("dreambooth", 0, 12), ("combined", 9, 3)]
+    ("generator", "wanted"),
+    [
+        ("cut_paste", {"cut_paste": 12}),
+        ("dreambooth", {"dreambooth": 12}),
+        ("folder", {"folder": 12}),
+        ("combined", {"cut_paste": 9, "dreambooth": 3}),
+    ],
 )
-def test_each_generator_has_its_share_of_the_images(generator: str, pasted: int, sampled: int) -> None:
+def test_each_generator_makes_its_share_of_the_images(generator: str, wanted: dict[str, int]) -> None:
     config = small(
         *(f"generate.generator={generator}", "generate.dreambooth_share=0.25", "generate.positives=12"),
         *("generate.chunk_size=4", "generate.calibration_images=4"),
     )
-    trained, held_out = training_chunks("mug", config)["positive"], calibration_chunks("mug", config)["positive"]
-    counts = {
-        name: sum(chunk.count for chunk in trained if chunk.generator == name) for name in ("cut_paste", "dreambooth")
-    }
-    assert counts == {"cut_paste": pasted, "dreambooth": sampled}
-    indices = [index for chunk in (*trained, *held_out) for index in range(chunk.start, chunk.start + chunk.count)]
+    trained = training_chunks("mug", config)["positive"]
+    assert {name: sum(one.count for one in trained if one.generator == name) for name in shares(config)} == wanted
+    calibrating = calibration_chunks("mug", config)["positive"]
+    indices = [index for chunk in (*trained, *calibrating) for index in chunk.indices]
     assert indices == list(range(16)), "no image twice, none left out"
+
+
+def test_only_chunks_without_a_readable_shard_are_missing(tmp_path: Path) -> None:
+    folder, config = RunFolder(open_store(tmp_path)), small()
+    first, second, *others = chunks("mug", config)
+    for chunk in (first, second):
+        write_shard(folder, chunk, [], {"seconds": 1.0})
+    damaged = Path(folder.store.url(folder.shard("mug", second.role, second.start)))
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+    assert missing_chunks(["mug", "cup"], folder, config) == [second, *others, *chunks("cup", config)]
+
+
+def test_a_chunk_is_checked() -> None:
+    with pytest.raises(ValueError, match="object red: role must be one of positive, negative"):
+        Chunk("red", "neutral", 0, 1, 0, "cut_paste")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must not be negative"):
+        Chunk("red", "positive", -1, 1, 0, "cut_paste")

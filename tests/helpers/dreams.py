@@ -1,7 +1,8 @@
-"""A run in which DreamBooth has objects to learn: coloured discs with masks, and a tiny Stable Diffusion."""
+"""A run with objects for DreamBooth to learn: coloured discs with masks, and a tiny Stable Diffusion."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,19 @@ from PIL import Image
 from persrep_ray.config import FilterConfig, GenerateConfig, RunConfig, SamplingConfig
 from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo
 from persrep_ray.data.run_folder import RunFolder
-from persrep_ray.generate.dreambooth import generator as dreambooth
+from persrep_ray.generate.dreambooth import object_sampler
 from persrep_ray.generate.dreambooth.diffusion.sampling import Sampler, Shot
-from persrep_ray.generate.dreambooth.filter import MaskedImage, Verdict
-from persrep_ray.generate.dreambooth.generator import DreamBooth
-from persrep_ray.generate.dreambooth.prompts.book import build_prompts
+from persrep_ray.generate.dreambooth.filter import Match
+from persrep_ray.generate.dreambooth.object_sampler import ObjectSampler
+from persrep_ray.generate.dreambooth.prompts.prompt_set import build_prompts
+from persrep_ray.generate.dreambooth.run import DreamBoothRun, MaskedImage
+from persrep_ray.storage.store import open_store
 
 CATEGORIES = {"red": "mug", "green": "mug", "blue": None}
 
 
 def config(base: Path, **changes: Any) -> RunConfig:
-    """`changes`: of `generate`, and the settings of its sections."""
+    """`changes` are settings of `generate`, and mappings of settings for its sections."""
     parts = {
         "dreambooth": settings(
             base, **{"steps": 2, "prior_images": 2, "learning_rate": 1e-2, **changes.pop("dreambooth", {})}
@@ -39,7 +42,7 @@ def config(base: Path, **changes: Any) -> RunConfig:
 
 
 def manifest(root: Path, folder: RunFolder, *names: str) -> Manifest:
-    """Objects by the names of their colours, three photos each; the run has made masks of the first two."""
+    """Objects named by their colours, with three photos each; the run has masks of the first two."""
     objects = {}
     for name in names or tuple(CATEGORIES):
         drawn = [shape(COLOURS[name], index) for index in range(3)]
@@ -53,28 +56,28 @@ def manifest(root: Path, folder: RunFolder, *names: str) -> Manifest:
     return Manifest(root, objects, ())
 
 
-class Judge:
-    """In place of the filter: scores by a rule on the picture; what counts is its left half."""
+class RuleFilter:
+    """Takes the place of the filter: scores images by a rule, and calls their left half the foreground."""
 
     def __init__(self, score: Callable[[NDArray[np.uint8]], float | None]) -> None:
         self._score = score
         self.objects: list[tuple[Sequence[MaskedImage], Sequence[MaskedImage]]] = []
 
-    def set_object(self, photos: Sequence[MaskedImage], others: Sequence[MaskedImage]) -> None:
-        self.objects.append((photos, others))
+    def set_object(self, photos: Sequence[MaskedImage], distractors: Sequence[MaskedImage]) -> None:
+        self.objects.append((photos, distractors))
 
     def masked(self, images: Sequence[NDArray[np.uint8]]) -> list[MaskedImage]:
         return [(image, np.ones(image.shape[:2], np.bool_)) for image in images]
 
-    def judge(self, images: Sequence[NDArray[np.uint8]]) -> list[Verdict]:
+    def match(self, images: Sequence[NDArray[np.uint8]]) -> list[Match]:
         scores = [self._score(image) for image in images]
         return [
-            Verdict(None, None) if score is None else Verdict(score, left_half(image))
+            Match(None, None) if score is None else Match(score, left_half(image))
             for image, score in zip(images, scores, strict=True)
         ]
 
-    def accepts(self, verdict: Verdict) -> bool:
-        return verdict.score is not None and verdict.score >= 0.5
+    def accepts(self, match: Match) -> bool:
+        return match.score is not None and match.score >= 0.5
 
 
 def left_half(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -84,7 +87,7 @@ def left_half(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 class Recorded:
-    """A sampler that keeps what it is asked for, request by request, and draws it, or something else."""
+    """A sampler that records each call and draws what it is asked for, or always the same image."""
 
     def __init__(self, sampler: Sampler, instead: NDArray[np.uint8] | None = None) -> None:
         self.asked: list[list[Shot]] = []
@@ -96,21 +99,27 @@ class Recorded:
 
 
 class Run:
-    """A run whose objects are learnt, and what draws for it."""
+    """A run whose objects are learned, and what samples them."""
 
     def __init__(
-        self, root: Path, base: Callable[[str], Path], learnt: Callable[[str], Path], *names: str, **changes: Any
+        self, root: Path, base: Callable[[str], Path], learned: Callable[[str], Path], *names: str, **changes: Any
     ) -> None:
-        self.folder = RunFolder(root / "run")
+        self.folder = RunFolder(open_store(root / "run"))
         self.config = config(base("sd"), **changes)
         self.manifest = manifest(root / "photos", self.folder, *names)
-        self.book = build_prompts(self.config.generate)
+        self.prompts = build_prompts(self.config.generate)
         for name in self.manifest.objects:
-            self.folder.generator(name).parent.mkdir(parents=True, exist_ok=True)
-            self.folder.generator(name).symlink_to(learnt(name))
+            shutil.copytree(learned(name), self.weights(name))
 
-    def dreams(self, score: Callable[[NDArray[np.uint8]], float | None] = lambda _: 1.0) -> DreamBooth:
-        """A new actor, with a judge for its filter."""
+    @property
+    def context(self) -> DreamBoothRun:
+        return DreamBoothRun(self.config, self.manifest, self.folder, self.prompts, print)
+
+    def weights(self, object_id: str) -> Path:
+        return Path(self.folder.store.url(self.folder.weights(object_id)))
+
+    def dreams(self, score: Callable[[NDArray[np.uint8]], float | None] = lambda _: 1.0) -> ObjectSampler:
+        """A new sampler that filters by `score`."""
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(dreambooth, "LikenessFilter", lambda *_: Judge(score))
-            return DreamBooth(self.config, self.manifest, self.folder, self.book, print)
+            patched.setattr(object_sampler, "LikenessFilter", lambda *_: RuleFilter(score))
+            return ObjectSampler(self.context)

@@ -20,6 +20,7 @@ from persrep_ray.config import BackboneConfig, EvaluateConfig, LoraSection, RunC
 from persrep_ray.data.images import standard_view
 from persrep_ray.registry.registry import Registry
 from persrep_ray.serving.engine.answers import AdapterRef
+from persrep_ray.storage.store import open_store
 from persrep_ray.tasks.calibration import Calibration
 from persrep_ray.tasks.dense import make_reference
 
@@ -55,7 +56,7 @@ def adapter_state(lora: LoraBackbone, seed: int, size: float = 0.1) -> State:
 
 
 def publish_object(
-    registry: Path,
+    registry: str | Path,
     object_id: str,
     config: RunConfig,
     number: int,
@@ -74,7 +75,7 @@ def publish_object(
     files = object_files(object_id, config, number, **options)
     if change is not None:
         change(files)
-    Registry(registry).publish(object_id, version, files)
+    Registry(open_store(registry)).publish(object_id, version, files)
     return AdapterRef(object_id, version)
 
 

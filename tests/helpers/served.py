@@ -27,8 +27,9 @@ from PIL import Image
 
 from persrep_ray.backbones.lora import load_lora
 from persrep_ray.registry.registry import Registry
+from persrep_ray.storage.store import open_store
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300
 
 
@@ -78,11 +79,11 @@ class Endpoint:
 
 @contextmanager
 def running_endpoint(
-    registry: Path, environment: dict[str, str], folder: Path, *arguments: str, settings: Sequence[str] = ()
+    registry: str, environment: dict[str, str], folder: Path, *arguments: str, settings: Sequence[str] = ()
 ) -> Iterator[Endpoint]:
     """`persrep serve` on a free port, ready for queries."""
     port = free_port()
-    command = [sys.executable, "-m", "persrep_ray.cli", "serve", "--registry", str(registry), "--port", str(port)]
+    command = [sys.executable, "-m", "persrep_ray.cli", "serve", "--registry", registry, "--port", str(port)]
     command += [*arguments, "--set", *settings] if settings else arguments
     log = folder / "endpoint.txt"
     with open(log, "wb") as output:
@@ -205,12 +206,14 @@ def _png(image: np.ndarray) -> bytes:
 class DiscPublisher:
     """Publishes discs as objects, on a tiny backbone in `folder`."""
 
-    def __init__(self, folder: Path, registry: Path) -> None:
-        self.registry = Registry(registry)
+    def __init__(self, folder: Path, registry: str | Path) -> None:
+        self.registry = Registry(open_store(registry))
         self._config = tiny_checkpoint(folder)
         self._lora = load_lora(self._config)
 
     def publish(self, number: int, version: str = "v1") -> None:
         """The object `disc_<number>`; a version that is not the first is of another adapter."""
         made_of = number if version == "v1" else number + 500
-        publish_object(self.registry.root, f"disc_{number}", self._config, made_of, version=version, lora=self._lora)
+        publish_object(
+            self.registry.store.uri, f"disc_{number}", self._config, made_of, version=version, lora=self._lora
+        )

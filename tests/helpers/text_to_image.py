@@ -1,4 +1,4 @@
-"""What the tests of DreamBooth share: a slot with something in it, the picture of a pipeline, an object to learn."""
+"""What the tests of DreamBooth share: a slot with weights in it, an image by a pipeline, and an object to learn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from persrep_ray.config import DreamBoothConfig
 from persrep_ray.generate.dreambooth.diffusion.examples import Examples, make_examples
 from persrep_ray.generate.dreambooth.diffusion.families import Conditions, Noised
-from persrep_ray.generate.dreambooth.diffusion.fine_tuning import Task, Tuned, tune
+from persrep_ray.generate.dreambooth.diffusion.fine_tuning import FineTuneResult, Task, fine_tune
 from persrep_ray.generate.dreambooth.diffusion.model import DiffusionModel
 
 SIDE = 32  # pixels: four latents
@@ -33,7 +33,7 @@ def model(base: Path, *, trains: bool = False, **changes: Any) -> DiffusionModel
 
 @torch.no_grad()
 def personalize(one: DiffusionModel, seed: int) -> None:
-    """Something in the slot that changes pictures: random weights of a LoRA, or the base's with noise."""
+    """Puts weights into the slot that change images: a random LoRA, or the base weights with noise."""
     generator = torch.Generator().manual_seed(seed)
     one.reset(seed)
     for name in sorted(one.parameters):
@@ -50,8 +50,8 @@ def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool
 
 
 @torch.no_grad()
-def picture(pipe: Any, prompt: str = PROMPT, seed: int = 0) -> NDArray[np.float32]:
-    """(S, S, 3) in 0..1, as any user of diffusers draws it."""
+def sampled(pipe: Any, prompt: str = PROMPT, seed: int = 0) -> NDArray[np.float32]:
+    """An image (S, S, 3) in 0..1, as any user of diffusers would sample it."""
     pipe.set_progress_bar_config(disable=True)
     drawn: NDArray[np.float32] = pipe(
         prompt=prompt,
@@ -94,12 +94,12 @@ def unexpected(text: str) -> None:
     raise AssertionError(text)
 
 
-def tuned(one: DiffusionModel, **changes: Any) -> Tuned:
-    return tune(one, task(one, **changes), unexpected)
+def fine_tuned(one: DiffusionModel, **changes: Any) -> FineTuneResult:
+    return fine_tune(one, task(one, **changes), unexpected)
 
 
 def wrap(one: DiffusionModel, change: Callable[[Noised, torch.Tensor], torch.Tensor]) -> None:
-    """The denoiser's answer becomes `change` of it while the model is trained; the probe sees the true one."""
+    """Applies `change` to the prediction of the denoiser in training; the probe sees the true prediction."""
     predict = one.predict
 
     def changed(noised: Noised, conditions: Conditions) -> torch.Tensor:

@@ -33,7 +33,7 @@ WIDTH = 32  # of text features
 
 
 def tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer whose vocabulary is the bytes alone: each letter is a token."""
+    """A CLIP tokenizer whose vocabulary is just the bytes, so that each letter is a token."""
     letters = sorted(ByteLevel.alphabet())
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: index for index, word in enumerate(words)}
@@ -63,7 +63,7 @@ def t5(width: int) -> T5EncoderModel:
 
 
 def vae(channels: int = 4, **config: Any) -> AutoencoderKL:
-    """Eight pixels to a latent, as the real ones have."""
+    """A VAE with eight pixels per latent, as real ones have."""
     return AutoencoderKL(
         block_out_channels=(8, 8, 16, 16),
         in_channels=3,
@@ -116,7 +116,7 @@ def save_tiny_sd(folder: Path, **scheduler: Any) -> Path:
 
 
 def save_tiny_sdxl(folder: Path) -> Path:
-    """Shaped like Stable Diffusion XL: two text encoders, and the picture's size as a condition."""
+    """Shaped like Stable Diffusion XL, with two text encoders and the size of the image as a condition."""
     torch.manual_seed(0)
     StableDiffusionXLPipeline(
         unet=unet(
@@ -138,7 +138,7 @@ def save_tiny_sdxl(folder: Path) -> Path:
 
 
 def save_tiny_sd3(folder: Path) -> Path:
-    """Shaped like Stable Diffusion 3: a transformer trained by flow matching, three text encoders."""
+    """Shaped like Stable Diffusion 3, with a transformer trained by flow matching and three text encoders."""
     torch.manual_seed(0)
     StableDiffusion3Pipeline(
         transformer=SD3Transformer2DModel(
@@ -167,7 +167,7 @@ def save_tiny_sd3(folder: Path) -> Path:
 
 
 def save_tiny_flux(folder: Path) -> Path:
-    """Shaped like Flux: packed latents, a T5 beside CLIP, guidance as an input."""
+    """Shaped like Flux, with packed latents, T5 besides CLIP, and guidance as an input."""
     torch.manual_seed(0)
     FluxPipeline(
         transformer=FluxTransformer2DModel(

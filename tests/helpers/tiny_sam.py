@@ -1,4 +1,4 @@
-"""A SAM small enough for tests. Its masks mean nothing, but they depend on the image and on every prompt."""
+"""A SAM that is small enough for tests. Its masks mean nothing but depend on the image and on every prompt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIDE = 64
 
 
 def tiny_sam() -> transformers.SamModel:
-    """64 px, an embedding of 8 x 8 cells, logits of 32 x 32."""
+    """A model for 64 px with an embedding of 8 x 8 cells and logits of 32 x 32."""
     torch.manual_seed(0)
     config = transformers.SamConfig(
         vision_config=transformers.SamVisionConfig(
@@ -34,14 +34,14 @@ def tiny_sam() -> transformers.SamModel:
         ),
     )
     model = transformers.SamModel(config)
-    with torch.no_grad():  # the initial weights hardly answer to anything
+    with torch.no_grad():  # the initial weights hardly depend on the input
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.2)
     return model
 
 
 def save_tiny_sam(folder: Path) -> Path:
-    """Saves it, with a preprocessor, as a checkpoint in the new `folder`, which it returns."""
+    """Saves the model and a preprocessor as a checkpoint in the new `folder`, and returns the folder."""
     tiny_sam().save_pretrained(folder)
     square = {"height": SIDE, "width": SIDE}
     transformers.SamImageProcessorPil(

@@ -23,7 +23,7 @@ def scene(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def coarse_map(truth: np.ndarray, low: float = 0.05, high: float = 0.95) -> np.ndarray:
-    """What a network gives: a blurred map of 20 x 20 cells, a little off to the side."""
+    """A map as a network gives it: blurred, 20 x 20 cells, and a little off to the side."""
     shifted = np.roll(truth, 5, axis=1).astype(np.float32)
     small = cv2.resize(cv2.GaussianBlur(shifted, (0, 0), 4), (20, 20), interpolation=cv2.INTER_AREA)
     return (low + (high - low) * small).astype(np.float32)
@@ -33,7 +33,7 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
     return float((first & second).sum() / (first | second).sum())
 
 
-def test_mask_follows_the_edges_of_the_picture_not_of_the_map() -> None:
+def test_a_mask_follows_the_edges_of_the_image_not_of_the_map() -> None:
     image, truth = scene()
     saliency = coarse_map(truth)
     thresholded = cv2.resize(saliency, (160, 120)) > 0.5
@@ -49,7 +49,7 @@ def test_same_input_gives_the_same_mask() -> None:
     assert np.array_equal(first, mask_from_saliency(image, coarse_map(truth), CONFIG))
 
 
-def test_of_two_things_the_one_in_the_middle_is_kept() -> None:
+def test_if_there_are_two_things_that_in_the_middle_is_kept() -> None:
     image, truth = scene()
     both = truth.copy()
     both[2:30, 2:30] = True
@@ -59,7 +59,7 @@ def test_of_two_things_the_one_in_the_middle_is_kept() -> None:
     assert iou(mask, truth) > 0.9
 
 
-def test_small_holes_are_filled_and_a_large_one_of_no_saliency_is_kept() -> None:
+def test_small_holes_are_filled_and_a_large_hole_without_saliency_is_kept() -> None:
     image, truth = scene()
     image[59:62, 79:82] = (60, 130, 50)
     assert mask_from_saliency(image, truth.astype(np.float32), CONFIG)[60, 80]
@@ -76,13 +76,13 @@ def test_a_weak_map_still_gives_the_object() -> None:
     assert iou(mask_from_saliency(image, coarse_map(truth, 0.03, 0.36), CONFIG), truth) > 0.9
 
 
-def test_a_picture_of_one_colour_still_gives_about_the_map() -> None:
+def test_an_image_of_a_single_colour_still_gives_about_the_map() -> None:
     _, truth = scene()
     mask = mask_from_saliency(np.full((120, 160, 3), 90, np.uint8), truth.astype(np.float32), CONFIG)
     assert iou(mask, truth) > 0.7
 
 
-def test_an_object_that_fills_the_picture_is_all_of_it() -> None:
+def test_an_object_that_fills_the_image_is_masked_as_a_whole() -> None:
     image, _ = scene()
     saliency = np.full((20, 20), 0.95, np.float32)
     saliency[0] = 0.0

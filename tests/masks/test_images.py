@@ -21,7 +21,7 @@ SALIENCY = TRUTH.astype(np.float32)
 
 
 def masker(name: str, method: Any) -> ImageMasker:
-    """Whose saliency network is a fake that sees the truth."""
+    """A masker whose saliency network is a fake that sees the truth."""
 
     def saliency(images: Sequence[np.ndarray]) -> list[np.ndarray]:
         assert images[0] is IMAGE
@@ -33,7 +33,7 @@ def masker(name: str, method: Any) -> ImageMasker:
 
 
 class TestEmbedded:
-    def test_is_saliency_and_grabcut_and_needs_no_reference(self) -> None:
+    def test_a_mask_is_made_by_saliency_and_grabcut_and_needs_no_reference(self) -> None:
         expected = mask_from_saliency(IMAGE, SALIENCY, MaskConfig(working_size=96))
         under_test = masker("no-such-sam", "embedded")
         assert under_test.refer(IMAGE, TRUTH) is None
@@ -48,7 +48,7 @@ class TestEmbedded:
 
 class TestSam:
     def prompts(self, under_test: Any) -> list[np.ndarray]:
-        """Where the point on the object is, in pixels of the photo, at each later call of SAM."""
+        """Records where the point on the object is, in pixels of the photo, in each later call of SAM."""
         points: list[np.ndarray] = []
 
         def record(model: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ class TestSam:
         under_test._sam._model.register_forward_pre_hook(record, with_kwargs=True)
         return points
 
-    def test_looks_for_what_the_reference_shows(self, tmp_path: Path) -> None:
+    def test_sam_looks_for_what_the_reference_shows(self, tmp_path: Path) -> None:
         under_test = masker(str(save_tiny_sam(tmp_path / "sam")), "sam")
         reference = under_test.refer(IMAGE, TRUTH)
         assert reference is not None
@@ -67,7 +67,7 @@ class TestSam:
             plain.segment_like(plain.embed(IMAGE), plain.refer(plain.embed(IMAGE), TRUTH)),
         )
 
-    def test_else_prompted_well_inside_of_what_is_salient(self, tmp_path: Path) -> None:
+    def test_without_a_reference_the_prompt_lies_well_inside_of_what_is_salient(self, tmp_path: Path) -> None:
         under_test = masker(str(save_tiny_sam(tmp_path / "sam")), "sam")
         points = self.prompts(under_test)
         mask = under_test.mask(IMAGE)
@@ -76,7 +76,7 @@ class TestSam:
         x, y = points[0].astype(int)
         assert depth[y, x] > 0.7 * depth.max()  # all of the disc is equally salient
 
-    def test_a_checkpoint_that_is_not_there_is_an_error_when_it_is_needed(self, tmp_path: Path) -> None:
+    def test_a_checkpoint_that_does_not_exist_is_an_error_when_it_is_needed(self, tmp_path: Path) -> None:
         under_test = masker(str(tmp_path / "absent"), "sam")
         with pytest.raises(SamError, match="absent"):
             under_test.mask(IMAGE)

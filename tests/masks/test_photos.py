@@ -37,7 +37,7 @@ def sam(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("method", ["embedded", "sam"])
-def test_masks_of_the_users_win_and_need_no_network(tmp_path: Path, method: Any) -> None:
+def test_masks_by_the_user_win_and_need_no_network(tmp_path: Path, method: Any) -> None:
     photos = [photo(tmp_path, seed, mask=True) for seed in (0, 1)]
     config = RunConfig(masks=MaskConfig(method=method, sam=SamConfig(name=str(tmp_path / "absent"))))
     made = PhotoMasker(config)(photos)

@@ -27,7 +27,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint to break."""
+    """A checkpoint that the test may damage."""
     return save_tiny_sam(tmp_path / "sam")
 
 
@@ -53,7 +53,7 @@ def rectangle(left: int, top: int, right: int, bottom: int) -> torch.Tensor:
 
 
 class FakeSam:
-    """Answers each call with the next of `rounds`: three masks and which of them it rates best. Keeps the prompts."""
+    """Answers each call with the next of `rounds`, three masks and which of them is best, and records the prompts."""
 
     def __init__(self, *rounds: tuple[Sequence[torch.Tensor], int]) -> None:
         self.prompts: list[dict[str, Any]] = []
@@ -81,11 +81,11 @@ MAP = peaks((5, 8), (1, 2), (4, 7))
 
 class TestEmbedding:
     @pytest.mark.parametrize("size", [(90, 130), (130, 90), (64, 64)])
-    def test_equals_the_checkpoints_own_preprocessing(self, checkpoint: Path, size: tuple[int, int]) -> None:
+    def test_preprocessing_equals_that_of_the_checkpoint(self, checkpoint: Path, size: tuple[int, int]) -> None:
         processor = transformers.SamImageProcessorPil.from_pretrained(checkpoint)
         self._compare(processor, checkpoint, noise(*size))
 
-    def test_without_a_preprocessor_colours_are_normalised_as_at_sams_training(self, folder: Path) -> None:
+    def test_without_a_preprocessor_colours_are_normalised_as_in_training(self, folder: Path) -> None:
         (folder / "preprocessor_config.json").unlink()
         square = {"height": SIDE, "width": SIDE}
         processor = transformers.SamImageProcessorPil(size={"longest_edge": SIDE}, pad_size=square)
@@ -105,11 +105,11 @@ class TestSegment:
         under_test = answering(checkpoint, *[([COARSE] * 3, 0)] * 3)
         under_test.segment(LANDSCAPE, MAP)
         for prompts in under_test._model.prompts:
-            # A cell is 8 x 8 pixels of the square; the first pixel's middle is 0.
+            # A cell is 8 x 8 pixels of the square; the middle of the first pixel is 0.
             assert prompts["input_points"].tolist() == [[[[19.5, 11.5], [59.5, 35.5]]]]
             assert prompts["input_labels"].tolist() == [[[1, 0]]]
 
-    def test_refined_by_the_mask_then_by_the_mask_and_its_box(self, checkpoint: Path) -> None:
+    def test_a_mask_is_refined_by_itself_and_then_also_by_its_box(self, checkpoint: Path) -> None:
         under_test = answering(
             checkpoint,
             ([NOTHING, COARSE, NOTHING], 1),
@@ -121,7 +121,7 @@ class TestSegment:
         assert first["input_masks"] is None and "input_boxes" not in first
         assert torch.equal(second["input_masks"][0, 0], COARSE) and "input_boxes" not in second
         assert torch.equal(third["input_masks"][0, 0], MIDDLE)
-        assert third["input_boxes"].tolist() == [[[12, 8, 39, 27]]]  # the last pixels are within
+        assert third["input_boxes"].tolist() == [[[12, 8, 39, 27]]]  # the last pixels are included
         assert mask.shape == (80, 128) and mask.dtype == np.bool_
         expected = np.zeros((80, 128), bool)
         expected[24:48, 32:64] = True  # a cell of the logits is four pixels of the photo
@@ -135,24 +135,24 @@ class TestSegment:
         mixed = under_test._model.prompts[1]["input_masks"][0, 0]
         torch.testing.assert_close(mixed, COARSE / 4 + MIDDLE / 2 + FINE / 4)
 
-    def test_masks_come_out_in_the_size_that_is_asked_for(self, checkpoint: Path) -> None:
+    def test_masks_have_the_size_of_their_image(self, checkpoint: Path) -> None:
         image = replace(LANDSCAPE, size=(20, 32))
         mask = answering(checkpoint, *[([COARSE] * 3, 0)] * 3).segment(image, MAP)
         assert mask.shape == (20, 32)
         assert np.array_equal(np.argwhere(mask)[[0, -1]], [[2, 2], [17, 29]])
 
     @pytest.mark.parametrize("size", [(90, 130), (130, 90), (3, 500)])
-    def test_a_real_decoder_gives_a_mask_of_the_photos_size(self, checkpoint: Path, size: tuple[int, int]) -> None:
+    def test_a_real_decoder_gives_a_mask_of_the_photo_size(self, checkpoint: Path, size: tuple[int, int]) -> None:
         under_test = segmenter(checkpoint)
         mask = under_test.segment(under_test.embed(noise(*size)), MAP)
         assert mask.shape == size and mask.dtype == np.bool_
 
-    def test_what_is_found_in_the_padding_alone_is_nothing(self, checkpoint: Path) -> None:
+    def test_a_mask_only_in_the_padding_is_an_error(self, checkpoint: Path) -> None:
         below = rectangle(0, 22, 32, 32)
         with pytest.raises(MaskError, match="SAM finds nothing"):
             answering(checkpoint, *[([below] * 3, 0)] * 3).segment(LANDSCAPE, MAP)
 
-    def test_an_empty_last_mask_is_nothing(self, checkpoint: Path) -> None:
+    def test_an_empty_last_mask_is_an_error(self, checkpoint: Path) -> None:
         rounds = ([COARSE] * 3, 0), ([COARSE] * 3, 0), ([NOTHING] * 3, 0)
         with pytest.raises(MaskError, match="SAM finds nothing"):
             answering(checkpoint, *rounds).segment(LANDSCAPE, MAP)
@@ -165,17 +165,17 @@ class TestSegment:
             (np.zeros(8, np.float32), r"\(h, w\)"),
         ],
     )
-    def test_a_map_that_says_nothing(self, checkpoint: Path, similarity: np.ndarray, cause: str) -> None:
+    def test_a_map_that_tells_nothing_is_an_error(self, checkpoint: Path, similarity: np.ndarray, cause: str) -> None:
         with pytest.raises(MaskError, match=cause):
             segmenter(checkpoint).segment(LANDSCAPE, similarity)
 
 
 class TestWeights:
     TRUTH = np.zeros((80, 128), bool)
-    TRUTH[16:56, 24:80] = True  # what MIDDLE is in the photo's pixels
+    TRUTH[16:56, 24:80] = True  # MIDDLE in pixels of the photo
 
     def loss(self, weights: np.ndarray) -> float:
-        """On the 20 of 32 rows of the logits that LANDSCAPE covers."""
+        """Only the 20 of 32 rows of the logits that LANDSCAPE covers count."""
         logits = torch.tensordot(torch.tensor(weights), torch.stack([COARSE, MIDDLE, FINE]), dims=1)[:20]
         return float(mask_loss(logits.flatten(), torch.from_numpy(self.TRUTH[2::4, 2::4]).float().flatten()))
 
@@ -187,16 +187,14 @@ class TestWeights:
         assert learned.argmax() == 1
         assert self.loss(learned) < self.loss(np.full(3, 1 / 3, np.float32))
 
-    def test_the_start_is_kept_where_every_step_is_worse(
-        self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_start_is_kept_if_every_step_is_worse(self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sam, "_LEARNING_RATE", 1e6)
         clutter = torch.randn(GRID, GRID, generator=torch.Generator().manual_seed(0))
         cancelling = [MIDDLE + clutter, MIDDLE - clutter, MIDDLE]
         learned = answering(checkpoint, (cancelling, 0)).learn_weights(LANDSCAPE, MAP, self.TRUTH)
         assert learned == pytest.approx([1 / 3] * 3)
 
-    def test_are_the_same_each_time(self, checkpoint: Path) -> None:
+    def test_weights_are_the_same_each_time(self, checkpoint: Path) -> None:
         image, mask = noise(90, 130), np.zeros((90, 130), bool)
         mask[20:60, 30:90] = True
         first, second = (
@@ -205,7 +203,7 @@ class TestWeights:
         assert first is not None and np.array_equal(first, second)
         assert not np.allclose(first, 1 / 3, atol=1e-3)
 
-    def test_of_no_steps_there_are_none(self, checkpoint: Path) -> None:
+    def test_without_steps_there_are_no_weights(self, checkpoint: Path) -> None:
         assert segmenter(checkpoint, steps=0).learn_weights(LANDSCAPE, MAP, self.TRUTH) is None
 
     def test_the_loss_is_dice_plus_focal(self) -> None:
@@ -223,7 +221,7 @@ class TestWeights:
 
 class TestReference:
     def features(self, *cells: tuple[int, int]) -> SamImage:
-        """Landscape; the object's feature is at `cells` of the grid, as everywhere in the padding."""
+        """A landscape image with the object's feature in `cells` of the grid and everywhere in the padding."""
         embedding = torch.zeros(32, 8, 8)
         embedding[0] = 1
         for row, column in [*cells, *((row, column) for row in range(5, 8) for column in range(8))]:
@@ -241,7 +239,7 @@ class TestReference:
         assert 32 <= learned_on[0] < 40 and 0 <= learned_on[1] < 16
         assert 48 <= found_on[0] < 56 and 8 <= found_on[1] < 16
 
-    def test_mixes_the_scales_by_what_it_learned(self, checkpoint: Path) -> None:
+    def test_the_scales_are_mixed_by_the_learned_weights(self, checkpoint: Path) -> None:
         under_test = answering(checkpoint, *[([COARSE, MIDDLE, FINE], 0)] * 4)
         reference = under_test.refer(self.features((1, 3)), TestWeights.TRUTH)
         under_test.segment_like(self.features((1, 6)), reference)

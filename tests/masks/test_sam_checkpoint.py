@@ -15,7 +15,7 @@ from persrep_ray.masks.sam_checkpoint import SamError, load_sam
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint to break."""
+    """A checkpoint that the test may damage."""
     return save_tiny_sam(tmp_path / "sam")
 
 
@@ -27,52 +27,52 @@ def error(name: str | Path) -> str:
     return message
 
 
-def test_no_such_folder(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert "neither a local folder nor available from the hub" in error(tmp_path / "absent")
 
 
-def test_the_hub_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "neither a local folder nor available from the hub" in error("nobody/no-such-sam")
 
 
 @pytest.mark.parametrize("content", ["{", "[1]"])
-def test_a_damaged_config(tmp_path: Path, content: str) -> None:
+def test_a_damaged_config_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     assert "cannot read its config" in error(tmp_path)
 
 
-def test_a_config_with_a_value_of_no_use(folder: Path) -> None:
+def test_a_config_with_an_unusable_value_is_an_error(folder: Path) -> None:
     path = folder / "config.json"
     path.write_text(path.read_text().replace('"image_size": 64', '"image_size": "large"'))
     assert "cannot be loaded" in error(folder)
 
 
-def test_a_damaged_preprocessor(folder: Path) -> None:
+def test_a_damaged_preprocessor_is_an_error(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text("{")
     assert "preprocessor_config.json" in error(folder)
 
 
-def test_another_kind_of_model(tmp_path: Path) -> None:
+def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "dinov2"}))
-    assert "model_type 'dinov2' is not supported, 'sam' is" in error(tmp_path)
+    assert "model_type 'dinov2' is not supported, only 'sam'" in error(tmp_path)
 
 
-def test_tensors_missing(folder: Path) -> None:
+def test_missing_tensors_are_named(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["mask_decoder.iou_token.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     assert "tensors missing: mask_decoder.iou_token.weight" in error(folder)
 
 
-def test_a_tensor_of_another_shape(folder: Path) -> None:
+def test_a_tensor_of_another_shape_is_an_error(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["mask_decoder.iou_token.weight"] = torch.zeros(1, 7)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     assert "cannot be loaded" in error(folder)
 
 
-def test_half_a_file(folder: Path) -> None:
+def test_a_truncated_file_is_an_error(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
     assert "cannot be loaded" in error(folder)

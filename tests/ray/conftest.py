@@ -1,4 +1,4 @@
-"""What the tests on Ray share: a few objects (coloured shapes), a tiny ViT, and ways to run and kill `persrep`."""
+"""Fixtures of the Ray tests: a few objects (coloured shapes), a tiny ViT, and ways to run and kill `persrep`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from helpers.s3 import s3, s3_proxy
 __all__ = ["s3", "s3_proxy"]
 
 ROOT = Path(__file__).resolve().parents[2]
-# A token of the user's would switch authentication on; and workers must not yield to everything else on the machine.
+# A token in the user's environment would switch authentication on. Niceness 0 keeps workers from yielding to everything
+# else on the machine.
 RAY_SETTINGS = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 40, 40)}
 
@@ -34,14 +35,14 @@ class Sample:
     backbone: Path
 
     def arguments(self, out: Path, *overrides: str) -> list[str]:
-        """Of `persrep personalize`, with the `debug` preset."""
+        """The arguments of `persrep personalize`, with the `debug` preset."""
         settings = [f"backbone.name={self.backbone}", "train.steps=40", *overrides]
         return ["--objects", str(self.objects), "--out", str(out), "--config", "debug", "--set", *settings]
 
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """Objects `blue`, `green`, `red` with three train and two test photos each, all with masks."""
+    """The objects `blue`, `green` and `red`, with three train and two test photos each, all with masks."""
     root = tmp_path_factory.mktemp("sample")
     for number, (name, colour) in enumerate(COLOURS.items()):
         for part, photos in (("train", 3), ("test", 2)):
@@ -52,10 +53,10 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
                 centre, radius = rng.uniform(38, 58, 2), rng.uniform(16, 26)
                 mask = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2
                 image[mask] = colour[::-1]
-                for folder, picture in ((part, image), (f"{part}_masks", mask.astype(np.uint8) * 255)):
+                for folder, content in ((part, image), (f"{part}_masks", mask.astype(np.uint8) * 255)):
                     path = root / "objects" / folder / name / f"{index:02d}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    cv2.imwrite(str(path), picture)
+                    cv2.imwrite(str(path), content)
     torch.manual_seed(0)
     config = transformers.Dinov2Config(
         hidden_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=56, patch_size=14
@@ -66,9 +67,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """For subprocesses: no cluster of somebody else, no tokens, one thread per process."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**own, **RAY_SETTINGS, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    """The environment of subprocesses: no foreign cluster, no tokens, one thread per process."""
+    without_ray = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**without_ray, **RAY_SETTINGS, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def start(environment: dict[str, str], tmp_path: Path) -> Callable[[list[str]], subprocess.Popen[bytes]]:
-    """Starts `persrep personalize` as the leader of a process group of its own; its output goes to a file."""
+    """Starts `persrep personalize` as the leader of a new process group and appends its output to a file."""
 
     def start_personalize(arguments: list[str]) -> subprocess.Popen[bytes]:
         with open(tmp_path / "output.txt", "ab") as output:
@@ -98,7 +99,7 @@ def start(environment: dict[str, str], tmp_path: Path) -> Callable[[list[str]], 
 
 @pytest.fixture
 def kill_group() -> Callable[[subprocess.Popen[bytes]], None]:
-    """As a machine's out-of-memory killer would, but all of it."""
+    """Kills the whole process group, as an out-of-memory killer would kill a single process."""
 
     def kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -50,7 +51,7 @@ def endpoint(
         *("http.replicas=2", "http.timeout_s=60", "refresh_s=0.5"),
     ]
     folder = tmp_path_factory.mktemp("endpoint")
-    with running_endpoint(publisher.registry.root, environment, folder, settings=settings) as endpoint:
+    with running_endpoint(publisher.registry.store.uri, environment, folder, settings=settings) as endpoint:
         yield endpoint
 
 
@@ -127,7 +128,7 @@ def test_rollback_and_a_pinned_version(endpoint: Endpoint, publisher: DiscPublis
 
 def test_a_damaged_adapter_is_an_error_for_its_own_queries_alone(endpoint: Endpoint, publisher: DiscPublisher) -> None:
     publisher.publish(50)
-    damaged = publisher.registry.path("disc_50") / "adapter_model.safetensors"
+    damaged = publisher.registry.local_copy("disc_50") / "adapter_model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-100])
     broken = Query("disc_50", disc_png(50))
     wait_until(lambda: everywhere(lambda: ask_once(endpoint, broken)[0] != 404))
@@ -159,7 +160,7 @@ def test_with_the_registry_out_of_reach_what_is_in_memory_goes_on(endpoint: Endp
     wait_until(lambda: get(f"{endpoint.url}/v1/objects/disc_70")[0] == 200)
     for query in queries() * 4:  # in memory, of both encoders or the one that it is sent to
         assert ask_once(endpoint, query)[0] == 200
-    root = publisher.registry.root
+    root = Path(publisher.registry.store.uri)
     away = root.with_name("away")
     root.rename(away)
     try:

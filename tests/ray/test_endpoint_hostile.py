@@ -25,7 +25,7 @@ def endpoint(environment: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     publisher = DiscPublisher(folder / "vit", folder / "registry")
     publisher.publish(0)
     settings = ["encoder.cpus_per_replica=0.5", "http.max_body_bytes=2000000", "http.max_pixels=8000000"]
-    with running_endpoint(publisher.registry.root, environment, folder, settings=settings) as endpoint:
+    with running_endpoint(publisher.registry.store.uri, environment, folder, settings=settings) as endpoint:
         yield endpoint
 
 

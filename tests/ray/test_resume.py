@@ -48,8 +48,8 @@ def wait_for(pattern: str, root: Path, process: subprocess.Popen[bytes]) -> None
 def artifacts(root: Path) -> dict[Path, int]:
     """What may never be made twice, with the time it was made."""
     patterns = (
-        *("masks/*/*.png", "class_images/*/*.png", "generators/*/*.safetensors", "synthetic/*/*.parquet"),
-        *("trained/*/adapter_model.safetensors", "published/*.json"),
+        *("masks/*/masks.json", "class_images/*/*.png", "generators/*/dreambooth.json", "synthetic/*/*.parquet"),
+        *("trained/*/train.json", "evaluated/*/evaluation.json", "published/*.json"),
     )
     return {path: path.stat().st_mtime_ns for pattern in patterns for path in root.glob(pattern)}
 
@@ -64,7 +64,12 @@ def test_a_run_killed_at_every_stage_is_finished_by_the_same_command(
         "generate.dreambooth.category=disc",
     )
     made: dict[Path, int] = {}
-    for milestone in ("generators/*/*", "synthetic/*/*.parquet", "trained/*", "published/*.json"):
+    for milestone in (
+        "generators/*/dreambooth.json",
+        "synthetic/*/*.parquet",
+        "trained/*/train.json",
+        "published/*.json",
+    ):
         process = start(arguments)
         wait_for(milestone, out, process)
         kill_group(process)
@@ -100,7 +105,7 @@ def compare_with_an_uninterrupted_object(sample: Any, out: Path, plain: Path) ->
     ObjectFineTuner(run)("green")
     cut_paste, sampler = CutPasteWorker(config, manifest, folder, UserPhotos()), ObjectSampler(run)
     for chunk in chunks("green", config):
-        images = cut_paste.make(chunk)[0] if chunk.generator == "cut_paste" else sampler.sample(chunk)
+        images, _ = cut_paste.make(chunk) if chunk.generator == "cut_paste" else sampler.sample(chunk)
         write_shard(folder, chunk, images, {"seconds": 0.0})
         mine, theirs = (read_shards(one, [chunk], config.data) for one in (folder, RunFolder(open_store(out))))
         assert all(np.array_equal(a.image, b.image) for a, b in zip(mine, theirs, strict=True))

@@ -36,7 +36,7 @@ def test_deployed_by_the_shipped_configuration(environment: dict[str, str], tmp_
     port, metrics_port = free_port(), free_port()
     config["http_options"] |= {"host": "127.0.0.1", "port": port}
     arguments = config["applications"][0]["args"]
-    arguments |= {"registry": str(publisher.registry.root)}
+    arguments |= {"registry": publisher.registry.store.uri}
     arguments["http"]["keys_file"] = str(keys_file)
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config))
@@ -105,7 +105,7 @@ def test_the_shipped_configurations_are_what_serve_and_we_allow(
     assert [set(one) <= set(type(schema.applications[0]).model_fields) for one in config["applications"]] == [True]
     publisher = DiscPublisher(tmp_path / "vit", tmp_path / "registry")
     publisher.publish(0)
-    arguments = config["applications"][0]["args"] | {"registry": str(publisher.registry.root)}
+    arguments = config["applications"][0]["args"] | {"registry": publisher.registry.store.uri}
     if "keys_file" in arguments["http"]:
         arguments["http"]["keys_file"] = str(tmp_path / "keys.json")
         (tmp_path / "keys.json").write_text('{"keys": []}')

@@ -1,1 +1,1 @@
-"""The parts of `render_mini_pods.py`: what the objects are, how they are drawn, built and photographed."""
+"""The parts of `render_mini_pods.py`: the objects, and how they are drawn, built and photographed."""

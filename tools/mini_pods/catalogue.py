@@ -1,7 +1,8 @@
-"""Which objects exist: a small catalogue of product lines, so that instances are easy to confuse.
+"""The objects: a small catalogue of product lines whose instances are easy to confuse.
 
-Four neighbouring instances of a category form a block of two colourways x two motifs: two of them share
-their colours, two share their print, and no two share both. Proportions are drawn per instance.
+Four neighbouring instances of a category form a block of two colourways x two motifs. An instance shares its colours
+with a second instance of the block, its print with a third, and neither with the fourth. Proportions are drawn per
+instance.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 CATEGORIES = ("mug", "bottle", "screwdriver", "tin")
 
-# One colourway: brand name, then body, ink, accent and trim (inside, cap or second component) colours.
+# A colourway is a brand name and the colours of body, ink, accent and trim (inside, cap or second component).
 COLOURWAYS: dict[str, list[tuple[str, str, str, str, str]]] = {
     "mug": [
         ("NORDLYS", "#ece5d6", "#24425f", "#d9713a", "#ece5d6"),
@@ -47,7 +48,7 @@ COLOURWAYS: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
 }
 
-# One motif: the drawing (a key of prints.MOTIFS) and the words that go with it.
+# A motif is a drawing (a key of prints.MOTIFS) and the words that go with it.
 MOTIFS: dict[str, list[tuple[str, str]]] = {
     "mug": [("mountain", "hej fjell"), ("fox", "stay curious"), ("boat", "slow sunday"),
             ("pine", "into the wild"), ("cat", "do not disturb"), ("sun", "rise & shine")],
@@ -62,7 +63,7 @@ MOTIFS: dict[str, list[tuple[str, str]]] = {
 
 @dataclass(frozen=True)
 class Design:
-    """One object of the catalogue; `proportions` are numbers in [-1, 1] that its shape interprets."""
+    """An object of the catalogue; `proportions` are numbers in [-1, 1] that its shape interprets."""
 
     name: str
     category: str
@@ -77,7 +78,7 @@ class Design:
 
 
 def make_design(category: str, index: int, seed: int) -> Design:
-    """Instance `index` of a category: its block gives two colourways and two motifs, its place picks."""
+    """Instance `index` of a category. Its block has two colourways and two motifs; its place there picks among them."""
     rng = random.Random(f"{seed}/{category}")
     pairs = len(COLOURWAYS[category]) // 2
     colour_pairs, motif_pairs = rng.sample(range(pairs), pairs), rng.sample(range(pairs), pairs)
@@ -98,5 +99,5 @@ def make_design(category: str, index: int, seed: int) -> Design:
 def make_catalogue(per_category: int, seed: int) -> list[Design]:
     limit = 4 * (len(COLOURWAYS["mug"]) // 2) ** 2
     if not 2 <= per_category <= limit:
-        raise ValueError(f"objects per category must be 2 to {limit} (a distractor needs a sibling)")
+        raise ValueError(f"objects per category must be 2 to {limit}: a distractor of the same category is needed")
     return [make_design(category, i, seed) for category in CATEGORIES for i in range(per_category)]

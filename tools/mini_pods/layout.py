@@ -1,8 +1,8 @@
-"""Where things stand: poses, the camera and the distractors of one picture.
+"""Where things stand: poses, the camera and the distractors of a photo.
 
-A layout is drawn at random and checked by casting rays before anything is rendered; layouts that show too
-little of the target, or cut it, are drawn again. Everything depends on the random generator alone, never
-on the size of the picture.
+A layout is drawn at random and checked by casting rays before anything is rendered. A layout that shows too little of
+the target, or cuts it off, is drawn again. Everything depends on the random generator alone, never on the size of the
+photo.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from mathutils.bvhtree import BVHTree
 from .catalogue import Design
 from .shapes import Body, build
 
-FOCAL, SENSOR = 50.0, 36.0  # millimetres; the pictures are square
-GRID = 56  # rays along each side of the picture
+FOCAL, SENSOR = 50.0, 36.0  # millimetres; the photos are square
+GRID = 56  # rays along each side of the photo
 ATTEMPTS = 200
 
 UPRIGHT_KINDS = ("lying", "behind", "above", "upside_down")
@@ -35,7 +35,7 @@ class NoLayoutError(RuntimeError):
 
 @dataclass(frozen=True)
 class View:
-    """A pose and how it is looked at: what faces the table, the turn about the vertical, the elevation."""
+    """A pose and how the camera sees it: what faces the table, the turn about the vertical, the elevation."""
 
     down: tuple[float, float, float]
     yaw: float
@@ -80,7 +80,7 @@ def unseen_view(category: str, kind: str, rng: random.Random) -> View:
     if kind == "end_on":
         return View((0, 1, 0), rng.choice((0, 180)) + rng.uniform(-22, 22), rng.uniform(24, 42))
     if kind == "lying":
-        # A mug's handle (+x) stays clear of the table.
+        # A mug's handle (+x) must stay clear of the table.
         roll = math.radians(rng.uniform(-55, 15) if category == "mug" else rng.uniform(-50, 50))
         return View((math.sin(roll), math.cos(roll), 0), rng.uniform(-180, 180), rng.uniform(25, 52))
     if kind == "behind":
@@ -91,7 +91,7 @@ def unseen_view(category: str, kind: str, rng: random.Random) -> View:
 
 
 def pose_kind(category: str, index: int, rng: random.Random) -> str:
-    """The kinds of unseen pose come in a shuffled cycle, so that few photos still cover them."""
+    """The kind of the unseen pose. The kinds come in a shuffled cycle, so that even a few photos cover them."""
     kinds = list(SCREWDRIVER_KINDS if category == "screwdriver" else UPRIGHT_KINDS)
     if category == "bottle":
         kinds.remove("upside_down")  # it would balance on its cap
@@ -100,7 +100,7 @@ def pose_kind(category: str, index: int, rng: random.Random) -> str:
 
 
 def settle(body: Body, down: tuple[float, float, float], yaw: float) -> Matrix:
-    """Rest a body on the table on the face of its convex hull that looks most nearly `down`."""
+    """Rests a body on the table, on the face of its convex hull that looks most nearly `down`."""
     mesh = bmesh.new()
     for vertex in body.vertices:
         mesh.verts.new(vertex)
@@ -111,7 +111,7 @@ def settle(body: Body, down: tuple[float, float, float], yaw: float) -> Matrix:
         face.normal_update()
     normal = max(faces, key=lambda face: face.normal.dot(wanted)).normal.copy()
     mesh.free()
-    # Turning over goes about the y axis, so that the front stays in front.
+    # A body is turned over about the y axis, so that its front stays in front.
     flip = Matrix.Rotation(math.pi, 3, "Y") if normal.z > 0.9 else Matrix.Identity(3)
     rest = (flip @ normal).rotation_difference(Vector((0, 0, -1))).to_matrix() @ flip
     turn = Matrix.Rotation(math.radians(yaw), 4, "Z") @ rest.to_4x4()
@@ -131,23 +131,23 @@ def footprint(placed: Placed) -> list[Vector]:
     return [x * x_axis + y * y_axis for x, y in corners]
 
 
-def apart(one: list[Vector], other: list[Vector], gap: float) -> bool:
+def apart(left: list[Vector], right: list[Vector], gap: float) -> bool:
     """Whether a line parallel to a side of either rectangle separates them by at least `gap`."""
-    for shape in (one, other):
+    for shape in (left, right):
         for a, b in ((0, 1), (1, 2)):
             axis = (shape[b] - shape[a]).normalized()
-            first, second = [p.dot(axis) for p in one], [p.dot(axis) for p in other]
+            first, second = [p.dot(axis) for p in left], [p.dot(axis) for p in right]
             if max(first) + gap < min(second) or max(second) + gap < min(first):
                 return True
     return False
 
 
-def scatter(target: Placed, others: list[tuple[Design, Body]], rng: random.Random) -> list[Placed]:
-    """Put the others around the target, mostly beside and behind it, without touching anything."""
+def scatter(target: Placed, distractors: list[tuple[Design, Body]], rng: random.Random) -> list[Placed]:
+    """Puts the distractors around the target, mostly next to it and behind it; nothing touches."""
     standing, taken = [], [footprint(target)]
     side = rng.choice((0, 180))
-    for k, (design, body) in enumerate(others):
-        # The first, the same-category sibling, goes beside the target; the rest where they fit.
+    for k, (design, body) in enumerate(distractors):
+        # The first, of the target's category, goes next to the target; the rest go where they fit.
         angle = math.radians(
             side + rng.uniform(-15, 50) * (1 if side == 0 else -1) if k == 0 else rng.uniform(-20, 200)
         )
@@ -181,7 +181,7 @@ class Scene:
         ]
 
     def coverage(self, camera: Matrix) -> tuple[float, list[float]]:
-        """The share of the picture that the target would fill alone, and that each object does fill."""
+        """The share of the photo that the target would fill alone, and the visible share of each object."""
         alone, visible = 0, [0] * len(self.trees)
         origin, turn = camera.translation, camera.to_3x3()
         for row in range(GRID):
@@ -206,11 +206,11 @@ def in_frame(placed: Placed, camera: Matrix, margin: float) -> bool:
 
 
 def draw_layout(
-    design: Design, body: Body, view: View, others: list[tuple[Design, Body]], rng: random.Random
+    design: Design, body: Body, view: View, company: list[tuple[Design, Body]], rng: random.Random
 ) -> Layout | None:
-    """One random layout, or None if it does not show its target well."""
+    """A random layout, or None if it does not show its target well."""
     target = Placed(design, body, settle(body, view.down, view.yaw))
-    distractors = scatter(target, others, rng)
+    distractors = scatter(target, company, rng)
     scene = Scene([target, *distractors])
     points = [target.matrix @ Vector(vertex) for vertex in body.vertices]
     aim = Vector([(min(p[k] for p in points) + max(p[k] for p in points)) / 2 for k in range(3)])
@@ -225,7 +225,7 @@ def draw_layout(
     if distractors:
         share *= 0.85 if thin else 0.75
     distance = 0.45
-    for _ in range(2):  # the area falls with the square of the distance, nearly
+    for _ in range(2):  # the area falls nearly with the square of the distance
         alone, _ = Scene.coverage(Scene([target]), camera_at(aim, view.elevation, distance, roll))
         distance *= math.sqrt(max(alone, 0.005) / share)
     camera = camera_at(aim, view.elevation, distance, roll)
@@ -236,12 +236,12 @@ def draw_layout(
     if visible[0] < 0.043 or visible[0] < 0.68 * alone:
         return None
     if distractors and (visible[1] < 0.025 or sum(v > 0.01 for v in visible[1:]) < 2):
-        return None  # the same-category sibling, and company, must be seen
+        return None  # the distractor of the same category must be seen, and at least one more
     return Layout(target, distractors, camera, distance)
 
 
 def find_layout(name: str, split: str, index: int, designs: dict[str, Design], key: str) -> Layout:
-    """The first acceptable layout of a picture, tried from generators seeded by its key."""
+    """The first acceptable layout of a photo; each attempt is seeded by the photo's key."""
     design = designs[name]
     unseen = split in ("pose", "pose_and_distractors")
     kind = pose_kind(design.category, index, random.Random(key.rpartition("/")[0])) if unseen else None
@@ -254,14 +254,14 @@ def find_layout(name: str, split: str, index: int, designs: dict[str, Design], k
             yaw = (index % 3 - 1) * 24 + rng.uniform(-7, 7) if split == "train" else None
             view = canonical_view(design.category, rng, yaw)
         company = choose_company(design, designs, rng) if "distractors" in split else []
-        layout = draw_layout(design, build(design), view, [(other, build(other)) for other in company], rng)
+        layout = draw_layout(design, build(design), view, [(item, build(item)) for item in company], rng)
         if layout:
             return layout
     raise NoLayoutError(f"no layout shows the target of {key} well")
 
 
 def choose_company(design: Design, designs: dict[str, Design], rng: random.Random) -> list[Design]:
-    """The distractors: first a sibling from the target's own category, then two or three of any kind."""
+    """The distractors: first an object of the target's category, then two or three of any category."""
     others = [other for other in designs.values() if other.name != design.name]
     sibling = rng.choice([other for other in others if other.category == design.category])
     return [sibling, *rng.sample([other for other in others if other != sibling], rng.choice((2, 2, 3)))]

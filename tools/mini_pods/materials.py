@@ -1,4 +1,4 @@
-"""What things are made of: shader graphs for the objects and for the tables and walls around them."""
+"""Materials: shader graphs for the objects and for the tables and walls around them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def linear(colour: str, factor: float = 1.0) -> tuple[float, float, float, float
 
 
 class Shader:
-    """A thin wrapper over a material's nodes: add one, set its inputs, link sockets by name."""
+    """A thin wrapper over a material's nodes, which adds nodes, sets their inputs and links sockets by name."""
 
     def __init__(self, name: str, **principled: object):
         self.material = bpy.data.materials.new(name)
@@ -77,13 +77,13 @@ class Shader:
     def colour_from(self, node: bpy.types.Node, output: str = "Color") -> None:
         self.link(node, output, self.principled, "Base Color")
 
-    def multiply(self, one: bpy.types.Node, other: bpy.types.Node) -> None:
-        """The product of two nodes' colours becomes the base colour."""
+    def multiply(self, first: bpy.types.Node, second: bpy.types.Node) -> None:
+        """Makes the product of two nodes' colours the base colour."""
         mix = self.add("ShaderNodeMix")
         mix.data_type, mix.blend_type = "RGBA", "MULTIPLY"
-        mix.inputs[0].default_value = 1.0  # by number: the sockets of all data types share their names
-        self.tree.links.new(one.outputs["Color"], mix.inputs[6])
-        self.tree.links.new(other.outputs["Color"], mix.inputs[7])
+        mix.inputs[0].default_value = 1.0  # by number, because the sockets of all data types share their names
+        self.tree.links.new(first.outputs["Color"], mix.inputs[6])
+        self.tree.links.new(second.outputs["Color"], mix.inputs[7])
         self.tree.links.new(mix.outputs[2], self.principled.inputs["Base Color"])
 
     def bump_from(self, node: bpy.types.Node, output: str, strength: float, metres: float) -> None:
@@ -222,13 +222,13 @@ def masonry(rng: random.Random) -> bpy.types.Material:
     size = (0.10, 0.10, 0.003) if tiles else (0.21, 0.071, 0.009)
     bricks = shader.add("ShaderNodeTexBrick", Scale=1.0, Brick_Width=size[0], Row_Height=size[1], Mortar_Size=size[2])
     bricks.offset = 0.0 if tiles else 0.5
-    one, two = (
+    first, second = (
         (rng.choice(PAINTS),) * 2
         if tiles
         else rng.choice((("#7d3f2c", "#9a5a42"), ("#b9b1a4", "#cfc8bb"), ("#5b4a44", "#77625a")))
     )
-    bricks.inputs["Color1"].default_value = linear(one)
-    bricks.inputs["Color2"].default_value = linear(two, 0.95)
+    bricks.inputs["Color1"].default_value = linear(first)
+    bricks.inputs["Color2"].default_value = linear(second, 0.95)
     bricks.inputs["Mortar"].default_value = linear("#a09a90")
     shader.link(where, "Vector", bricks, "Vector")
     if tiles:

@@ -1,4 +1,4 @@
-"""The prints on the objects, drawn with PIL as unrolled sleeves: x runs once around, y up the wall.
+"""The prints on the objects, drawn with PIL as unrolled sleeves: x runs once around the object, y up its wall.
 
 The middle of a sleeve is the front of its object; its two ends meet at the back.
 """
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .catalogue import Design
 
 PIXELS_PER_METRE = 5000
-OVERSAMPLE = 2  # PIL draws polygons without antialiasing: draw large, then shrink
+OVERSAMPLE = 2  # PIL draws polygons without antialiasing, so prints are drawn large and then shrunk
 
 # Drawings in a unit box (y down): shape, colour role, coordinates.
 MOTIFS: dict[str, list[tuple[str, str, list[tuple[float, float]]]]] = {
@@ -101,7 +101,7 @@ MOTIFS: dict[str, list[tuple[str, str, list[tuple[float, float]]]]] = {
 
 
 class Sleeve:
-    """A canvas in fractions of its own width and height, with the colours of one design."""
+    """A canvas whose coordinates are fractions of its width and height, with the colours of a design."""
 
     def __init__(self, design: Design, around: float, height: float, font: Path):
         scale = PIXELS_PER_METRE * OVERSAMPLE
@@ -118,7 +118,7 @@ class Sleeve:
         self.draw.rectangle(corners, fill=self.colour(role))
 
     def motif(self, name: str, x: float, y: float, size: float) -> None:
-        """Draw a motif centred at (x, y), `size` being its side as a fraction of the height."""
+        """Draws a motif centred at (x, y); `size` is its side as a fraction of the sleeve's height."""
         side = size * self.height
         left, top = x * self.width - side / 2, y * self.height - side / 2
         for shape, role, points in MOTIFS[name]:
@@ -145,7 +145,7 @@ class Sleeve:
             self.draw.polygon(ray, fill=fill)
 
     def text(self, words: str, x: float, y: float, width: float, height: float, role: str, weight: int) -> None:
-        """Write centred words as large as fit a box given in fractions of the sleeve."""
+        """Writes centred words as large as fits into a box given in fractions of the sleeve."""
         font = ImageFont.truetype(str(self.font), 200)
         font.set_variation_by_axes([14, weight])  # Inter's axes: optical size, weight
         left, top, right, bottom = font.getbbox(words)
@@ -155,7 +155,7 @@ class Sleeve:
         self.draw.text((x * self.width, y * self.height), words, self.colour(role), font, anchor="mm")
 
     def small_print(self, x0: float, x1: float, y0: float, y1: float, role: str) -> None:
-        """The back of a label: greeked lines of text above a bar code on white."""
+        """Draws the back of a label: greeked lines of text above a bar code on white."""
         rng = random.Random(self.design.name)
         lines = 9
         for k in range(lines):
@@ -209,7 +209,7 @@ def _bottle(sleeve: Sleeve) -> None:
 
 
 def _screwdriver(sleeve: Sleeve) -> None:
-    """The handle: soft stripes in the grooves of the grip, and words along the axis on the front lobe."""
+    """The handle has soft stripes in the grooves of the grip, and words along the axis on the front lobe."""
     design = sleeve.design
     for k in range(6):
         x = (k + 0.5) / 6

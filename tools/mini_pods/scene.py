@@ -29,16 +29,16 @@ from .materials import (
 )
 
 HDRIS = ("city", "courtyard", "forest", "interior", "studio", "sunrise", "sunset")
-MIDDLE_GREY = 0.26  # the exposure brings a picture's typical luminance here ...
+MIDDLE_GREY = 0.26  # the exposure brings a photo's typical luminance here ...
 HIGHLIGHT = 2.5  # ... unless its bright end would then exceed this
-WHITE_LEVEL, MOST_LIFT = 240.0, 1.3  # auto levels: lift the bright end to this, at most by this factor
-WHITE_BALANCE = 0.2  # how much of a picture's overall tint is taken away
+WHITE_LEVEL, MOST_LIFT = 240.0, 1.3  # auto levels lift the bright end to this level, at most by this factor
+WHITE_BALANCE = 0.2  # how much of a photo's overall tint is taken away
 TARGET_INDEX = 1
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Blender writes its progress straight to the process's standard output; send that nowhere."""
+    """Discards the progress that Blender writes straight to the standard output of the process."""
     saved, sink = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
     try:
@@ -166,7 +166,7 @@ def render_to(path: Path, file_format: str) -> None:
 
 
 def render_photo(folder: Path, samples: int, noise_seed: int) -> Image.Image:
-    """Render linear light, then expose and tone it as a camera would after metering."""
+    """Renders linear light, then exposes and tones it as a camera would after metering."""
     scene, cycles = bpy.context.scene, bpy.context.scene.cycles
     size = scene.render.resolution_x
     cycles.samples, cycles.use_adaptive_sampling, cycles.seed = samples, False, noise_seed % 2**31
@@ -198,7 +198,7 @@ def render_photo(folder: Path, samples: int, noise_seed: int) -> Image.Image:
 
 
 def render_mask(folder: Path) -> Image.Image:
-    """Render again, the target glowing and all else black, with one sample through each pixel's centre."""
+    """Renders again, with the target glowing and the rest black, with one sample through each pixel's centre."""
     scene = bpy.context.scene
     glow = Shader("mask").material
     tree = glow.node_tree

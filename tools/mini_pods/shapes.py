@@ -1,7 +1,7 @@
-"""The bodies of the objects: lathe profiles with rounded corners, plus a swept handle or tip.
+"""The bodies of the objects: lathe profiles with rounded corners, and a swept handle or tip.
 
-Every object is one mesh in metres standing on z = 0 around the z axis, its front facing -y. Faces carry
-the name of a surface ("print", "trim", "steel", ...) that scene.py turns into a material.
+Every object is a single mesh in metres that stands on z = 0 around the z axis, with its front facing -y. A face carries
+the name of a surface ("print", "trim", "steel", ...), which scene.py turns into a material.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Body:
         segments: int = 72,
         section: Callable[[float, float], float] | None = None,
     ) -> None:
-        """Turn a profile, listed outer side upwards; `section(angle, z)` scales the radius (flutes)."""
+        """Turns a profile, whose outer side is listed upwards; `section(angle, z)` scales the radius (flutes)."""
         rings = rounded(profile)
         _, bottom, top = self.print_area
         first = len(self.vertices)
         for ring in rings:
             for k in range(segments):
-                # The seam (k = 0) is at the back, +y, and the angle grows so that prints read forwards.
+                # The seam (k = 0) is at the back (+y), and the angle grows so that prints read forwards.
                 angle = math.pi / 2 + 2 * math.pi * k / segments
                 radius = ring.radius * (section(angle, ring.z) if section else 1.0)
                 self.vertices.append((radius * math.cos(angle), radius * math.sin(angle), ring.z))
@@ -66,7 +66,7 @@ class Body:
                 self.add_face(quad, low.surface, [(u0, v_low), (u1, v_low), (u1, v_high), (u0, v_high)])
 
     def tube(self, path: list[Point], across: Point, sizes: list[tuple[float, float]], surface: str) -> None:
-        """Sweep an ellipse along a planar path; `across` is the plane's normal, sizes are half widths."""
+        """Sweeps an ellipse along a planar path; `across` is the plane's normal, and `sizes` are half widths."""
         count, first = 20, len(self.vertices)
         for i, point in enumerate(path):
             before, after = path[max(i - 1, 0)], path[min(i + 1, len(path) - 1)]
@@ -79,14 +79,14 @@ class Body:
                 self.vertices.append((x, y, z))
         for i in range(len(path) - 1):
             for k in range(count):
-                base, beside = first + i * count, (k + 1) % count
-                self.add_face([base + k, base + beside, base + count + beside, base + count + k], surface)
+                base, after = first + i * count, (k + 1) % count
+                self.add_face([base + k, base + after, base + count + after, base + count + k], surface)
         self.add_face([first + k for k in reversed(range(count))], surface)
         self.add_face([first + (len(path) - 1) * count + k for k in range(count)], surface)
 
 
 def rounded(profile: list[Corner], steps: int = 6) -> list[Corner]:
-    """Replace every corner that has a fillet by points on an arc tangent to both its sides."""
+    """Replaces every corner that has a fillet by points on an arc that is tangent to both its sides."""
     result: list[Corner] = []
     for i, corner in enumerate(profile):
         if corner.fillet <= 0 or i in (0, len(profile) - 1):
@@ -98,7 +98,7 @@ def rounded(profile: list[Corner], steps: int = 6) -> list[Corner]:
         start = (corner.radius + reach * a[0], corner.z + reach * a[1])
         end = (corner.radius + reach * b[0], corner.z + reach * b[1])
         for k in range(steps + 1):
-            # A quadratic Bezier through the tangent points is as good as the arc at this size.
+            # At this size, a quadratic Bezier curve through the tangent points is as good as the arc.
             t = k / steps
             weights = ((1 - t) ** 2, 2 * t * (1 - t), t * t)
             r = weights[0] * start[0] + weights[1] * corner.radius + weights[2] * end[0]
@@ -136,7 +136,7 @@ def _mug(design: Design) -> Body:
             Corner(0.0, 0.005, "trim"),
         ]
     )
-    # The handle: a C on the +x side whose ends widen where they meet the wall.
+    # The handle is a C on the +x side whose ends widen where they meet the wall.
     middle, half = 0.52 * height, (0.30 + 0.03 * p[4]) * height
     reach, steps, path, sizes = 0.028 + 0.004 * p[5], 28, [], []
     for k in range(steps + 1):
@@ -199,7 +199,7 @@ def _screwdriver(design: Design) -> Body:
     body = Body((2 * math.pi * girth, 0.0, length))
 
     def fluted(angle: float, z: float) -> float:
-        """Six lobes over the grip, fading into a round collar; the front lobe carries the print."""
+        """Six lobes over the grip fade into a round collar; the front lobe carries the print."""
         fade = max(0.0, min(1.0, (z - 0.006) / 0.01, (0.78 * length - z) / 0.012))
         return 1 - depth * fade * (1 - math.cos(flutes * (angle - math.pi / 2))) / 2
 
@@ -235,7 +235,7 @@ def _screwdriver(design: Design) -> Body:
             section=lambda angle, z: 1 - 0.45 * (z > end - 0.006) * (0.5 - 0.5 * math.cos(4 * angle)),
         )
     else:
-        # A slotted blade: the round shank flattens and widens, then tapers to the edge.
+        # For a slotted blade, the round shank flattens and widens, then tapers to the edge.
         stations = [
             (0.0, 1.0, 1.0),
             (0.76, 1.0, 1.0),
@@ -277,7 +277,7 @@ def _tin(design: Design) -> Body:
             Corner(0.0, height - 0.0034, "steel"),
         ]
     )
-    # The pull ring lies on the lid: a flat tube bent to an ellipse, and the tab that holds it.
+    # The pull ring lies on the lid: it is a flat tube bent to an ellipse. A tab holds it.
     z, ring = height - 0.0022, 0.0105
     circle = [2 * math.pi * k / 32 for k in range(33)]
     path = [(ring * math.cos(a), -0.30 * radius + 1.15 * ring * math.sin(a), z) for a in circle]

@@ -57,7 +57,9 @@ class FolderWorker(ChunkWorker):
                 f"generate.calibration_images use ({wanted} + {generate.calibration_images} for each object)"
             )
         chosen = choose(files, wanted, generate.calibration_images)
-        masks = {file.stem: file for file in self._listed(f"{chunk.object_id}/positive_masks/")}
+        masks: dict[str, File] = {}
+        if chunk.role == "positive":
+            masks = {file.stem: file for file in self._listed(f"{chunk.object_id}/positive_masks/")}
         images = []
         for index in chunk.indices:
             if index in chosen:
@@ -76,7 +78,7 @@ class FolderWorker(ChunkWorker):
         for folder in folders:
             if files := self._listed(folder):
                 return files
-        names = " or ".join(self._store.url(folder) for folder in folders)
+        names = " or ".join(self._store.url(folder.rstrip("/")) for folder in folders)
         raise ValueError(f"object {object_id}: generate: there are no images in {names}")
 
     def _listed(self, folder: str) -> list[File]:
@@ -115,7 +117,9 @@ class FolderWorker(ChunkWorker):
         try:
             mask = read_mask(file, self._config.data)
             if mask.shape != shape:
-                raise ImageError(f"{file}: the mask is {mask.shape[::-1]} pixels, its image {shape[::-1]}")
+                raise ImageError(
+                    f"{file}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its image {shape[1]} x {shape[0]}"
+                )
         except ImageError as error:
             self._warnings.append(str(error))
             return None

@@ -1,1 +1,1 @@
-"""The serving engine: adapters in memory, mixed batches, answers. Neither Ray nor HTTP in here."""
+"""The serving engine: adapters in memory, mixed batches, answers. It uses neither Ray nor HTTP."""

@@ -1,7 +1,7 @@
-"""A published version as the engine holds it: checked, its LoRA stacked into two tensors.
+"""A published version in memory, strictly checked, with its LoRA stacked into two tensors.
 
 An adapter that is silently not applied, or applied to another backbone, is the worst bug of this field
-(huggingface/peft issue 2699): whatever does not fit exactly is refused.
+(huggingface/peft issue 2699), so everything that does not fit exactly is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PRETRAINED_FILES = ("card.json", "prototypes.safetensors")
 _T = TypeVar("_T")
 _PEFT_PREFIX = "base_model.model."
 _PLAIN = LoraConfig().to_dict()
-_FREE = {  # these say nothing of what a loaded adapter does, or are checked one by one
+_FREE = {  # these do not change what a loaded adapter does, or are checked one by one
     "auto_mapping",
     "inference_mode",
     "layers_pattern",
@@ -44,14 +44,15 @@ _FREE = {  # these say nothing of what a loaded adapter does, or are checked one
 
 
 class AdapterMisfitError(ValueError):
-    """The files of a version are damaged or made for something else; the message says what."""
+    """The files of a version are damaged or do not fit this backbone; the message says why."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where LoRA sits on a backbone: the names of the L adapted projections, all (width -> width).
+    """Where LoRA sits on a backbone.
 
-    In the order of `Backbone.lora_sites`. `blocks` are the indices of the adapted blocks.
+    `sites` are the names of the L adapted projections (width -> width) in the order of `Backbone.lora_sites`, and
+    `blocks` the indices of the adapted blocks.
     """
 
     backbone: BackboneConfig
@@ -60,16 +61,16 @@ class Layout:
     width: int
 
     def names(self, part: str) -> list[str]:
-        """Of the L tensors `part` ("lora_A" or "lora_B") in `adapter_model.safetensors`."""
+        """The names of the L tensors `part` ("lora_A" or "lora_B") in `adapter_model.safetensors`."""
         return [f"{_PEFT_PREFIX}{site}.{part}.weight" for site in self.sites]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What a version does (LoRA) and knows (prototypes, threshold, calibration).
+    """A version's LoRA, prototypes, threshold and calibration.
 
-    `a` (L, r, D) and `b` (L, D, r) in the encoder's type and on its device; LoRA's scale alpha / r is in `b`.
-    `cls` (T, D) float32, unit rows: the object's photos. `dense` is None for an object without masks.
+    `a` (L, r, D) and `b` (L, D, r) have the encoder's dtype and device, and `b` includes LoRA's scale alpha / r. `cls`
+    (T, D) float32 are the unit features of the object's photos. `dense` is None for an object without masks.
     """
 
     ref: AdapterRef
@@ -87,13 +88,13 @@ class Adapter:
         return self.a.nbytes + self.b.nbytes + self.cls.nbytes + dense
 
     def classification(self, score: float) -> Classification:
-        """What a cosine to one of the object's photos means."""
+        """The classification of an image by its largest cosine to the object's photos."""
         logit = self.slope * score + self.intercept
         probability = 1 / (1 + math.exp(-logit)) if logit > 0 else math.exp(logit) / (1 + math.exp(logit))
         return Classification(score=score, probability=probability, threshold=self.threshold)
 
     def classify(self, cls: np.ndarray) -> Classification:
-        """Of an image's CLS (D,) under this adapter."""
+        """The classification of an image by its CLS (D,) under this adapter."""
         return self.classification(float((self.cls @ normalize(cls)).max()))
 
 
@@ -105,10 +106,10 @@ def parse_adapter(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Adapter:
-    """The adapter in the files of a version (`registry.local.FILES`), strictly.
+    """The adapter in the files of a version (`registry.FILES`).
 
     Raises:
-        AdapterMisfitError: damaged, not finite, or made for another backbone or another kind of LoRA.
+        AdapterMisfitError: it is damaged, not finite, or made for another backbone or another kind of LoRA.
     """
     config = _json(files, "adapter_config.json")
     card = _json(files, "card.json")
@@ -124,7 +125,7 @@ def parse_adapter(
         dense = DenseReference(feature, _prototype(prototypes, "box_means", layout.width))
     calibration = card.get("calibration")
     if not isinstance(calibration, dict):
-        raise AdapterMisfitError("card.json has no calibration: publish the object anew")
+        raise AdapterMisfitError("card.json has no calibration: publish the object again")
     return Adapter(
         ref=ref,
         a=_stacked([tensors[name] for name in layout.names("lora_A")], dtype).to(device),
@@ -138,13 +139,13 @@ def parse_adapter(
 
 
 def pretrained_prototypes(files: Mapping[str, bytes], layout: Layout) -> np.ndarray:
-    """(T, D) float32, unit rows: the object's photos as the pretrained backbone sees them.
+    """The pretrained unit features of the object's photos, (T, D) float32.
 
     Args:
-        files: the `PRETRAINED_FILES` of a version, at least.
+        files: at least the `PRETRAINED_FILES` of a version.
 
     Raises:
-        AdapterMisfitError: as `parse_adapter`; another backbone's features mean nothing here, though they may fit.
+        AdapterMisfitError: as `parse_adapter`. Features of another backbone are refused even if their size fits.
     """
     _check_backbone(_json(files, "card.json"), layout)
     prototypes = _loaded(files, "prototypes.safetensors", load_arrays)
@@ -152,7 +153,7 @@ def pretrained_prototypes(files: Mapping[str, bytes], layout: Layout) -> np.ndar
 
 
 def _check_backbone(card: Mapping[str, Any], layout: Layout) -> None:
-    """Compares what the version was made for with what is served."""
+    """Refuses a version that was made for a backbone other than the served one."""
     run = card.get("config")
     made_for = run.get("backbone") if isinstance(run, dict) else None
     served = layout.backbone.model_dump(mode="json")
@@ -163,7 +164,7 @@ def _check_backbone(card: Mapping[str, Any], layout: Layout) -> None:
 
 
 def _check_config(config: Mapping[str, Any], layout: Layout) -> tuple[int, float]:
-    """Refuses all but plain LoRA on the sites of the layout; gives its rank r and its scale alpha / r."""
+    """Returns the rank r and the scale alpha / r of plain LoRA on the layout's sites; refuses everything else."""
     wanted = {
         "peft_type": "LORA",
         "base_model_name_or_path": layout.backbone.name,
@@ -184,7 +185,7 @@ def _check_config(config: Mapping[str, Any], layout: Layout) -> tuple[int, float
 
 
 def _check_tensors(tensors: Mapping[str, torch.Tensor], layout: Layout, r: int, scale: float) -> None:
-    """Whether all that is expected is there, and nothing else."""
+    """Refuses missing and unexpected tensors, wrong shapes, and values that are not finite."""
     shapes = dict.fromkeys(layout.names("lora_A"), (r, layout.width))
     shapes |= dict.fromkeys(layout.names("lora_B"), (layout.width, r))
     for what, odd in (("lacks", shapes.keys() - tensors.keys()), ("has unknown", tensors.keys() - shapes.keys())):
@@ -195,13 +196,13 @@ def _check_tensors(tensors: Mapping[str, torch.Tensor], layout: Layout, r: int, 
         if tuple(tensor.shape) != shape:
             raise AdapterMisfitError(f"{name} is {tuple(tensor.shape)}, not {shape}")
         if not tensor.is_floating_point() or not (tensor.float() * max(1.0, abs(scale))).isfinite().all():
-            raise AdapterMisfitError(f"{name} has a value that is no finite number")
+            raise AdapterMisfitError(f"{name} has a value that is not a finite number")
 
 
 def _stacked(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-    """(L, …), in memory pages of its own.
+    """The L tensors stacked, (L, …), in memory pages that hold nothing else.
 
-    From malloc, a thousand adapters took half as much again as their bytes: holes that loading leaves (docs/LOG.md).
+    With malloc, a thousand adapters took 1.5 times their bytes, because loading leaves holes (docs/LOG.md).
     """
     shape = (len(tensors), *tensors[0].shape)
     pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -214,7 +215,7 @@ def _stacked(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tenso
 def _prototype(arrays: Mapping[str, np.ndarray], name: str, width: int, *, rows: bool = True) -> np.ndarray:
     array = arrays.get(name)
     if array is None:
-        raise AdapterMisfitError(f"prototypes.safetensors has no {name}: publish the object anew")
+        raise AdapterMisfitError(f"prototypes.safetensors has no {name}: publish the object again")
     fits = array.ndim == (2 if rows else 1) and array.shape[-1] == width and array.size > 0
     if not fits or not np.issubdtype(array.dtype, np.floating):
         wanted = f"(T, {width})" if rows else f"({width},)"
@@ -223,7 +224,7 @@ def _prototype(arrays: Mapping[str, np.ndarray], name: str, width: int, *, rows:
         array = array.astype(np.float32)
         squares = np.square(array).sum(axis=-1)  # `normalize` divides by them
     if not np.isfinite(squares).all():
-        raise AdapterMisfitError(f"prototypes.safetensors: {name} has a value that is no finite number")
+        raise AdapterMisfitError(f"prototypes.safetensors: {name} has a value that is not a finite number")
     return array
 
 
@@ -249,10 +250,10 @@ def _number(values: Mapping[str, Any], key: str, file: str = "card.json") -> flo
     try:
         if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
             return float(value)
-    except OverflowError:  # an integer that no float can hold
+    except OverflowError:  # an integer that is too large for a float
         pass
     raise AdapterMisfitError(f"{file}: {key} is {value!r:.80}, not a finite number")
 
 
 def _is_names(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(one, str) for one in value)
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(name, str) for name in value)

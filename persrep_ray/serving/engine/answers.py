@@ -1,4 +1,4 @@
-"""Queries and answers of the engine, and who can be asked: plain data, so that they cross process borders."""
+"""The engine's answers, which are plain data that can be sent between processes, and the interface of an engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class AdapterRef:
-    """The adapter a query is about: a version never changes once it is published."""
+    """The adapter that a query asks for. A published version never changes."""
 
     object_id: str
     version: str
@@ -19,9 +19,9 @@ class AdapterRef:
 
 @dataclass(frozen=True)
 class Classification:
-    """Does the image show the object?
+    """Whether an image shows the object.
 
-    `score`: largest cosine to the object's photos, -1..1. `probability`: the score, calibrated, 0..1.
+    `score` is the largest cosine to the object's photos, -1..1, and `probability` the calibrated score, 0..1.
     """
 
     score: float
@@ -35,10 +35,10 @@ class Classification:
 
 @dataclass(frozen=True)
 class Localization:
-    """Where the image shows the object, in pixels of the `size` that was asked for.
+    """Where an image shows the object, in pixels of the requested size.
 
-    `box` [x, y, width, height] and `mask` (H, W) bool are None where nothing was found; `score` is then -1.
-    `similarity` (h, w) float32: cosine of each patch to the object, -1..1, row-major over the whole image.
+    `box` [x, y, width, height] and `mask` (H, W) bool are None and `score` is -1 if nothing was found. `similarity`
+    (h, w) float32 is the cosine of each patch to the object, -1..1; the patches cover the whole image.
     """
 
     box: tuple[int, int, int, int] | None
@@ -49,7 +49,7 @@ class Localization:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two images: `same` is what a `Classification` of one against the other says, `each` tells of either alone."""
+    """Two images: `same` compares them to each other, and `each` holds the comparison of either with the object."""
 
     same: Classification
     each: tuple[Classification, Classification]
@@ -65,7 +65,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Identification:
-    """The objects found, most probable first; `searched` objects were known, `tried` of them by their own adapter."""
+    """The objects found, most probable first. `searched` objects are known, and the adapters of `tried` were run."""
 
     candidates: tuple[Candidate, ...]
     searched: int
@@ -73,26 +73,26 @@ class Identification:
 
 
 class Engine(Protocol):
-    """Who answers: the engine itself, or a client of engines in other processes. All methods raise `QueryError`.
+    """Answers queries: the engine itself, or a client of engines in other processes. All methods raise `QueryError`.
 
-    `standard` is a (S, S, 3) uint8 RGB `standard_view` of the image and `dense` the whole image by `resize_square`,
-    with the sides that `view_sides` gives.
+    `standard` is the image's `standard_view` and `dense` the whole image after `resize_square`, both (S, S, 3) uint8
+    RGB with the sides that `view_sides` returns.
     """
 
     async def view_sides(self) -> tuple[int, int]:
-        """Sides of the standard and of the dense view, pixels."""
+        """The sides of the standard and the dense view, in pixels."""
 
     async def embed(self, ref: AdapterRef, standard: np.ndarray) -> np.ndarray:
-        """(D,) float32 of unit length."""
+        """The image's features under the adapter, (D,) float32 of unit length."""
 
     async def classify(self, ref: AdapterRef, standard: np.ndarray) -> Classification: ...
 
     async def locate(self, ref: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
-        """`size` is the (H, W) that mask and box are wanted in."""
+        """`size` is the (H, W) that the mask and the box refer to."""
 
     async def compare(self, ref: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison: ...
 
     async def identify(
         self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool
     ) -> Identification:
-        """Among the objects whose id starts with one of `prefixes` ("" matches all)."""
+        """The objects in the image, among those whose id starts with one of `prefixes` ("" matches all ids)."""

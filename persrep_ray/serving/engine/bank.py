@@ -1,4 +1,4 @@
-"""Adapters in memory, within a budget."""
+"""Adapters in memory, within a budget of bytes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from persrep_ray.serving.engine.metrics import Metrics
 
 
 class AdapterBank:
-    """Keeps the adapters used last, `budget` bytes of them at most. Used from one event loop, so it has no locks.
+    """Keeps the most recently used adapters, at most `budget` bytes of them.
 
-    An adapter in use is never dropped: what is in use alone may exceed the budget, until it is given back. Each is
-    loaded once, however many wait for it, in a thread of its own; a load that fails is an error for those that wait
-    for it and is tried again by the next one. Versions never change, so nothing in here is ever stale.
+    It is used from one event loop and has no locks. An adapter in use is never dropped, so adapters in use may exceed
+    the budget until they are released. An adapter is loaded once, in a thread, however many queries wait for it. If the
+    load fails, all of them get the error, and the next query loads it again. Versions never change, so no adapter in
+    memory is stale.
 
     Args:
-        load: reads an adapter; blocks; raises `QueryError`.
-        threads: loads at a time.
-        timeout_s: how long a query waits for a load, which itself goes on.
+        load: reads an adapter; it blocks and raises `QueryError`.
+        threads: how many adapters are loaded at a time.
+        timeout_s: how long a query waits for a load; the load itself goes on.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class AdapterBank:
         self._budget = budget
         self._timeout_s = timeout_s
         self._metrics = metrics
-        self._adapters: OrderedDict[AdapterRef, Adapter] = OrderedDict()  # the least recently used first
+        self._adapters: OrderedDict[AdapterRef, Adapter] = OrderedDict()  # from the least recently used on
         self._loading: dict[AdapterRef, asyncio.Task[Adapter]] = {}
         self._users: Counter[AdapterRef] = Counter()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="load-adapter")
@@ -49,8 +50,8 @@ class AdapterBank:
 
     @asynccontextmanager
     async def lease(self, ref: AdapterRef) -> AsyncIterator[Adapter]:
-        """The adapter, which stays in memory within. Raises `QueryError`."""
-        self._users[ref] += 1  # also while it loads: it must not be dropped before its first use
+        """The adapter, which stays in memory until the block ends. Raises `QueryError`."""
+        self._users[ref] += 1  # before it is loaded: it must not be dropped before its first use
         try:
             yield await self._get(ref)
         finally:
@@ -70,7 +71,7 @@ class AdapterBank:
             self._loading[ref] = task
             task.add_done_callback(lambda done: self._loaded(ref, done))
         load = self._loading[ref]
-        # `wait` leaves the load alone: a client that goes away must not take it away from the others
+        # `wait` does not cancel the load when a client leaves: other clients may wait for it
         await asyncio.wait([load], timeout=self._timeout_s)
         if not load.done():
             raise RegistryUnavailableError(f"object {ref.object_id}, version {ref.version}: the registry is too slow")
@@ -88,10 +89,10 @@ class AdapterBank:
     def _loaded(self, ref: AdapterRef, task: asyncio.Task[Adapter]) -> None:
         del self._loading[ref]
         if not task.cancelled():
-            task.exception()  # seen: with nobody waiting any more, asyncio would complain
+            task.exception()  # marks it as seen: asyncio complains about an error that nobody waits for
 
     def _shrink(self) -> None:
-        """Drops the least recently used adapters that nobody uses until the budget is kept."""
+        """Drops unused adapters, the least recently used first, until the budget is kept."""
         if self.nbytes <= self._budget:
             return
         for ref in list(self._adapters):

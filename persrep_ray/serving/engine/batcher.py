@@ -1,4 +1,4 @@
-"""Queries that come one by one, encoded batch by batch."""
+"""Collects single queries into batches for the encoder."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class _Waiting(Generic[_Row, _Result]):
 
 
 class Batcher(Generic[_Row, _Result]):
-    """Runs what waits as one batch whenever the encoder is free: no timer, so a lone query never waits for company.
+    """Runs the waiting rows as one batch whenever the encoder is free. There is no timer: a single row never waits.
 
     Args:
-        run: results of the rows of a batch, in order; blocks, runs in one thread.
-        rows: of a batch, at most.
-        adapters: how many distinct adapters a batch has, for the metrics.
+        run: returns the results of a batch in the order of its rows; it blocks and is called from one thread.
+        rows: the largest number of rows in a batch.
+        adapters: the number of distinct adapters of a batch, for the metrics.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Batcher(Generic[_Row, _Result]):
         self._worker: asyncio.Task[None] | None = None
 
     async def submit(self, row: _Row, kind: Hashable) -> _Result:
-        """The result of `row`. Rows of one `kind` can share a batch. Raises what `run` raises for this row alone."""
+        """The result of `row`. Only rows of the same `kind` share a batch. Raises what `run` raises for this row."""
         waiting: _Waiting[_Row, _Result] = _Waiting(row, kind, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         if self._worker is None or self._worker.done():
@@ -70,11 +70,11 @@ class Batcher(Generic[_Row, _Result]):
                     waited=[started - one.since for one in batch],
                     seconds=time.monotonic() - started,
                 )
-            except Exception:  # must not stop the worker
-                _log.exception("a batch could not be measured")
+            except Exception:  # it must not stop the worker
+                _log.exception("the metrics of a batch are lost")
 
     def _take(self) -> list[_Waiting[_Row, _Result]]:
-        """The oldest row and those of its kind, oldest first; rows that nobody waits for any more are left out."""
+        """The oldest row and the next ones of its kind, without rows whose client has gone."""
         batch: list[_Waiting[_Row, _Result]] = []
         others: deque[_Waiting[_Row, _Result]] = deque()
         while self._queue and len(batch) < self._rows:
@@ -92,8 +92,8 @@ class Batcher(Generic[_Row, _Result]):
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for a batch of {len(batch)}")
         except Exception as error:
-            if len(batch) > 1:  # whose fault is it? Everybody gets a second chance, alone
-                _log.warning("a batch of %d failed, its rows go one by one: %s", len(batch), error)
+            if len(batch) > 1:  # one row may have failed all, so each is encoded again by itself
+                _log.warning("a batch of %d failed; its rows are encoded one by one: %s", len(batch), error)
                 for one in batch:
                     if not one.done.done():
                         await self._encode([one])

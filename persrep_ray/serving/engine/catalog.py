@@ -1,6 +1,6 @@
-"""Which objects are live, and in which version: a copy of the registry's pointers in memory, kept fresh.
+"""Which version of each object is live: a copy of the registry's pointers in memory, kept fresh.
 
-A request never waits for the registry to learn what is live; while the registry is out of reach the last copy counts.
+A request never waits for the registry to learn what is live. While the registry is out of reach, the last copy is used.
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 import asyncio
 import bisect
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
+from persrep_ray.data.lru import Lru
 from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.serving.engine.errors import RegistryUnavailableError
 from persrep_ray.serving.engine.source import Source
 
 _CARDS_KEPT = 1000
-_LATE_S = 10.0  # a read that takes longer is as good as none
+_LATE_S = 10.0  # a read that takes longer counts as failed
 _AFTER_ALL = "\x7f"  # sorts after every character of an id
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Copy:
-    """The pointers at one time: the live versions, and in the order of their ids the objects and refs."""
+    """The pointers at one time: the live versions by object id, and the ids and adapters in the order of the ids."""
 
     versions: Mapping[str, str]
     ids: tuple[str, ...]
@@ -41,7 +41,11 @@ class _Copy:
 
 
 class Catalog:
-    """The live versions of a registry. Used from one event loop; `run` keeps it fresh until it is cancelled."""
+    """The live versions of a registry. It is used from one event loop; `run` keeps it fresh until it is cancelled.
+
+    Args:
+        refresh_s: pause between two reads of the registry; in S3, for each 1,000 objects, which are one request.
+    """
 
     def __init__(self, source: Source, refresh_s: float) -> None:
         self._source = source
@@ -49,14 +53,14 @@ class Catalog:
         self._copy: _Copy | None = None
         self._scan: asyncio.Task[None] | None = None
         self._deleted: set[str] = set()  # since the scan began, which may still have seen them
-        self._cards: OrderedDict[AdapterRef, dict[str, Any]] = OrderedDict()
+        self._cards: Lru[AdapterRef, dict[str, Any]] = Lru(_CARDS_KEPT)
         self._scanner = ThreadPoolExecutor(1, thread_name_prefix="scan-registry")
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="read-registry")
 
     async def run(self, then: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Reads the registry again and again, and each time awaits `then`, whose errors count as the registry's.
+        """Reads the registry again and again, and awaits `then` each time, whose errors count as the registry's.
 
-        What takes long makes the pauses longer, too.
+        A pause is never shorter than the read before it.
         """
         loop = asyncio.get_running_loop()
         complained = False
@@ -67,17 +71,19 @@ class Catalog:
                 if then is not None:
                     await then()
                 complained = False
-            except Exception as error:  # whatever it is: the next try may do better, and queries go on
+            except Exception as error:  # whatever it is, the next read may succeed, and queries go on
                 if not complained:
-                    _log.warning("registry: %s; serving goes on with what is known", error.__cause__ or error)
+                    _log.warning(
+                        "registry: %s; serving continues with the last known objects", error.__cause__ or error
+                    )
                 complained = True
-            await asyncio.sleep(max(self._refresh_s, loop.time() - started))
+            await asyncio.sleep(max(self._refresh_s * self._source.listing_requests, loop.time() - started))
 
     async def refresh(self) -> None:
         """Reads the pointers once. Raises `RegistryUnavailableError`.
 
-        Also where that takes too long; it then goes on, the next call waits for the same, and what it finds counts. A
-        registry of many objects on a slow disk would else never be read.
+        A read that takes too long is an error, too, but it goes on, and the next call waits for it. Otherwise a large
+        registry on slow storage would never be read.
         """
         if self._scan is None:
             self._scan = asyncio.create_task(self._read_pointers())
@@ -101,10 +107,10 @@ class Catalog:
         """The sorted ids that start with one of `prefixes`. Raises `RegistryUnavailableError`."""
         ids = self._known().ids
         parts = [ids[part] for part in matching(ids, prefixes)]
-        return parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))  # one part may be all of it: no copy
+        return parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))  # one part may be all ids: no copy
 
     def refs(self) -> tuple[AdapterRef, ...]:
-        """All that is live, sorted by id; the same tuple until something changes. Raises `RegistryUnavailableError`."""
+        """All live adapters, sorted by id; the same tuple until one changes. Raises `RegistryUnavailableError`."""
         return self._known().refs
 
     async def versions(self, object_id: str) -> list[str]:
@@ -114,24 +120,25 @@ class Catalog:
     async def card(self, object_id: str, version: str) -> dict[str, Any]:
         """The card of a version. Raises `QueryError`."""
         ref = AdapterRef(object_id, version)
-        if ref not in self._cards:
-            self._cards[ref] = await self._read(self._source.card, ref)
-            while len(self._cards) > _CARDS_KEPT:
-                self._cards.popitem(last=False)
-        self._cards.move_to_end(ref)
-        return self._cards[ref]
+        card = self._cards.get(ref)
+        if card is None:
+            card = await self._read(self._source.card, ref)
+            self._cards.put(ref, card)
+        return card
 
     async def delete(self, object_id: str) -> None:
-        """Removes an object with all its versions; it is gone here at once, elsewhere with the next refresh.
+        """Removes an object with all its versions: here at once, in other processes with their next refresh.
 
-        Raises `RegistryUnavailableError`; the object may be gone all the same.
+        Raises `RegistryUnavailableError`; the object may be gone even then.
         """
         await self._read(self._source.delete, object_id)
         self._deleted.add(object_id)
         if self._copy is not None:
             self._copy = _without(self._copy, {object_id})
-        for ref in [ref for ref in self._cards if ref.object_id == object_id]:
-            del self._cards[ref]  # it may be published anew under the same version
+        kept = self._cards.keys()
+        for ref in kept:
+            if ref.object_id == object_id:
+                self._cards.drop(ref)  # the object may be published again under the same version
 
     def _known(self) -> _Copy:
         if self._copy is None:
@@ -150,23 +157,23 @@ class Catalog:
     def _scanned(self, scan: asyncio.Task[None]) -> None:
         self._scan = None
         if not scan.cancelled():
-            scan.exception()  # seen: with nobody waiting any more, asyncio would complain
+            scan.exception()  # marks it as seen: asyncio complains about an error that nobody waits for
 
     async def _read(self, read: Callable[..., _T], *arguments: Any) -> _T:
-        """`read` in a thread: a registry that hangs must not stop the event loop."""
+        """The result of `read`, which runs in a thread so that a registry that hangs does not stop the event loop."""
         work = asyncio.get_running_loop().run_in_executor(self._readers, read, *arguments)
         try:
             return await asyncio.wait_for(work, _LATE_S)
-        except asyncio.TimeoutError:  # the built-in one only from Python 3.11 on
+        except asyncio.TimeoutError:  # not TimeoutError before Python 3.11
             raise _late() from None
 
 
 def matching(ids: Sequence[str], prefixes: Iterable[str]) -> list[slice]:
-    """Where in the sorted `ids` those are that start with one of `prefixes`: slices in order, none twice."""
+    """The slices of the sorted `ids` that start with one of `prefixes`, in order and without overlap."""
     found: list[slice] = []
     end = 0
     for prefix in sorted(prefixes):
-        start = bisect.bisect_left(ids, prefix, lo=end)  # nothing, where a shorter prefix has taken them
+        start = bisect.bisect_left(ids, prefix, lo=end)  # the slice is empty if a shorter prefix covers it
         end = bisect.bisect_left(ids, prefix + _AFTER_ALL, lo=start)
         if start < end:
             found.append(slice(start, end))

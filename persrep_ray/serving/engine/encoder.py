@@ -1,13 +1,12 @@
 """Features of a batch in which every row may want a different adapter, in one pass.
 
-The prefix is computed once for each distinct image, the suffix once for all rows, with each row's own LoRA added to
-query, key and value by batched matrix products (the idea of multi-LoRA serving, S-LoRA, arXiv 2311.03285, on a ViT).
+The prefix is computed once for each distinct image and the suffix once for all rows. Batched matrix products add each
+row's LoRA to query, key and value (multi-LoRA serving as in S-LoRA, arXiv 2311.03285, for a ViT).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,14 +16,15 @@ from torch import nn
 
 from persrep_ray.backbones.backbone import Backbone, Features, computes_bfloat16
 from persrep_ray.config import BackboneConfig
+from persrep_ray.data.lru import Lru, nbytes
 from persrep_ray.serving.engine.adapters import Adapter, Layout
 
-_PREFIX_BYTES = 64 * 1024 * 1024  # of recent images: 0.2 MB each at 224 pixels in bfloat16, 16 MB at 2048
+_PREFIX_BYTES = 64 * 1024 * 1024  # of recent images: each has 0.2 MB at 224 pixels in bfloat16, 16 MB at 2048
 
 
 @dataclass(frozen=True)
 class ImageInput:
-    """An RGB image (S, S, 3) uint8 in the size that the backbone is to see it in. Equal images share a digest."""
+    """An RGB image (S, S, 3) uint8 at the size that the backbone gets. Equal images have equal digests."""
 
     pixels: np.ndarray
     digest: bytes = field(init=False)
@@ -38,21 +38,21 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class Row:
-    """One image under one adapter; None: the pretrained backbone."""
+    """One image under one adapter; None is the pretrained backbone."""
 
-    image: Image
+    image: ImageInput
     adapter: Adapter | None
 
 
 class MultiAdapterEncoder:
-    """A backbone whose suffix applies another LoRA to every row of a batch. Not for several threads at once.
+    """A backbone whose suffix applies a different LoRA to each row of a batch. Only one thread may use it at a time.
 
     Args:
-        backbone: is changed in place: the adapted projections are wrapped.
-        config: what `backbone` was loaded from; adapters must be made for the same.
+        backbone: changed in place: the adapted projections are wrapped.
+        config: what `backbone` was loaded from, and what the adapters must be made for.
 
     Raises:
-        BackboneError: the backbone's blocks have no query, key and value that LoRA could sit on.
+        BackboneError: the backbone's blocks have no query, key and value to adapt.
     """
 
     def __init__(self, backbone: Backbone, config: BackboneConfig) -> None:
@@ -68,11 +68,11 @@ class MultiAdapterEncoder:
             self._projections.append(wrapped)
         blocks = tuple(range(backbone.split, len(backbone.blocks)))
         self.layout = Layout(config, sites, blocks, backbone.dim)
-        self._prefixes: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self._prefixes: Lru[bytes, torch.Tensor] = Lru(_PREFIX_BYTES, size=nbytes)
 
     @torch.inference_mode()
     def encode(self, rows: Sequence[Row]) -> Features:
-        """Features of B rows, whose images have all one side: cls (B, D) and patches (B, N, D), float32."""
+        """Features of B rows whose images have the same side: cls (B, D) and patches (B, N, D), float32."""
         hidden = self._hidden([row.image for row in rows])
         self._adapt([row.adapter for row in rows])
         try:
@@ -82,24 +82,20 @@ class MultiAdapterEncoder:
                 projection.rows = None
 
     def _hidden(self, images: Sequence[ImageInput]) -> torch.Tensor:
-        """(B, T, D) of the prefix: computed for images that no recent batch had, once each."""
+        """The prefix's output (B, T, D), computed once for each image that no recent batch had."""
         distinct = {image.digest: image for image in images}
-        found = {digest: self._prefixes[digest] for digest in distinct if digest in self._prefixes}
+        kept = {digest: self._prefixes.get(digest) for digest in distinct}
+        found = {digest: hidden for digest, hidden in kept.items() if hidden is not None}
         missing = [image for digest, image in distinct.items() if digest not in found]
         if missing:
             pixels = self.backbone.pixels([image.pixels for image in missing], missing[0].pixels.shape[0])
             for image, hidden in zip(missing, self.backbone.prefix(pixels), strict=True):
                 found[image.digest] = hidden.clone()  # a view would keep its whole batch in memory
-        for digest, hidden in found.items():
-            self._prefixes[digest] = hidden
-            self._prefixes.move_to_end(digest)
-        used = sum(hidden.nbytes for hidden in self._prefixes.values())
-        while used > _PREFIX_BYTES:
-            used -= self._prefixes.popitem(last=False)[1].nbytes
+                self._prefixes.put(image.digest, found[image.digest])
         return torch.stack([found[image.digest] for image in images])
 
     def _adapt(self, adapters: Sequence[Adapter | None]) -> None:
-        """Puts each row's matrices where the projections find them: (B, r, D) and (B, D, r) for each."""
+        """Gives each projection the matrices of all rows: (B, r, D) and (B, D, r)."""
         present = [adapter for adapter in adapters if adapter is not None]
         if not present:
             return
@@ -112,7 +108,7 @@ class MultiAdapterEncoder:
 
 
 class _RowLinear(nn.Module):
-    """`base`, with LoRA matrices of its own for each row where there are any."""
+    """The linear layer `base`, to which each row's LoRA is added while `rows` is set."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -129,7 +125,7 @@ class _RowLinear(nn.Module):
 
 
 def _padded(matrices: torch.Tensor, rank: int, axis: int) -> torch.Tensor:
-    """`matrices` with zeros up to `rank` on `axis`, which changes nothing of what they do."""
+    """`matrices` with zeros up to `rank` on `axis`, which do not change their product."""
     missing = rank - matrices.shape[axis]
     if not missing:
         return matrices

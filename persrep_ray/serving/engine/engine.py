@@ -1,4 +1,4 @@
-"""The engine of one process: backbone, adapters in memory, batches; it answers all queries of `answers.Engine`."""
+"""The engine of one process: the backbone, the adapters in memory, and the batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import torch
 from persrep_ray.backbones.backbone import load_backbone
 from persrep_ray.config import ServeConfig
 from persrep_ray.data.images import capped_size
-from persrep_ray.evaluate.photo_cache import LONGEST_SIDE
 from persrep_ray.serving.engine.adapters import (
     PRETRAINED_FILES,
     Adapter,
@@ -47,7 +46,7 @@ from persrep_ray.serving.engine.identify import PrototypeIndex
 from persrep_ray.serving.engine.metrics import Metrics
 from persrep_ray.serving.engine.profile import Profile
 from persrep_ray.serving.engine.source import Source
-from persrep_ray.tasks.dense import predict
+from persrep_ray.tasks.dense import LONGEST_SIDE, predict
 from persrep_ray.tasks.features import normalize
 
 _log = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ class _Job(NamedTuple):
 
 
 class LocalEngine:
-    """An `answers.Engine` on one device. Used from one event loop, in which `run` must be going.
+    """An `answers.Engine` on one device. It is used from one event loop, in which `run` must be running.
 
     Raises:
         BackboneError: the backbone cannot be loaded.
@@ -98,7 +97,7 @@ class LocalEngine:
         self._arithmetic = ThreadPoolExecutor(2, thread_name_prefix="arithmetic")
 
     async def run(self) -> None:
-        """Follows the registry, until it is cancelled."""
+        """Follows the registry until it is cancelled."""
         await self._catalog.run(self._update_index)
 
     async def view_sides(self) -> tuple[int, int]:
@@ -143,15 +142,14 @@ class LocalEngine:
             )
         tried: list[Candidate] = []
         size = self._config.encoder.batch_rows
-        for start in range(0, len(chosen), size):  # batch by batch, so that others' queries get their turn in between
+        for start in range(0, len(chosen), size):  # batch by batch, so that other queries are served in between
             tried += await self._try(image, chosen[start : start + size])
-        found = sorted(
-            (one for one in tried if one.classification.match), key=lambda one: -one.classification.probability
-        )
+        found = [candidate for candidate in tried if candidate.classification.match]
+        found.sort(key=lambda candidate: -candidate.classification.probability)
         return Identification(tuple(found[:top_k]), searched=known, tried=len(tried))
 
     async def _try(self, image: ImageInput, refs: Sequence[AdapterRef]) -> list[Candidate]:
-        """What the adapters of `refs` say. One that is damaged or was just deleted is left out."""
+        """How the adapters classify the image, without those that are damaged or were just deleted."""
         async with AsyncExitStack() as stack:
             leases = [stack.enter_async_context(self.bank.lease(ref)) for ref in refs]
             adapters = _usable(await asyncio.gather(*leases, return_exceptions=True))
@@ -162,7 +160,7 @@ class LocalEngine:
         return Candidate(adapter.ref, adapter.classify(await self._cls(image, adapter)))
 
     async def _wait_until_searchable(self) -> None:
-        """Without the objects, "none of them" would be a lie."""
+        """Until the objects are known, "none of them" would be wrong. Raises `RegistryUnavailableError`."""
         try:
             await asyncio.wait_for(self._searchable.wait(), self._config.encoder.load_timeout_s)
         except asyncio.TimeoutError:
@@ -174,14 +172,14 @@ class LocalEngine:
     async def _features(
         self, image: ImageInput, adapter: Adapter | None, want: Literal["cls", "patches"]
     ) -> np.ndarray:
-        """(D,) or (N, D). Raises `AdapterUnusableError` for one whose values, though finite, are beyond all reason."""
+        """(D,) or (N, D). Raises `AdapterUnusableError` if the adapter's values make features overflow."""
         features = await self._batcher.submit(_Job(Row(image, adapter), want), (image.pixels.shape[0], want))
         if adapter is not None and not np.isfinite(features).all():
             raise self._unusable(adapter.ref, "its features are not finite")
         return features
 
     def _encode(self, jobs: Sequence[_Job]) -> Sequence[np.ndarray]:
-        """One batch; all its jobs want the same."""
+        """Encodes one batch, whose jobs all want the same."""
         features = self.encoder.encode([job.row for job in jobs])
         wanted = features.cls if jobs[0].want == "cls" else features.patches
         return list(wanted.cpu().numpy())
@@ -204,7 +202,7 @@ class LocalEngine:
 
     def _unusable(self, ref: AdapterRef, cause: object) -> AdapterUnusableError:
         named = f"object {ref.object_id}, version {ref.version}"
-        _log.error("%s: %s", named, cause)  # the cause may name paths: for the operator, not for the client
+        _log.error("%s: %s", named, cause)  # the cause may name paths, which the client must not see
         return AdapterUnusableError(f"{named}: its files are damaged or made for another backbone")
 
     async def _update_index(self) -> None:
@@ -216,7 +214,7 @@ class LocalEngine:
 
 
 def _usable(results: Sequence[_T | BaseException]) -> list[_T]:
-    """Those of `results` that are none of the errors which concern one object alone; raises the others."""
+    """The results without the errors that concern only one object; raises any other error."""
     for result in results:
         if isinstance(result, BaseException) and not isinstance(result, AdapterUnusableError | VersionNotFoundError):
             raise result
@@ -228,7 +226,7 @@ def _distinct_adapters(jobs: Sequence[_Job]) -> int:
 
 
 def _locate(adapter: Adapter, patches: np.ndarray, size: tuple[int, int]) -> Localization:
-    """Searched at the size of the evaluation, whose figures then hold; told in pixels of `size`."""
+    """Searches at the size that evaluation uses, so that its metrics hold, and answers in pixels of `size`."""
     assert adapter.dense is not None
     searched = capped_size(size, LONGEST_SIDE)
     found = predict(adapter.dense, patches, searched)

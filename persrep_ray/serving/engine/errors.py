@@ -1,4 +1,4 @@
-"""What can go wrong with a query, each with the stable code that clients see."""
+"""The errors of queries. Each has a stable code that clients see."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 class QueryError(Exception):
-    """A query that gets no answer. `message` is written for the client: no paths, no internals."""
+    """A query cannot be answered. `message` is for the client: it has no paths and no internals."""
 
     code = "internal"
 
@@ -16,7 +16,7 @@ class QueryError(Exception):
 
 
 class ObjectNotFoundError(QueryError):
-    """There is no such object, or the key may not know of it."""
+    """There is no such object, or the key does not give access to it."""
 
     code = "object_not_found"
 
@@ -28,31 +28,31 @@ class VersionNotFoundError(QueryError):
 
 
 class AdapterUnusableError(QueryError):
-    """The published files are damaged or do not fit the backbone; only publishing anew helps."""
+    """The published files are damaged or do not fit the backbone. The object must be published again."""
 
     code = "adapter_unusable"
 
 
 class NoMasksError(QueryError):
-    """The object was published without a mask of its photos: it cannot be detected or segmented."""
+    """The object was published without masks of its photos, so it cannot be detected or segmented."""
 
     code = "object_without_masks"
 
 
 class RegistryUnavailableError(QueryError):
-    """The registry cannot be read now; what is in memory still works."""
+    """The registry cannot be read now. Adapters in memory still work."""
 
     code = "registry_unavailable"
 
 
 class OverloadedError(QueryError):
-    """More queries wait than may."""
+    """Too many queries are waiting."""
 
     code = "overloaded"
 
 
 class TimedOutError(QueryError):
-    """No answer within the time limit."""
+    """There was no answer within the time limit."""
 
     code = "timed_out"
 
@@ -74,7 +74,7 @@ ERRORS: dict[str, type[QueryError]] = {
 
 @dataclass(frozen=True)
 class Failure:
-    """A `QueryError` on its way between processes: an exception would arrive wrapped, with a traceback."""
+    """A `QueryError` that is sent to another process; an exception would arrive wrapped in another one."""
 
     code: str
     message: str

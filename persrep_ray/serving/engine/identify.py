@@ -1,4 +1,4 @@
-"""Which objects to try on an image: those whose photos look most alike to the pretrained backbone."""
+"""Which objects to try on an image: those with the photos most similar to it under the pretrained backbone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """Targets and their ids, sorted; `rows` (P, D): their unit prototypes; `starts` (N,): where each one's begin."""
+    """N adapters and the ids of their objects, sorted; their unit prototypes `rows` (P, D), and where each's start."""
 
     refs: tuple[AdapterRef, ...]
     ids: tuple[str, ...]
@@ -30,21 +30,21 @@ _EMPTY = _Snapshot((), (), np.empty((0, 0), np.float32), np.empty(0, np.int64))
 
 
 class PrototypeIndex:
-    """The pretrained prototypes of all live objects. One thread may `update` while others search.
+    """The pretrained prototypes of all live objects. One thread may call `update` while other threads search.
 
     Args:
-        read: (T, D) float32 unit rows of an object's photos; raises `QueryError`.
+        read: returns the (T, D) float32 unit rows of an object's photos; raises `QueryError`.
     """
 
     def __init__(self, read: Callable[[AdapterRef], np.ndarray]) -> None:
         self._read = read
-        self._rows: dict[AdapterRef, np.ndarray | None] = {}  # None: cannot be used, and versions never change
+        self._rows: dict[AdapterRef, np.ndarray | None] = {}  # None: unusable, for ever
         self._snapshot = _EMPTY
 
     def update(self, refs: Sequence[AdapterRef]) -> None:
-        """Reads what is new of `refs`, which are sorted by id, and forgets what is gone.
+        """Makes `refs`, sorted by object id, the content of the index; only new ones are read.
 
-        Raises `RegistryUnavailableError` if something cannot be read now: the index then lacks it.
+        Raises `RegistryUnavailableError` if some of them cannot be read now; the index then lacks those.
         """
         known, self._rows = self._rows, {}
         failure: RegistryUnavailableError | None = None
@@ -52,9 +52,9 @@ class PrototypeIndex:
             try:
                 self._rows[ref] = known[ref] if ref in known else self._read(ref)
             except VersionNotFoundError:
-                continue  # gone since the list was made
+                continue  # it was deleted since the list was made
             except AdapterUnusableError as error:
-                _log.warning("%s; identify leaves it out", error)
+                _log.warning("%s; identify skips it", error)
                 self._rows[ref] = None
             except RegistryUnavailableError as error:
                 failure = error
@@ -63,16 +63,16 @@ class PrototypeIndex:
             raise failure
 
     def count(self, prefixes: Iterable[str]) -> int:
-        """Of `refs`."""
+        """The number of objects in the index whose id starts with one of `prefixes`."""
         return sum(part.stop - part.start for part in matching(self._snapshot.ids, prefixes))
 
     def refs(self, prefixes: Iterable[str]) -> list[AdapterRef]:
-        """All objects in the index whose id starts with one of `prefixes`."""
+        """The adapters of all objects in the index whose id starts with one of `prefixes`."""
         snapshot = self._snapshot
         return [ref for part in matching(snapshot.ids, prefixes) for ref in snapshot.refs[part]]
 
     def shortlist(self, cls: np.ndarray, prefixes: Iterable[str], most: int) -> list[AdapterRef]:
-        """The `most` objects with the largest cosine of a photo to `cls` (D,), the pretrained CLS of the image."""
+        """The `most` adapters whose objects have the photo with the largest cosine to `cls` (D,), the image's CLS."""
         snapshot = self._snapshot
         parts = matching(snapshot.ids, prefixes)
         if not parts:
@@ -88,6 +88,6 @@ class PrototypeIndex:
         rows = np.concatenate(list(usable.values()))
         starts = np.cumsum([0, *(len(found) for found in usable.values())])
         for ref, start, end in zip(usable, starts[:-1], starts[1:], strict=True):
-            self._rows[ref] = rows[start:end]  # a view: the prototypes of 100,000 objects are not held twice
+            self._rows[ref] = rows[start:end]  # a view, so that prototypes are not held twice
         refs = tuple(usable)
         return _Snapshot(refs, tuple(ref.object_id for ref in refs), rows, starts[:-1])

@@ -1,4 +1,4 @@
-"""What all adapters of an endpoint have in common: one endpoint serves one backbone."""
+"""The backbone and the image size that all adapters of an endpoint share."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.serving.engine.errors import QueryError
 from persrep_ray.serving.engine.source import Source
 
-_CARDS = 100  # enough to outvote a stray one
+_CARDS = 100  # enough to outvote a stray object of another backbone
 
 
 @dataclass(frozen=True)
 class Profile:
-    """`dense_size`: side of the input of detection and segmentation, pixels."""
+    """`dense_size` is the side of the input of detection and segmentation, in pixels."""
 
     backbone: BackboneConfig
     dense_size: int
 
 
 def read_profile(config: ServeConfig) -> Profile:
-    """From the settings; what they leave open, as most of the registry's first cards say.
+    """The profile in the settings. What they leave out is the most frequent value in the registry's first cards.
 
     Raises:
-        ConfigError: the registry is out of reach or holds no readable card, and the settings do not say it all.
+        ConfigError: the settings are incomplete, and the registry is out of reach or holds no readable card.
     """
     if config.backbone is not None and config.dense_size is not None:
         return Profile(config.backbone, config.dense_size)
@@ -34,7 +34,7 @@ def read_profile(config: ServeConfig) -> Profile:
     try:
         live = source.live()
     except QueryError as error:
-        raise ConfigError(f"registry {config.registry}: {error.message}") from error
+        raise ConfigError(f"registry {config.registry}: {error.__cause__ or error.message}") from error
     found: Counter[Profile] = Counter()
     for object_id, version in islice(sorted(live.items()), _CARDS):
         try:

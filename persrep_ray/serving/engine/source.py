@@ -1,92 +1,91 @@
-"""The registry as serving reads it: what went wrong is told apart into absent, damaged and unreachable."""
+"""The registry as serving reads it, in a folder or in S3: absent, damaged and unreachable are told apart."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import time
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-from persrep_ray.data.images import read_regular
-from persrep_ray.data.objects import OBJECT_ID
+from persrep_ray.registry.pointers import Pointer
 from persrep_ray.registry.registry import FILES, NotPublishedError, Registry, RegistryError
 from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.serving.engine.errors import AdapterUnusableError, RegistryUnavailableError, VersionNotFoundError
+from persrep_ray.storage.store import AccessError, NotFoundError, StorageError, is_remote, open_store
 
 _MAX_FILE_BYTES = 256 * 1024 * 1024
-_SETTLED_S = 2.0  # a file changed less long ago may change once more without a new time stamp
-_DAMAGE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # of one file, not of the storage
+_PAGE = 1000  # keys that one listing request to S3 returns
 _log = logging.getLogger(__name__)
 
 
-class _Pointer(NamedTuple):
-    """What an object's pointer said. `stamp` changes when the pointer does; None: read it again in any case."""
-
-    stamp: tuple[int, int, int] | None
-    version: str | None
-
-
 class Source:
-    """Reads of the registry in the folder `root`. All methods block; `RegistryUnavailableError` from any of them.
+    """Reads the registry at `location`. All methods block and raise `RegistryUnavailableError`.
 
-    An absent folder is a registry out of reach (a share that is not mounted), not an empty one.
+    A location without a registry is one that cannot be reached, such as a share that is not mounted, not an empty one.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self._registry = Registry(Path(root).absolute())
-        self._objects = self._registry.root / "objects"
-        self._pointers: dict[str, _Pointer] = {}
+    def __init__(self, location: str) -> None:
+        self._registry = Registry(open_store(location))
+        self._is_remote = is_remote(location)
+        self._pointers: dict[str, Pointer] = {}
+
+    @property
+    def listing_requests(self) -> int:
+        """How many requests it takes to list the pointers; a folder counts as one."""
+        return -(-len(self._pointers) // _PAGE) or 1 if self._is_remote else 1
 
     def live(self) -> dict[str, str]:
-        """The live version of every object; a pointer that is damaged leaves the version it had. One call at a time.
+        """The live version of every object. One call at a time.
 
-        Of what did not change since the last call only the time stamp is read: 100,000 objects take about a second.
+        Only pointers that changed since the last call are read. An object whose pointer is damaged keeps the version
+        that it had.
         """
         self._check()
-        pointers = {}
-        name = ""
         try:
-            for name in os.listdir(self._objects):
-                if OBJECT_ID.fullmatch(name):
-                    pointers[name] = self._pointer(name)
-        except OSError as error:
-            raise RegistryUnavailableError(f"the registry cannot be read: {name} {error.strerror}") from error
-        self._check()  # gone meanwhile: the list would look as if everything was deleted
-        self._pointers = pointers
-        return {object_id: found.version for object_id, found in pointers.items() if found.version is not None}
+            found = self._registry.pointers(self._pointers)
+        except StorageError as error:
+            raise RegistryUnavailableError("the registry cannot be read") from error
+        self._check()  # without this, a share that is unmounted meanwhile looks as if everything was deleted
+        for object_id, pointer in found.items():
+            if pointer.problem:
+                known = self._pointers.get(object_id)
+                version = known.version if known else None
+                if known is None or known.problem != pointer.problem:
+                    _log.error("object %s: %s; version %s stays live", object_id, pointer.problem, version)
+                found[object_id] = pointer._replace(version=version)
+        self._pointers = found
+        return {object_id: pointer.version for object_id, pointer in found.items() if pointer.version is not None}
 
     def versions(self, object_id: str) -> list[str]:
-        try:
-            versions = self._registry.versions(object_id)
-        except (OSError, RegistryError) as error:
-            raise RegistryUnavailableError(f"object {object_id}: the registry cannot be read") from error
         self._check()
-        return versions
+        try:
+            return self._registry.versions(object_id)
+        except (StorageError, RegistryError) as error:
+            raise RegistryUnavailableError(f"object {object_id}: the registry cannot be read") from error
 
     def card(self, ref: AdapterRef) -> dict[str, Any]:
-        """Raises also `VersionNotFoundError`, `AdapterUnusableError`."""
+        """Raises `VersionNotFoundError` and `AdapterUnusableError`, too."""
+        content = self.files(ref, ["card.json"])["card.json"]
         try:
-            card = json.loads(self.file(ref, "card.json"))
-            if not isinstance(card, dict):
-                raise ValueError("card.json does not hold an object")
+            card = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise self._explained(error, ref) from error
+            raise _damaged(ref) from error
+        if not isinstance(card, dict):
+            raise _damaged(ref)
         return card
 
-    def file(self, ref: AdapterRef, name: str) -> bytes:
-        """The content of one of `registry.local.FILES`. Raises also `VersionNotFoundError`, `AdapterUnusableError`."""
+    def files(self, ref: AdapterRef, names: Sequence[str] = FILES) -> dict[str, bytes]:
+        """Files of a version by name, all by default. Raises `VersionNotFoundError` and `AdapterUnusableError`, too."""
         try:
-            folder = self._registry.path(ref.object_id, ref.version)
-            return read_regular(folder / name, _MAX_FILE_BYTES)
-        except (OSError, ValueError) as error:
-            raise self._explained(error, ref) from error
-
-    def files(self, ref: AdapterRef, names: Iterable[str] = FILES) -> dict[str, bytes]:
-        """Several files of a version, all by default. Raises as `file`."""
-        return {name: self.file(ref, name) for name in names}
+            return self._registry.files(ref.object_id, ref.version, names, max_bytes=_MAX_FILE_BYTES)
+        except NotPublishedError as error:
+            self._check()
+            raise VersionNotFoundError(f"{_named(ref)}: no such version") from error
+        except (NotFoundError, AccessError, ValueError) as error:  # of one file, if the registry itself can be read
+            self._check()
+            raise _damaged(ref) from error
+        except StorageError as error:
+            raise RegistryUnavailableError(f"{_named(ref)}: the registry cannot be read") from error
 
     def delete(self, object_id: str) -> None:
         self._check()
@@ -95,41 +94,18 @@ class Source:
         except RegistryError as error:
             raise RegistryUnavailableError(f"object {object_id} cannot be deleted now") from error
 
-    def _pointer(self, object_id: str) -> _Pointer:
-        """Raises OSError where the storage fails, which says nothing about the object."""
-        known = self._pointers.get(object_id, _Pointer(None, None))
-        try:
-            status = os.stat(f"{self._objects}/{object_id}/current.json", follow_symlinks=False)
-            stamp = (status.st_ctime_ns, status.st_ino, status.st_size)
-            if stamp == known.stamp:
-                return known
-            version = self._registry.current(object_id)
-        except (FileNotFoundError, NotADirectoryError):
-            return _Pointer(None, None)
-        except PermissionError as error:
-            _log.error("object %s: %s; version %s stays live", object_id, error, known.version)
-            return _Pointer(None, known.version)
-        except RegistryError as error:
-            if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, _DAMAGE):
-                raise error.__cause__ from None
-            _log.error("%s; version %s stays live", error, known.version)
-            version = known.version
-        return _Pointer(stamp if time.time() - status.st_ctime > _SETTLED_S else None, version)
-
     def _check(self) -> None:
-        if not os.path.isdir(self._objects):
-            raise RegistryUnavailableError("the registry cannot be reached")
-
-    def _explained(self, error: Exception, ref: AdapterRef) -> Exception:
-        """`error` in terms of the client. An absent file of a present version is damage: versions appear whole."""
-        self._check()
-        named = f"object {ref.object_id}, version {ref.version}"
         try:
-            self._registry.path(ref.object_id, ref.version)
-        except NotPublishedError:
-            return VersionNotFoundError(f"{named}: no such version")
-        except (RegistryError, OSError):
-            pass
-        if isinstance(error, OSError) and not isinstance(error, _DAMAGE):
-            return RegistryUnavailableError(f"{named}: the registry cannot be read")
-        return AdapterUnusableError(f"{named}: its files are damaged; delete and publish the object anew")
+            if self._registry.exists():
+                return
+        except (StorageError, RegistryError) as error:
+            raise RegistryUnavailableError("the registry cannot be read") from error
+        raise RegistryUnavailableError("the registry cannot be reached")
+
+
+def _named(ref: AdapterRef) -> str:
+    return f"object {ref.object_id}, version {ref.version}"
+
+
+def _damaged(ref: AdapterRef) -> AdapterUnusableError:
+    return AdapterUnusableError(f"{_named(ref)}: its files are damaged; delete and publish the object again")

@@ -1,1 +1,1 @@
-"""The HTTP interface and the Ray Serve deployments around the serving engine."""
+"""The HTTP interface of an endpoint, as an ASGI application."""

@@ -1,4 +1,4 @@
-"""The HTTP interface of an endpoint as an ASGI application. Who answers the queries may be in other processes."""
+"""The HTTP interface of an endpoint as an ASGI application. The engine may run in other processes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from persrep_ray.serving.http.routes import Endpoint
 from persrep_ray.serving.http.schemas import Status, responses
 
 _DESCRIPTION = """
-Questions about personalized objects. Images are JPEG, PNG or WebP, told by their content: as the raw body, as the
-field `image` of a form, or as base64 in JSON.
+Queries about personalized objects. An image is a JPEG, PNG or WebP file, which its content decides. Send it as the raw
+body, as the field `image` of a form, or as base64 in JSON.
 """
 
 
@@ -37,14 +37,14 @@ def make_app(
     """The application.
 
     Args:
-        ready: whether queries can be answered; what `/readyz` says.
-        count: is told the code of every error answer.
+        ready: whether queries can be answered, for `/readyz`.
+        count: called with the code of every error answer.
     """
     app = FastAPI(
         title="persrep-ray",
         version=__version__,
         description=_DESCRIPTION,
-        docs_url=None,  # ours loads nothing from other hosts
+        docs_url=None,  # our page loads nothing from other hosts
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -60,7 +60,7 @@ def make_app(
 
 
 def _about(ready: Callable[[], bool]) -> APIRouter:
-    """What needs no key: the pages, and whether the process is up and ready."""
+    """The routes that need no key: the pages, and whether the process is up and ready."""
     router = APIRouter()
     index, docs = Page.load("index.html"), Page.load("docs.html")
 

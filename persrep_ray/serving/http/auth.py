@@ -1,13 +1,11 @@
-"""API keys: who may ask, about which objects.
+"""API keys: who has access to which objects.
 
-A key is 32 random bytes, so its plain SHA-256 can be kept: there is nothing to guess, and nothing that a slow hash with
-salt, as passwords need it, would add.
+A key is 32 random bytes and cannot be guessed, so its plain SHA-256 is stored; a slow, salted hash would add nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import hmac
 import json
@@ -22,21 +20,23 @@ from typing import Annotated
 from pydantic import Field, ValidationError, field_validator
 
 from persrep_ray.config import ConfigError, HttpConfig, Section
-from persrep_ray.data.images import read_regular
+from persrep_ray.storage.files import RemoteFile, file_at, read_file
+from persrep_ray.storage.store import ConflictError, NotFoundError, is_remote, open_store
 
 ENVIRONMENT = "PERSREP_API_KEYS"
 _MAX_FILE_BYTES = 16 * 1024 * 1024
 _LOOK_EVERY_S = 1.0
+_ATTEMPTS = 100  # to add a key; whenever one fails, another process has added its key
 _log = logging.getLogger(__name__)
 
 
 class KeyEntry(Section):
-    """A key as it is kept."""
+    """A key as the file stores it."""
 
     name: str = Field(min_length=1, max_length=128)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the key, hexadecimal")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key, hexadecimal")
     prefixes: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,128}$")], ...] = Field(
-        min_length=1, description='the key knows of the objects whose id starts with one of these; "" is all'
+        min_length=1, description='the key sees only objects whose id starts with one of these; "" is all'
     )
     delete: bool = Field(default=False, description="whether the key may delete objects")
 
@@ -55,7 +55,7 @@ class _KeyList(Section):
 
 @dataclass(frozen=True)
 class Access:
-    """What a caller may do."""
+    """What a key allows."""
 
     prefixes: tuple[str, ...]
     may_delete: bool
@@ -65,21 +65,27 @@ class Access:
 
 
 class Keys:
-    """The keys of an endpoint. Those of a file follow it: keys come and go without a restart."""
+    """The keys of an endpoint. Changes to a keys file take effect without a restart.
 
-    def __init__(self, entries: Sequence[KeyEntry] | None, file: Path | None = None) -> None:
-        """`entries` None: everybody may ask. `file`: where they come from."""
+    Args:
+        entries: None gives everyone access.
+        file: the local path or S3 URI of the keys file that is followed.
+    """
+
+    def __init__(self, entries: Sequence[KeyEntry] | None, file: str | None = None) -> None:
         self._entries = entries
         self._file = file
         self._stamp = None if file is None else _stamp(file)
 
     @classmethod
     def load(cls, http: HttpConfig) -> Keys:
-        """From `http.keys_file`, else from the environment, else none: open to everybody. Raises `ConfigError`."""
+        """The keys in `http.keys_file`, else in the environment; without both, everyone has access.
+
+        Raises `ConfigError`.
+        """
         if http.keys_file is not None:
-            file = Path(http.keys_file)
-            keys = cls((), file)  # its state is noted before it is read: a change in between is then seen
-            keys._entries = _read(file)
+            keys = cls((), http.keys_file)  # notes the file's stamp before it is read, so that no change is missed
+            keys._entries = _read(http.keys_file)
             return keys
         if ENVIRONMENT in os.environ:
             return cls(_parse(os.environ[ENVIRONMENT], ENVIRONMENT))
@@ -87,33 +93,30 @@ class Keys:
 
     @property
     def are_open(self) -> bool:
-        """Whether everybody may ask."""
+        """Whether everyone has access without a key."""
         return self._entries is None
 
     def access(self, key: str | None) -> Access | None:
-        """What the holder of `key` may do, None if there is no such key.
-
-        Without any keys everybody may do all but delete.
-        """
+        """What `key` allows; None if there is no such key. An open endpoint allows everything except deleting."""
         if self._entries is None:
             return Access(prefixes=("",), may_delete=False)
         if key is None:
             return None
         given = _digest(key)
         found = None
-        for entry in self._entries:  # all of them, each in constant time: how long it takes tells nothing
+        for entry in self._entries:  # all entries, each in constant time, so that the time reveals nothing
             if hmac.compare_digest(entry.sha256, given):
                 found = Access(entry.prefixes, entry.delete)
         return found
 
     async def follow(self) -> None:
-        """Looks at the file again and again, in a thread: a share that hangs must not stop those who ask."""
+        """Looks at the file again and again, in a thread, because storage that hangs must not stop queries."""
         while self._file is not None:
             await asyncio.sleep(_LOOK_EVERY_S)
             await asyncio.get_running_loop().run_in_executor(None, self.refresh)
 
     def refresh(self) -> None:
-        """Reads the file if it has changed. A broken one leaves the keys from before in force."""
+        """Reads the file if it has changed. If it is broken, the previous keys stay in force."""
         if self._file is None:
             return
         stamp = _stamp(self._file)
@@ -123,13 +126,13 @@ class Keys:
         try:
             self._entries = _read(self._file)
         except ConfigError as error:
-            _log.error("%s; the keys from before stay in force", error)
+            _log.error("%s; the previous keys stay in force", error)
         else:
-            _log.info("%s: read again, %d keys", self._file, len(self._entries))
+            _log.info("%s: reloaded, %d keys", self._file, len(self._entries))
 
 
 def new_key(name: str, prefixes: Sequence[str], delete: bool) -> tuple[str, KeyEntry]:
-    """A fresh key, and what is kept of it. Raises `ConfigError`."""
+    """A new key and its entry. Raises `ConfigError`."""
     key = "prk_" + secrets.token_urlsafe(32)
     try:
         return key, KeyEntry(name=name, sha256=_digest(key), prefixes=tuple(prefixes), delete=delete)
@@ -137,46 +140,50 @@ def new_key(name: str, prefixes: Sequence[str], delete: bool) -> tuple[str, KeyE
         raise ConfigError(_problem(error)) from None
 
 
-def add_entry(file: Path, entry: KeyEntry) -> None:
-    """Adds a key to the file, which nobody ever sees half-written and only its owner may read. Raises `ConfigError`."""
-    file = file.resolve()
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # two at a time: neither may lose the other's key
-        entries = (*(_read(file) if file.exists() else ()), entry)
-        text = json.dumps({"keys": [one.model_dump() for one in entries]}, indent=2) + "\n"
-        _parse(text, str(file))  # the name may be taken
-        scratch = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+def add_entry(file: str | Path, entry: KeyEntry) -> None:
+    """Adds an entry to the keys file at a local path or in S3, by compare-and-swap. Raises `ConfigError`, OSError."""
+    location = str(file) if is_remote(str(file)) else os.path.realpath(file)
+    folder, _, name = location.rpartition("/")
+    if not is_remote(location) and not os.path.isdir(folder):
+        raise ConfigError(f"{folder}: no such folder")
+    store = open_store(folder)
+    for _ in range(_ATTEMPTS):
         try:
-            with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-                out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(scratch, file)
-        finally:
-            scratch.unlink(missing_ok=True)
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+            content, tag = store.read_tagged(name)
+            entries = _parse(content, location)
+        except NotFoundError:
+            entries, tag = (), None
+        text = json.dumps({"keys": [one.model_dump() for one in (*entries, entry)]}, indent=2) + "\n"
+        _parse(text, location)  # the name may be in use
+        try:
+            store.write_if(name, text.encode(), tag)
+        except ConflictError:
+            continue
+        if not is_remote(location):
+            os.chmod(location, 0o600)
+        return
+    raise ConfigError(f"{location}: too many other processes change it")
 
 
 def _digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def _read(file: Path) -> tuple[KeyEntry, ...]:
+def _read(location: str) -> tuple[KeyEntry, ...]:
     try:
-        text = read_regular(file, _MAX_FILE_BYTES).decode()
+        text = read_file(file_at(location), _MAX_FILE_BYTES).decode()
+    except ConfigError:
+        raise
     except UnicodeDecodeError:
-        raise ConfigError(f"{file}: is not UTF-8 text") from None
+        raise ConfigError(f"{location}: is not UTF-8 text") from None
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{location}: cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise ConfigError(f"{file}: {error}") from None
-    return _parse(text, str(file))
+        raise ConfigError(f"{location}: {error}") from None
+    return _parse(text, location)
 
 
-def _parse(text: str, where: str) -> tuple[KeyEntry, ...]:
+def _parse(text: str | bytes, where: str) -> tuple[KeyEntry, ...]:
     try:
         return _KeyList.model_validate_json(text).keys
     except ValidationError as error:
@@ -184,15 +191,18 @@ def _parse(text: str, where: str) -> tuple[KeyEntry, ...]:
 
 
 def _problem(error: ValidationError) -> str:
-    """The first of pydantic's errors without the value, which may be somebody's key in the wrong place."""
+    """The first of pydantic's errors without the value, which may be a key in the wrong place."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     return f"{key}: {first['msg']}" if key else first["msg"]
 
 
-def _stamp(file: Path) -> tuple[int, int, int] | None:
-    """Changes when the file does; None while there is none."""
+def _stamp(location: str) -> str | tuple[int, int, int] | None:
+    """A value that changes whenever the file does; None if the file cannot be found."""
     try:
+        file = file_at(location)
+        if isinstance(file, RemoteFile):
+            return file.tag
         status = file.stat()
     except OSError:
         return None

@@ -1,4 +1,4 @@
-"""Errors as clients see them: a stable code, its status, one JSON shape; never a trace, a path or a type."""
+"""Errors as clients see them: a stable code, its status, and one JSON format, without tracebacks, paths or types."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STATUS = {
 }
 _HEADERS = {
     "unauthorized": {"WWW-Authenticate": "Bearer"},
-    # The rest of the body is not wanted: without this the server would go on to receive it.
+    # Without this the server receives the rest of the body, which nobody needs.
     "body_timeout": {"Connection": "close"},
     "body_too_large": {"Connection": "close"},
     **{code: {"Retry-After": "1"} for code in ("overloaded", "timed_out", "registry_unavailable", "not_ready")},
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 class RequestError(QueryError):
-    """A request that is refused before it becomes a query. `code` is one of `STATUS`."""
+    """A request is refused before it becomes a query. `code` is a key of `STATUS`."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -54,26 +54,26 @@ class RequestError(QueryError):
 
 
 class ErrorAnswers:
-    """Makes the answers, and tells `count` the code of each."""
+    """Makes the error answers, and calls `count` with the code of each."""
 
     def __init__(self, count: Callable[[str], None]) -> None:
         self._count = count
 
     def answer(self, scope: Scope, error: QueryError, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        """The answer that tells of `error`; the request's id is in the scope's state."""
+        """The answer for `error`. The scope's state holds the request's id."""
         code = error.code if error.code in STATUS else "internal"
         self._count(code)
         content = {"code": code, "message": error.message, "request_id": scope["state"]["request_id"]}
         return JSONResponse({"error": content}, STATUS[code], {**_HEADERS.get(code, {}), **(headers or {})})
 
     def unexpected(self, scope: Scope, error: Exception) -> JSONResponse:
-        """The answer to a defect of ours, which is logged with the request's id."""
+        """The answer for a defect of the endpoint, which is logged with the request's id."""
         request_id = scope["state"]["request_id"]
         _log.error("request %s, %s %r:", request_id, scope["method"], scope["path"], exc_info=error)
-        return self.answer(scope, RequestError("internal", "something went wrong here; it was logged"))
+        return self.answer(scope, RequestError("internal", "the endpoint failed; the error was logged"))
 
     def install(self, app: FastAPI, routes: Sequence[BaseRoute]) -> None:
-        """Makes `app`, whose routes are `routes`, answer all it refuses in our shape."""
+        """Makes `app`, whose routes are `routes`, answer all errors in this format."""
 
         async def query(request: Request, error: Exception) -> JSONResponse:
             assert isinstance(error, QueryError)
@@ -88,12 +88,12 @@ class ErrorAnswers:
         async def http(request: Request, error: Exception) -> JSONResponse:
             assert isinstance(error, HTTPException)
             if error.status_code == 404:
-                return self.answer(request.scope, RequestError("not_found", "there is no such address"))
+                return self.answer(request.scope, RequestError("not_found", "there is no such path"))
             if error.status_code == 405:
                 allowed = _methods(routes, request.scope)
-                message = f"this address takes {allowed} only"
+                message = f"this path only allows {allowed}"
                 return self.answer(request.scope, RequestError("method_not_allowed", message), {"Allow": allowed})
-            return self.unexpected(request.scope, error)  # we raise none, and know of no other
+            return self.unexpected(request.scope, error)
 
         app.add_exception_handler(QueryError, query)
         app.add_exception_handler(RequestValidationError, validation)
@@ -101,7 +101,7 @@ class ErrorAnswers:
 
 
 def _methods(routes: Sequence[BaseRoute], scope: Scope) -> str:
-    """The methods of all routes to the scope's path; the framework names those of the first alone."""
+    """The methods of all routes to the scope's path; the framework only names those of the first one."""
     found: set[str] = set()
     for route in routes:
         if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:

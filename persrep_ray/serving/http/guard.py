@@ -1,4 +1,4 @@
-"""What surrounds every request, as plain ASGI: its id, limits on number and time, the headers of every answer."""
+"""ASGI middleware around every request: its id, limits on number and time, and the headers of every answer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from persrep_ray.config import HttpConfig
 from persrep_ray.serving.http.errors import ErrorAnswers, RequestError
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_PROBES = ("/healthz", "/readyz")  # answered however much there is to do, or an orchestrator would restart us for it
-_SECURITY_HEADERS = {  # a route may set another value
+_PROBES = ("/healthz", "/readyz")  # answered under any load; otherwise an orchestrator restarts a busy endpoint
+_SECURITY_HEADERS = {  # a route may set other values
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -27,7 +27,7 @@ _SECURITY_HEADERS = {  # a route may set another value
 
 
 class Guard:
-    """ASGI middleware. Nothing that happens behind it leaves it as an exception, but being cancelled from outside."""
+    """ASGI middleware. It lets no exception of the application out, except a cancellation from outside."""
 
     def __init__(self, app: ASGIApp, *, http: HttpConfig, errors: ErrorAnswers) -> None:
         self._app = app
@@ -71,9 +71,10 @@ class Guard:
 
 
 class _Exchange:
-    """One request and its answer. `limit` cancels its work when time is over or the client has gone (`gone`).
+    """One request and its answer. `limit` cancels the work when the time is over or the client has gone (`gone`).
 
-    First `timeout_s` runs; from the moment that somebody asks for the body `body_timeout_s`; from its end `timeout_s`.
+    The time is `timeout_s` at first, `body_timeout_s` once the application reads the body, and `timeout_s` again once
+    the body is complete.
     """
 
     def __init__(self, receive: Receive, send: Send, http: HttpConfig, headers: Mapping[str, str]) -> None:
@@ -112,11 +113,11 @@ class _Exchange:
             for name, value in self._headers.items():
                 headers.setdefault(name, value)
         elif not message.get("more_body", False):
-            self.stop_watching()  # from here on servers report a disconnect where all is well
+            self.stop_watching()  # after the last part, servers report a disconnect even if all is well
         await self._send(message)
 
     def late(self) -> RequestError:
-        """The error of a request whose time is over."""
+        """The error for a request whose time is over."""
         if self._body_wanted and not self._body_complete:
             return RequestError("body_timeout", f"the body did not arrive within {self._http.body_timeout_s:g} s")
         return RequestError("timed_out", f"no answer within {self._http.timeout_s:g} s")
@@ -126,7 +127,7 @@ class _Exchange:
             self._watcher.cancel()
 
     async def _watch(self) -> None:
-        """Ends the work when the client goes: nobody waits for it any more."""
+        """Ends the work when the client goes, because nobody waits for the answer."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.gone = True
@@ -134,6 +135,6 @@ class _Exchange:
 
 
 def _request_id(scope: Scope) -> str:
-    """The client's, if there is one that is harmless in logs and headers; a new one otherwise."""
+    """The client's id if it is harmless in logs and headers, else a new id."""
     given = Headers(scope=scope).getlist("x-request-id")
     return given[0] if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) else uuid.uuid4().hex

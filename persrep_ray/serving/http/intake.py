@@ -1,4 +1,4 @@
-"""Request bodies to images. Everything in here is hostile: each limit is checked before what it limits is done."""
+"""Images from request bodies. All input is hostile, so each limit is checked before the work that it limits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from persrep_ray.serving.http.errors import RequestError
 FORMATS = ("JPEG", "PNG", "WebP")
 _RAW = ("image/jpeg", "image/png", "image/webp")
 _LONGEST_CONTENT_TYPE = 512
-_MOST_BRACKETS = 32  # brackets and commas in a JSON body: base64 has none, and an object of two texts needs three
+_MOST_BRACKETS = 32  # brackets and commas in a JSON body; base64 has none, and an object of two texts needs three
 
 
 @dataclass(frozen=True)
 class BodyKind:
-    """What the request says its body is, and the names of the images in it."""
+    """The declared type of a body, and the names of the images in it."""
 
     media_type: str
     boundary: bytes
@@ -35,18 +35,18 @@ class BodyKind:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A view of an image, (S, S, 3) uint8, and the (H, W) of the upright image itself."""
+    """A view of an image, (S, S, 3) uint8, and the (H, W) of the upright image."""
 
     view: np.ndarray
     size: tuple[int, int]
 
 
 def body_kind(request: Request, names: Sequence[str]) -> BodyKind:
-    """What the headers say. Raises `RequestError` where it is nothing that can hold images of these names."""
+    """The kind of body that the headers declare. Raises `RequestError` if it cannot hold images of these names."""
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise RequestError("unsupported_media_type", "the body must not be compressed (Content-Encoding)")
     content_type = request.headers.get("content-type", "")
-    # A longer one is no honest one, and the time that it takes to parse grows with the square of its length.
+    # A longer header is an attack: the time to parse it grows with the square of its length.
     kind, options = parse_options_header(content_type if len(content_type) <= _LONGEST_CONTENT_TYPE else "")
     media_type = kind.decode("latin-1").lower()
     allowed = (*(_RAW if len(names) == 1 else ()), "multipart/form-data", "application/json")
@@ -54,16 +54,16 @@ def body_kind(request: Request, names: Sequence[str]) -> BodyKind:
         raise RequestError("unsupported_media_type", f"Content-Type must be one of {', '.join(allowed)}")
     boundary = options.get(b"boundary", b"")
     if media_type == "multipart/form-data" and not boundary:
-        raise RequestError("bad_request", "Content-Type: multipart/form-data without a boundary")
+        raise RequestError("bad_request", "Content-Type: multipart/form-data has no boundary")
     return BodyKind(media_type, boundary, tuple(names))
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body. Not a byte is read of one that says it is too large; one that lies is read up to the limit."""
+    """The whole body. A body whose declared size is too large is not read, any other one is read up to the limit."""
     too_large = RequestError("body_too_large", f"the body is larger than {max_bytes:,} bytes")
     announced = request.headers.get("content-length", "0")
     if not announced.isdecimal():
-        raise RequestError("bad_request", "Content-Length: not a number")
+        raise RequestError("bad_request", "Content-Length is not a number")
     if len(announced) > 18 or int(announced) > max_bytes:
         raise too_large
     body = bytearray()
@@ -77,7 +77,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 def images(
     body: bytes, kind: BodyKind, limits: DataConfig, view: Callable[[np.ndarray], np.ndarray]
 ) -> list[DecodedImage]:
-    """The images in a body in the order of `kind.names`, each as its `view`. Blocks. Raises `RequestError`."""
+    """The images in a body in the order of `kind.names`, each with its `view`. It blocks. Raises `RequestError`."""
     if kind.media_type == "application/json":
         files = _from_json(body, kind.names)
     elif kind.media_type == "multipart/form-data":
@@ -85,12 +85,12 @@ def images(
     else:
         files = {kind.names[0]: body}
     found = []
-    for name in kind.names:  # one at a time: only one is held in full
+    for name in kind.names:  # one after the other: only one is in memory at full size
         try:
             pixels = decode_rgb(files.pop(name), limits, name, FORMATS)
         except ImageTooLargeError as error:
             raise RequestError("image_too_large", str(error)) from error
-        except ImageError as error:  # its message may hold internals of a decoder
+        except ImageError as error:  # its message may have internals of a decoder
             raise RequestError("bad_image", f"{name}: not a readable JPEG, PNG or WebP image") from error
         found.append(DecodedImage(view(pixels), (pixels.shape[0], pixels.shape[1])))
         del pixels
@@ -100,11 +100,11 @@ def images(
 def _from_json(body: bytes, names: Sequence[str]) -> dict[str, bytes]:
     """The files in `{"image": "<base64>"}`.
 
-    Few brackets mean that a body of megabytes is a few long texts: not deeply nested, and no list of a million lists
-    that takes thirty times its size in memory.
+    A limit on brackets keeps out deep nesting, and lists of a million lists, which take thirty times their size in
+    memory.
     """
     if sum(body.count(bracket) for bracket in b"[{,") > _MOST_BRACKETS:
-        raise RequestError("bad_request", "the body is not the JSON object that is expected: it has too many parts")
+        raise RequestError("bad_request", "the body is not the expected JSON object: it has too many parts")
     try:
         pairs = json.loads(body.decode(), object_pairs_hook=_Pairs)
     except ValueError:
@@ -119,17 +119,17 @@ def _from_json(body: bytes, names: Sequence[str]) -> dict[str, bytes]:
                 raise ValueError
             files[name] = base64.b64decode(text, validate=True)
         except (ValueError, binascii.Error):
-            message = f"{name}: must be base64 text, without line breaks and without a data: prefix"
+            message = f"{name}: must be base64 text without line breaks and without a data: prefix"
             raise RequestError("bad_request", message) from None
     return files
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """A JSON object whose names may occur twice."""
+    """A JSON object, in which a name may occur twice."""
 
 
 def _from_multipart(body: bytes, boundary: bytes, names: Sequence[str]) -> dict[str, bytes]:
-    """The files in a form; in memory, as the body is."""
+    """The files in a form."""
     form = _Form(len(names))
     try:
         parser = MultipartParser(boundary, form.callbacks())
@@ -142,7 +142,7 @@ def _from_multipart(body: bytes, boundary: bytes, names: Sequence[str]) -> dict[
 
 
 class _Form:
-    """Collects the parts of a form while it is parsed."""
+    """Collects the parts of a form during parsing."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -191,15 +191,15 @@ class _Form:
 
 
 def _once_each(pairs: Sequence[tuple[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """`pairs` as a mapping, if each of `names` is there once and nothing else is."""
+    """`pairs` as a mapping. Raises `RequestError` unless each of `names` occurs once, and no other name."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name not in names:
             raise RequestError("bad_request", f"unknown field; allowed: {', '.join(names)}")
         if name in found:
-            raise RequestError("bad_request", f"{name}: is there twice")
+            raise RequestError("bad_request", f"{name} occurs twice")
         found[name] = value
     for name in names:
         if name not in found:
-            raise RequestError("bad_request", f"{name}: is missing")
+            raise RequestError("bad_request", f"{name} is missing")
     return found

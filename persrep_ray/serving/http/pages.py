@@ -1,4 +1,4 @@
-"""The HTML pages: single files, whose inline script and style are allowed by their hashes and nothing else is."""
+"""The HTML pages. Each is a single file, and its policy only allows its inline script and style, by their hashes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _INLINE = re.compile(rb"<(script|style)[^>]*>(.*?)</\1>", re.DOTALL)
 
 @dataclass(frozen=True)
 class Page:
-    """A page and the policy under which browsers show it."""
+    """A page and its Content-Security-Policy."""
 
     content: bytes
     policy: str
 
     @classmethod
     def load(cls, name: str) -> Page:
-        """The page `name`, which comes with the package."""
+        """The page `name` of the package."""
         content = (_FOLDER / name).read_bytes()
         hashes: dict[bytes, list[str]] = {b"script": [], b"style": []}
         for kind, inline in _INLINE.findall(content):

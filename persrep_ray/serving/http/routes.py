@@ -1,6 +1,6 @@
-"""The addresses below /v1: who asks, about which version of which object, with which images; then the engine answers.
+"""The routes below /v1: each checks the key, then the object, then reads the images, then asks the engine.
 
-In this order: nothing of a body is read for a caller without a key, or about an object that is not there.
+In this order, no body is read for a caller without a key or about an object that does not exist.
 """
 
 from __future__ import annotations
@@ -39,16 +39,19 @@ _key = HTTPBearer(auto_error=False, scheme_name="key", description="Needed if th
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What the routes work with."""
+    """What all routes share."""
 
     http: HttpConfig
     engine: Engine
     catalog: Catalog
     keys: Keys
-    pool: ThreadPoolExecutor  # where images are decoded and drawn; its threads bound the memory
+    pool: ThreadPoolExecutor  # decodes and draws images; the number of its threads bounds the memory
 
     def ref(self, access: Access, object_id: str, version: str | None) -> AdapterRef:
-        """Raises `ObjectNotFoundError`, the very same whether there is no such object or the key may not know of it."""
+        """The adapter of a version, of the live one by default.
+
+        Raises the same `ObjectNotFoundError` whether there is no such object or the key gives no access to it.
+        """
         live = self.catalog.live(object_id)
         if live is None or not access.sees(object_id):
             raise ObjectNotFoundError(f"there is no object {object_id}")
@@ -57,7 +60,7 @@ class Endpoint:
     async def ask(
         self, access: Access, object_id: str, version: str | None, question: Callable[[AdapterRef], Awaitable[_T]]
     ) -> tuple[AdapterRef, _T]:
-        """Who answered, and the answer. A live version that vanishes meanwhile is looked up and asked once more."""
+        """The adapter that answered, and its answer. If the live version is deleted meanwhile, it asks the new one."""
         ref = self.ref(access, object_id, version)
         try:
             return ref, await question(ref)
@@ -73,7 +76,7 @@ class Endpoint:
     async def images(
         self, request: Request, names: Sequence[str], kind: Literal["standard", "dense"]
     ) -> list[intake.DecodedImage]:
-        """The views of the images in the request's body. Raises `RequestError`."""
+        """The images in the request's body. Raises `RequestError`."""
         body_kind = intake.body_kind(request, names)
         body = await intake.read_body(request, self.http.max_body_bytes)
         standard, dense = await self.engine.view_sides()
@@ -113,7 +116,7 @@ async def list_objects(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: After = None,
 ) -> schemas.ObjectList:
-    """The objects that the key knows of, page by page."""
+    """The objects that the key gives access to, page by page."""
     ids = here.catalog.objects(caller.prefixes)
     start = 0 if after is None else bisect.bisect_right(ids, after)
     page = ids[start : start + limit]
@@ -144,7 +147,7 @@ async def show_object(
         )
     except ValidationError as error:
         named = f"object {ref.object_id}, version {ref.version}"
-        raise AdapterUnusableError(f"{named}: its card is damaged; delete and publish the object anew") from error
+        raise AdapterUnusableError(f"{named}: its card is damaged; delete and publish the object again") from error
 
 
 @router.delete(
@@ -154,10 +157,10 @@ async def show_object(
     responses=responses(*_OBJECT, "not_allowed", success=204),
 )
 async def delete_object(here: _Here, caller: _Caller, object_id: ObjectId) -> None:
-    """Removes the object with all its versions. The key must be one that may delete."""
+    """Removes the object with all its versions. The key must allow it."""
     here.ref(caller, object_id, None)
     if not caller.may_delete:
-        raise RequestError("not_allowed", "this needs a key that may delete")
+        raise RequestError("not_allowed", "this key does not allow deleting")
     await here.catalog.delete(object_id)
 
 
@@ -170,7 +173,7 @@ async def delete_object(here: _Here, caller: _Caller, object_id: ObjectId) -> No
 async def embed(
     here: _Here, caller: _Caller, request: Request, response: Response, object_id: ObjectId, version: Version = None
 ) -> schemas.Embedding:
-    """The image's features, as the object's adapter sees it."""
+    """The image's features under the object's adapter."""
     here.ref(caller, object_id, version)
     (image,) = await here.images(request, ["image"], "standard")
     ref, embedding = await here.ask(caller, object_id, version, lambda ref: here.engine.embed(ref, image.view))
@@ -187,7 +190,7 @@ async def embed(
 async def classify(
     here: _Here, caller: _Caller, request: Request, response: Response, object_id: ObjectId, version: Version = None
 ) -> schemas.Classification:
-    """Compares the image to the photos that the object was made from."""
+    """Compares the image to the object's photos."""
     here.ref(caller, object_id, version)
     (image,) = await here.images(request, ["image"], "standard")
     ref, classification = await here.ask(caller, object_id, version, lambda ref: here.engine.classify(ref, image.view))
@@ -210,7 +213,7 @@ async def classify(
 async def detect(
     here: _Here, caller: _Caller, request: Request, response: Response, object_id: ObjectId, version: Version = None
 ) -> schemas.Detection:
-    """Boxes in pixels of the upright image."""
+    """The object's box in pixels of the upright image."""
     ref, located, size = await _locate(here, caller, request, object_id, version)
     found = await here.in_pool(lambda: drawing.enlarged(located, size))
     response.headers["X-Adapter-Version"] = ref.version
@@ -231,10 +234,10 @@ async def segment(
     response: Response,
     object_id: ObjectId,
     version: Version = None,
-    mask: Annotated[Literal["rle", "png"], Query(description="COCO's run lengths, or a PNG.")] = "rle",
-    similarity: Annotated[bool, Query(description="Whether to send how alike each patch is, too.")] = False,
+    mask: Annotated[Literal["rle", "png"], Query(description="COCO's run lengths or a PNG.")] = "rle",
+    similarity: Annotated[bool, Query(description="Whether to return the patch similarities, too.")] = False,
 ) -> schemas.Segmentation:
-    """A mask of the size of the upright image."""
+    """The object's mask at the size of the upright image."""
     ref, located, size = await _locate(here, caller, request, object_id, version)
 
     def draw() -> schemas.Segmentation:
@@ -253,14 +256,14 @@ async def segment(
 
 @router.post(
     "/objects/{object_id}/compare",
-    summary="Do two images show the same?",
+    summary="Do two images show the same object?",
     responses=responses(*_QUERY, versioned=True),
     openapi_extra=image_body(["image", "other"]),
 )
 async def compare(
     here: _Here, caller: _Caller, request: Request, response: Response, object_id: ObjectId, version: Version = None
 ) -> schemas.Comparison:
-    """Compares two images to each other with the object's adapter, and either to the object."""
+    """Compares two images to each other under the object's adapter, and each of them to the object."""
     here.ref(caller, object_id, version)
     image, other = await here.images(request, ["image", "other"], "standard")
     ref, comparison = await here.ask(
@@ -287,10 +290,10 @@ async def identify(
     here: _Here,
     caller: _Caller,
     request: Request,
-    top_k: Annotated[int, Query(ge=1, le=100, description="How many to name, at most.")] = 5,
-    exact: Annotated[bool, Query(description="Whether to try every object's adapter: slow, but misses none.")] = False,
+    top_k: Annotated[int, Query(ge=1, le=100, description="The largest number of objects to return.")] = 5,
+    exact: Annotated[bool, Query(description="Whether to try all adapters, which is slow but misses none.")] = False,
 ) -> schemas.Identification:
-    """Among the objects that the key knows of, those above their threshold."""
+    """The objects above their threshold, among those that the key gives access to."""
     (image,) = await here.images(request, ["image"], "standard")
     found = await here.engine.identify(image.view, caller.prefixes, top_k=top_k, exact=exact)
     candidates = [
@@ -308,7 +311,7 @@ async def identify(
 async def _locate(
     here: Endpoint, caller: Access, request: Request, object_id: str, version: str | None
 ) -> tuple[AdapterRef, Localization, tuple[int, int]]:
-    """Who answered, where it is in an image of the size that was asked for, and the (H, W) of the true image."""
+    """The adapter that answered, the localization at the requested size, and the (H, W) of the image."""
     here.ref(caller, object_id, version)
     (image,) = await here.images(request, ["image"], "dense")
     size = drawing.asked_size(image.size)

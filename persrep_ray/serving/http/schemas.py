@@ -1,4 +1,4 @@
-"""What goes over the wire, for OpenAPI too: the answers' models, the three ways to send an image, the errors."""
+"""The models of requests and answers, which also make the OpenAPI description."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from persrep_ray.serving.http.errors import STATUS
 
 def _is_a_name(value: str) -> str:
     if value in (".", ".."):
-        raise ValueError("'.' and '..' are no names")
+        raise ValueError("'.' and '..' are not allowed")
     return value
 
 
@@ -21,25 +21,25 @@ ObjectId = Annotated[
     str,
     Path(
         pattern=r"^[A-Za-z0-9._-]{1,128}$",
-        description="1 to 128 of the characters `A-Z a-z 0-9 . _ -`, not `.` or `..`.",
+        description="1 to 128 of the characters `A-Z a-z 0-9 . _ -`, except `.` and `..`.",
         examples=["mug_0"],
     ),
     AfterValidator(_is_a_name),
 ]
 Version = Annotated[
     str | None,
-    Query(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="A pinned version; without, the live one answers."),
+    Query(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="The version to ask; default: the live one."),
     AfterValidator(_is_a_name),
 ]
 After = Annotated[
     str | None,
-    Query(pattern=r"^[A-Za-z0-9._-]{1,128}$", description="`next` of the page before."),
+    Query(pattern=r"^[A-Za-z0-9._-]{1,128}$", description="`next` of the previous page."),
     AfterValidator(_is_a_name),
 ]
 
 
 class Answer(BaseModel):
-    """What all answers share."""
+    """The base of all answers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,7 +51,9 @@ class ObjectVersion(Answer):
 
 class ObjectList(Answer):
     objects: list[ObjectVersion] = Field(description="sorted by id")
-    next: str | None = Field(description="for `after`, to get the next page; null on the last", examples=["mug_0"])
+    next: str | None = Field(
+        description="the value of `after` for the next page; null on the last page", examples=["mug_0"]
+    )
 
 
 class Calibration(Answer):
@@ -59,19 +61,19 @@ class Calibration(Answer):
 
     slope: FiniteFloat = Field(examples=[17.5])
     intercept: FiniteFloat = Field(examples=[-9.1])
-    positives: int = Field(description="images of the object that it was found on", examples=[19])
-    others: int = Field(description="images of other objects", examples=[61])
-    true_positive_rate: FiniteFloat = Field(description="share of those at the threshold or above", examples=[0.95])
-    false_positive_rate: FiniteFloat = Field(examples=[0.02])
+    positives: int = Field(description="images of the object used for calibration", examples=[19])
+    others: int = Field(description="images of other objects used for calibration", examples=[61])
+    true_positive_rate: FiniteFloat = Field(description="share of the positives that match", examples=[0.95])
+    false_positive_rate: FiniteFloat = Field(description="share of the others that match", examples=[0.02])
 
 
 class ObjectCard(ObjectVersion):
-    versions: list[str] = Field(description="all that are published, sorted by name", examples=[["3f9ac2d41b07"]])
+    versions: list[str] = Field(description="all published versions, sorted by name", examples=[["3f9ac2d41b07"]])
     category: str | None = Field(examples=["mug"])
-    threshold: FiniteFloat = Field(description="the score from which an image counts as a match", examples=[0.52])
+    threshold: FiniteFloat = Field(description="the lowest score that counts as a match", examples=[0.52])
     calibration: Calibration | None
     metrics: dict[str, dict[str, FiniteFloat]] = Field(
-        description="measured when it was published, with the pretrained features and with its own",
+        description="measured at publication, with the pretrained and with the personalized features",
         examples=[{"pretrained": {"classification.pr_auc": 0.61}, "personalized": {"classification.pr_auc": 0.84}}],
     )
 
@@ -102,31 +104,31 @@ class Box(Answer):
 
 
 class Detection(ObjectVersion):
-    boxes: list[Box] = Field(description="empty where the object was not found; at most one for now")
+    boxes: list[Box] = Field(description="empty if the object was not found; at most one for now")
 
 
-_Size = Annotated[list[int], Field(min_length=2, max_length=2)]  # no tuple: few tools know its schema, `prefixItems`
+_Size = Annotated[list[int], Field(min_length=2, max_length=2)]  # not a tuple: few tools know its schema, `prefixItems`
 
 
 class RleMask(Answer):
-    """COCO's compressed run lengths, as pycocotools reads them."""
+    """COCO's compressed run lengths, which pycocotools reads."""
 
     size: _Size = Field(description="[height, width] of the upright image", examples=[[4, 6]])
     counts: str = Field(examples=["52203"])
 
 
 class PngMask(Answer):
-    png: str = Field(description="base64 of a one-bit PNG of the size of the upright image")
+    png: str = Field(description="base64 of a one-bit PNG at the size of the upright image")
 
 
 class SimilarityMap(Answer):
-    png: str = Field(description="base64 of an 8-bit grey PNG; 0 to 255 is the cosine -1 to 1")
-    size: _Size = Field(description="[height, width] of the map, which spans the image", examples=[[24, 24]])
+    png: str = Field(description="base64 of an 8-bit grey PNG; 0 to 255 are cosines from -1 to 1")
+    size: _Size = Field(description="[height, width] of the map, which covers the whole image", examples=[[24, 24]])
 
 
 class Segmentation(ObjectVersion):
-    score: FiniteFloat = Field(description="-1 where the object was not found", examples=[0.63])
-    mask: RleMask | PngMask | None = Field(description="null where the object was not found")
+    score: FiniteFloat = Field(description="-1 if the object was not found", examples=[0.63])
+    mask: RleMask | PngMask | None = Field(description="null if the object was not found")
     similarity: SimilarityMap | None = Field(description="null unless asked for")
 
 
@@ -138,7 +140,7 @@ class Comparison(ObjectVersion):
     scores: list[FiniteFloat] = Field(
         min_length=2,
         max_length=2,
-        description="of `image` and `other` alone: " + _SCORE,
+        description="for `image` and for `other`: " + _SCORE,
         examples=[[0.7, 0.66]],
     )
 
@@ -151,8 +153,8 @@ class Candidate(ObjectVersion):
 
 class Identification(Answer):
     candidates: list[Candidate] = Field(description="objects above their threshold, most probable first")
-    searched: int = Field(description="objects that were searched", examples=[240])
-    tried: int = Field(description="objects whose own adapter was tried", examples=[16])
+    searched: int = Field(description="objects that the key gives access to", examples=[240])
+    tried: int = Field(description="objects whose adapter was tried", examples=[16])
 
 
 class Status(Answer):
@@ -162,7 +164,7 @@ class Status(Answer):
 class ErrorDetail(Answer):
     code: str = Field(json_schema_extra={"enum": list(STATUS)}, examples=["object_not_found"])
     message: str = Field(examples=["there is no object mug_0"])
-    request_id: str = Field(description="that of the header X-Request-Id; quote it when you ask for help")
+    request_id: str = Field(description="the value of X-Request-Id; quote it when you ask for help")
 
 
 class Error(Answer):
@@ -171,7 +173,7 @@ class Error(Answer):
 
 _HEADERS: dict[str, Any] = {
     "X-Request-Id": {
-        "description": "Yours, if you sent one of 1 to 64 of the characters `A-Z a-z 0-9 . _ -`; else a new one.",
+        "description": "The id that you sent, if it has 1 to 64 of the characters `A-Z a-z 0-9 . _ -`, else a new one.",
         "schema": {"type": "string"},
         "required": True,
     }
@@ -179,13 +181,11 @@ _HEADERS: dict[str, Any] = {
 _VERSION_HEADER = {
     "X-Adapter-Version": {"description": "The version that answered.", "schema": {"type": "string"}, "required": True}
 }
-_RETRY = {
-    "Retry-After": {"description": "Seconds; absent where trying again is in vain.", "schema": {"type": "string"}}
-}
+_RETRY = {"Retry-After": {"description": "Seconds; absent if a retry cannot help.", "schema": {"type": "string"}}}
 
 
 def responses(*codes: str, success: int = 200, versioned: bool = False) -> dict[int | str, dict[str, Any]]:
-    """For a route's `responses`: the headers of its success, and the errors of these codes, by status."""
+    """A route's `responses`: the headers of its success, and the errors of these codes, by status."""
     documented: dict[int | str, dict[str, Any]] = {
         success: {"headers": {**_HEADERS, **(_VERSION_HEADER if versioned else {})}}
     }
@@ -197,9 +197,9 @@ def responses(*codes: str, success: int = 200, versioned: bool = False) -> dict[
 
 
 def image_body(names: Sequence[str]) -> dict[str, Any]:
-    """For a route's `openapi_extra`: one image in three ways, or several, by name, in two."""
+    """A route's `openapi_extra`: the ways to send one image, or several images by name."""
     binary = {"type": "string", "format": "binary"}
-    base64 = {"type": "string", "format": "byte", "description": "base64 of a JPEG, PNG or WebP file, no line breaks"}
+    base64 = {"type": "string", "format": "byte", "description": "base64 of a JPEG, PNG or WebP file"}
 
     def fields(of: dict[str, Any]) -> dict[str, Any]:
         shape = {"type": "object", "required": list(names), "additionalProperties": False}

@@ -16,11 +16,11 @@ GREEN = np.full((40, 60, 3), (20, 200, 40), np.uint8)
 
 
 def test_procedural_scenes_are_decided_by_the_generator_alone_and_differ() -> None:
-    pictures = [procedural(np.random.default_rng(i), 48) for i in range(12)]
+    images = [procedural(np.random.default_rng(i), 48) for i in range(12)]
     again = [procedural(np.random.default_rng(i), 48) for i in range(12)]
-    assert all(np.array_equal(one, two) for one, two in zip(pictures, again, strict=True))
-    assert all(picture.shape == (48, 48, 3) and picture.dtype == np.uint8 for picture in pictures)
-    means = np.array([picture.mean(axis=(0, 1)) for picture in pictures])
+    assert all(np.array_equal(one, two) for one, two in zip(images, again, strict=True))
+    assert all(image.shape == (48, 48, 3) and image.dtype == np.uint8 for image in images)
+    means = np.array([image.mean(axis=(0, 1)) for image in images])
     assert means.std(axis=0).min() > 15
 
 
@@ -28,17 +28,17 @@ def test_procedural_scenes_are_decided_by_the_generator_alone_and_differ() -> No
 @pytest.mark.parametrize("size", [32, 65])
 def test_every_scene_and_material_is_finite_at_any_size(make, size: int) -> None:  # type: ignore[no-untyped-def]
     for seed in range(6):
-        picture = make(np.random.default_rng(seed), size)
-        assert picture.shape == (size, size, 3)
-        assert np.isfinite(picture).all()
-        assert 0.02 < np.clip(picture, 0, 1).mean() < 0.99
+        image = make(np.random.default_rng(seed), size)
+        assert image.shape == (size, size, 3)
+        assert np.isfinite(image).all()
+        assert 0.02 < np.clip(image, 0, 1).mean() < 0.99
 
 
 def test_photos_are_used_and_a_small_share_stays_procedural(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encode_jpeg(GREEN))
     backgrounds = Backgrounds([tmp_path / "a.jpg"], DataConfig())
-    pictures = [backgrounds.sample(np.random.default_rng(i), 32) for i in range(60)]
-    photos = sum(bool(p[..., 1].min() > 120 and p[..., 0].max() < 60) for p in pictures)
+    images = [backgrounds.sample(np.random.default_rng(i), 32) for i in range(60)]
+    photos = sum(bool(one[..., 1].min() > 120 and one[..., 0].max() < 60) for one in images)
     assert 42 <= photos < 60
 
 

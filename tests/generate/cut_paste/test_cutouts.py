@@ -58,7 +58,7 @@ def test_sides_cut_off_by_the_frame_are_told() -> None:
     assert (cutout.cut_left, cutout.cut_top, cutout.cut_right, cutout.cut_bottom) == (False, False, False, True)
 
 
-def test_an_empty_or_unfitting_mask_is_refused_by_name() -> None:
+def test_a_mask_that_is_empty_or_of_another_size_is_refused_by_name() -> None:
     image, mask = disc()
     with pytest.raises(ValueError, match=r"object mug: the mask has 0 pixels"):
         make_cutout("mug", image, np.zeros_like(mask))

@@ -11,20 +11,21 @@ from helpers.text_to_image import SIDE, equal, model, personalize, settings, slo
 from numpy.typing import NDArray
 
 from persrep_ray.config import DataConfig, GenerateConfig, RunConfig, SamplingConfig
-from persrep_ray.data.images import read_rgb
+from persrep_ray.data.images import decode_rgb
 from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.generate.dreambooth.class_images import ClassImages
 from persrep_ray.generate.dreambooth.diffusion.examples import to_tensor
 from persrep_ray.generate.dreambooth.diffusion.model import DiffusionModel
 from persrep_ray.generate.dreambooth.diffusion.sampling import Sampler, Shot
+from persrep_ray.storage.store import open_store
 
 Base = Callable[[str], Path]
 PROMPT = "a photo of a mug"
-COUNT = 10  # two looks at what others have made
+COUNT = 10  # takes two looks at what other processes have drawn
 
 
 class Recorded:
-    """A sampler that keeps what it is asked for; it may break at the n-th request, and look aside at each of them."""
+    """A sampler that records its calls. It may fail at the n-th call, and call `aside` in each of them."""
 
     def __init__(self, sampler: Sampler, breaks_at: int = -1, aside: Callable[[], None] | None = None) -> None:
         self.asked: list[list[Shot]] = []
@@ -49,17 +50,23 @@ def tiny(base: Base) -> DiffusionModel:
 
 
 def class_images(root: Path, one: DiffusionModel, **changes: Any) -> tuple[ClassImages, Recorded]:
-    """Of another process, as far as they can tell."""
+    """The class images as another process sees them."""
     recorder = {name: changes.pop(name) for name in ("breaks_at", "aside") if name in changes}
     dreambooth = settings(Path(one.config.base), **{"prior_images": COUNT, **changes})
     sampling = SamplingConfig(steps=1, guidance=(4.0, 7.5))
     config = RunConfig(generate=GenerateConfig(dreambooth=dreambooth, sampling=sampling))
     recorded = Recorded(Sampler(one, sampling, print), **recorder)
-    return ClassImages(config, RunFolder(root), one, recorded), recorded  # type: ignore[arg-type]
+    return ClassImages(config, folder_of(root), one, recorded), recorded  # type: ignore[arg-type]
+
+
+def folder_of(root: Path) -> RunFolder:
+    return RunFolder(open_store(root))
 
 
 def files(root: Path, prompt: str = PROMPT) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in RunFolder(root).class_images(prompt).iterdir()}
+    folder = folder_of(root)
+    prefix = folder.class_images(prompt)
+    return {entry.key.removeprefix(prefix): folder.store.read(entry.key) for entry in folder.store.list(prefix)}
 
 
 def test_they_are_drawn_once_and_their_latents_are_shared(tmp_path: Path, tiny: DiffusionModel) -> None:
@@ -72,13 +79,12 @@ def test_they_are_drawn_once_and_their_latents_are_shared(tmp_path: Path, tiny: 
     assert images.latents(PROMPT, begin_at=8) is latents  # another object of the category
     assert recorded.drawn == COUNT
     assert sorted(files(tmp_path)) == [f"{index:05d}.png" for index in range(COUNT)]
-    for index, file in enumerate(sorted(RunFolder(tmp_path).class_images(PROMPT).iterdir())):
-        torch.testing.assert_close(
-            latents[index : index + 1], tiny.encode_images(to_tensor(read_rgb(file, DataConfig())))
-        )
+    for index, png in enumerate(files(tmp_path).values()):
+        image = decode_rgb(png, DataConfig(), "a class image")
+        torch.testing.assert_close(latents[index : index + 1], tiny.encode_images(to_tensor(image)))
 
 
-def test_each_prompt_has_its_own(tmp_path: Path, tiny: DiffusionModel) -> None:
+def test_each_prompt_has_class_images_of_its_own(tmp_path: Path, tiny: DiffusionModel) -> None:
     images, recorded = class_images(tmp_path, tiny)
     mugs, dogs, again = (images.latents(prompt, begin_at=0) for prompt in (PROMPT, "a photo of a dog", PROMPT))
     assert mugs is not None and dogs is not None and again is not None
@@ -86,7 +92,9 @@ def test_each_prompt_has_its_own(tmp_path: Path, tiny: DiffusionModel) -> None:
     assert recorded.drawn == 2 * COUNT
 
 
-def test_whoever_draws_them_and_wherever_they_begin_they_are_the_same(tmp_path: Path, tiny: DiffusionModel) -> None:
+def test_they_are_the_same_whichever_process_draws_them_from_whichever_index(
+    tmp_path: Path, tiny: DiffusionModel
+) -> None:
     first, second = (class_images(tmp_path / name, tiny)[0] for name in "ab")
     one, other = first.latents(PROMPT, begin_at=0), second.latents(PROMPT, begin_at=2**62 + 7)
     assert one is not None and other is not None and torch.equal(one, other)
@@ -96,27 +104,27 @@ def test_whoever_draws_them_and_wherever_they_begin_they_are_the_same(tmp_path: 
 def test_another_process_draws_what_is_missing(tmp_path: Path, tiny: DiffusionModel) -> None:
     class_images(tmp_path, tiny)[0].latents(PROMPT, begin_at=0)
     before = files(tmp_path)
-    folder = RunFolder(tmp_path).class_images(PROMPT)
+    folder = folder_of(tmp_path)
     for name in ("00001.png", "00008.png"):
-        (folder / name).unlink()
+        folder.store.delete(folder.class_images(PROMPT) + name)
     images, recorded = class_images(tmp_path, tiny)
     images.latents(PROMPT, begin_at=5)
     assert recorded.drawn == 2 and files(tmp_path) == before
 
 
 def test_two_at_a_time_share_the_work(tmp_path: Path, tiny: DiffusionModel) -> None:
-    """The second draws all of its part while the first is at its first images."""
+    """The second process draws all its images while the first draws its first ones."""
     second, by_second = class_images(tmp_path, tiny)
-    turns = iter([lambda: second._draw_missing(PROMPT, paths, 8)])
+    turns = iter([lambda: second._draw_missing(PROMPT, keys, 8)])
     first, by_first = class_images(tmp_path, tiny, aside=lambda: next(turns, lambda: None)())
-    paths = [RunFolder(tmp_path).class_images(PROMPT) / f"{index:05d}.png" for index in range(COUNT)]
+    keys = [f"{folder_of(tmp_path).class_images(PROMPT)}{index:05d}.png" for index in range(COUNT)]
     first.latents(PROMPT, begin_at=0)
-    assert [len(shots) for shots in by_first.asked] == [8]  # 8 and 9 were there at its next look
+    assert [len(shots) for shots in by_first.asked] == [8]  # at its next look, the images 8 and 9 existed
     assert [shot.seed for shot in by_second.asked[0][2:]] == [shot.seed for shot in by_first.asked[0][:6]]
     assert len(files(tmp_path)) == COUNT
 
 
-def test_what_is_there_after_a_kill_is_whole(tmp_path: Path, tiny: DiffusionModel) -> None:
+def test_what_exists_after_a_kill_is_whole(tmp_path: Path, tiny: DiffusionModel) -> None:
     images, _ = class_images(tmp_path, tiny, breaks_at=1)
     with pytest.raises(KeyboardInterrupt):
         images.latents(PROMPT, begin_at=0)
@@ -129,7 +137,7 @@ def test_what_is_there_after_a_kill_is_whole(tmp_path: Path, tiny: DiffusionMode
     assert files(tmp_path) == files(tmp_path / "whole")
 
 
-def test_the_untouched_model_draws_them_whatever_is_in_the_slot(tmp_path: Path, tiny: DiffusionModel) -> None:
+def test_the_untouched_model_draws_them_whatever_the_slot_contains(tmp_path: Path, tiny: DiffusionModel) -> None:
     class_images(tmp_path / "fresh", tiny, prior_images=2)[0].latents(PROMPT, begin_at=0)
     personalize(tiny, 1)
     before = slot(tiny)
@@ -139,7 +147,7 @@ def test_the_untouched_model_draws_them_whatever_is_in_the_slot(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("off", [{"prior_images": 0}, {"prior_weight": 0.0}])
-def test_none_without_prior_preservation(tmp_path: Path, tiny: DiffusionModel, off: dict[str, Any]) -> None:
+def test_there_are_none_without_prior_preservation(tmp_path: Path, tiny: DiffusionModel, off: dict[str, Any]) -> None:
     images, recorded = class_images(tmp_path, tiny, **off)
     assert images.latents(PROMPT, begin_at=0) is None
     assert recorded.asked == [] and not list(tmp_path.iterdir())

@@ -14,8 +14,8 @@ from helpers.tiny import COLOURS, shape
 from numpy.typing import NDArray
 from PIL import Image
 
-from persrep_ray.config import BackboneConfig, ConfigError, FilterConfig, GenerateConfig, RunConfig
-from persrep_ray.generate.dreambooth.filter import LikenessFilter, Verdict, cut_out, masked_crop
+from persrep_ray.config import BackboneConfig, FilterConfig, GenerateConfig, RunConfig
+from persrep_ray.generate.dreambooth.filter import LikenessFilter, Match, cut_out, masked_crop
 from persrep_ray.masks.grabcut import MaskError
 
 GREY = (124, 116, 104)
@@ -37,12 +37,12 @@ def config(vit: Path, **settings: Any) -> RunConfig:
 
 
 def plain() -> NDArray[np.uint8]:
-    """A picture of nothing."""
+    """An image of nothing."""
     return np.full((64, 64, 3), 128, np.uint8)
 
 
 class ByColour:
-    """Masks a disc that `shape` has drawn: the colours are far from the noise about it."""
+    """Masks a disc that `shape` has drawn, whose colours differ clearly from the noise around it."""
 
     def refer(self, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:
         return None
@@ -55,7 +55,7 @@ class ByColour:
 
 
 def mean_colour(crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """In place of a backbone: what differs from grey, as a unit vector."""
+    """Takes the place of a backbone: the mean difference from grey as a unit vector."""
     means = np.stack([(crop.astype(np.float32) - GREY).mean(axis=(0, 1)) for crop in crops])
     return means / np.linalg.norm(means, axis=1, keepdims=True)
 
@@ -69,7 +69,7 @@ def by_colour(vit: Path, **settings: Any) -> LikenessFilter:
 # -- the crop ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_crop_is_the_object_alone_on_grey_in_the_middle() -> None:
+def test_the_crop_is_only_the_object_centred_on_grey() -> None:
     image = np.full((60, 90, 3), 30, np.uint8)
     mask = np.zeros((60, 90), np.bool_)
     mask[10:20, 40:80] = True
@@ -79,7 +79,7 @@ def test_the_crop_is_the_object_alone_on_grey_in_the_middle() -> None:
     red = (crop == RED).all(axis=2)
     assert ((crop == GREY).all(axis=2) | red).all()  # nothing of the background of 30
     rows, columns = np.flatnonzero(red.any(axis=1)), np.flatnonzero(red.any(axis=0))
-    assert (columns[0], columns[-1]) == (10, 189)  # a margin of 5 % at either end of the longer side
+    assert (columns[0], columns[-1]) == (10, 189)  # a margin of 5 % at both ends of the longer side
     assert (rows[0], rows[-1]) == (77, 121)  # 45 of 180, as the box is
 
 
@@ -101,31 +101,31 @@ def test_a_single_pixel_and_a_line_have_crops() -> None:
     assert (masked_crop(image, mask, side=20) == RED).any()
 
 
-# -- the verdict -------------------------------------------------------------------------------------------------------
+# -- the match -------------------------------------------------------------------------------------------------------
 
 
 def judged(one: LikenessFilter, *images: NDArray[np.uint8]) -> list[bool]:
-    return [one.accepts(verdict) for verdict in one.judge(images)]
+    return [one.accepts(match) for match in one.match(images)]
 
 
 def test_the_object_passes_and_another_colour_does_not(vit: Path) -> None:
     one = by_colour(vit, threshold=0.5)
     one.set_object([shape(RED, seed) for seed in range(3)], [shape(GREEN, 5), shape(BLUE, 6)])
     images = [shape(RED, 9)[0], shape(GREEN, 8)[0], plain(), shape(RED, 7)[0]]
-    verdicts = one.judge(images)
-    assert [one.accepts(verdict) for verdict in verdicts] == [True, False, False, True]
-    assert verdicts[2] == Verdict(None, None)
-    for image, verdict in zip(images, verdicts, strict=True):
-        if verdict.mask is not None:
-            assert np.array_equal(verdict.mask, ByColour().mask(image))
+    matches = one.match(images)
+    assert [one.accepts(match) for match in matches] == [True, False, False, True]
+    assert matches[2] == Match(None, None)
+    for image, match in zip(images, matches, strict=True):
+        if match.mask is not None:
+            assert np.array_equal(match.mask, ByColour().mask(image))
     assert judged(one) == [] and judged(one, plain()) == [False]
 
     one.set_object([shape(GREEN, seed) for seed in range(3)], [shape(RED, 5), shape(BLUE, 6)])
     assert judged(one, *images) == [False, True, False, False]
 
 
-def test_the_scale_is_set_by_others_and_by_the_photos_themselves(vit: Path) -> None:
-    """0 is what others have on average, 1 what photos have among each other: each to the most similar photo."""
+def test_the_scale_is_set_by_distractors_and_by_the_photos_themselves(vit: Path) -> None:
+    """0 is how alike others are to the most similar photo on average, and 1 how alike the photos are to each other."""
     one = by_colour(vit)
     photos = [shape(colour, seed) for seed, colour in enumerate([(200, 40, 40), (220, 90, 40), (200, 40, 90)])]
     others = [shape(GREEN, 5), shape(BLUE, 6)]
@@ -137,11 +137,11 @@ def test_the_scale_is_set_by_others_and_by_the_photos_themselves(vit: Path) -> N
     probe = shape((210, 60, 70), 8)
     cosine = (mean_colour([masked_crop(*probe)]) @ own.T).max()
     assert one.likeness([probe]) == [pytest.approx((cosine - zero) / (alike - zero), rel=1e-4)]
-    (verdict,) = one.judge([probe[0]])
-    assert verdict.score == pytest.approx(one.likeness([probe])[0], rel=1e-4)
+    (match,) = one.match([probe[0]])
+    assert match.score == pytest.approx(one.likeness([probe])[0], rel=1e-4)
 
 
-def test_a_single_photo_and_no_others_leave_the_cosine_as_it_is(vit: Path) -> None:
+def test_a_single_photo_without_distractors_leaves_the_cosine_as_it_is(vit: Path) -> None:
     one = by_colour(vit)
     photo, probe = shape(RED, 0), shape(GREEN, 1)
     one.set_object([photo], [])
@@ -149,19 +149,19 @@ def test_a_single_photo_and_no_others_leave_the_cosine_as_it_is(vit: Path) -> No
     assert one.likeness([photo, probe]) == pytest.approx([1, cosine], abs=1e-5)
 
 
-def test_others_that_are_just_as_alike_make_no_infinite_scale(vit: Path) -> None:
+def test_distractors_that_are_just_as_alike_give_a_finite_scale(vit: Path) -> None:
     one = by_colour(vit, threshold=0.5)
     one.set_object([shape(RED, 0), shape(RED, 1)], [shape(RED, 2)])
     assert np.isfinite(one.likeness([shape(GREEN, 3), shape(RED, 4)])).all()
-    assert judged(one, shape(RED, 4)[0], shape(GREEN, 3)[0]) == [False, False]  # nothing tells it from the other
+    assert judged(one, shape(RED, 4)[0], shape(GREEN, 3)[0]) == [False, False]  # nothing tells the two objects apart
 
 
-def test_the_threshold_is_the_least_that_passes(vit: Path) -> None:
+def test_the_threshold_is_the_least_likeness_that_passes(vit: Path) -> None:
     for threshold, passes in ((0.49, True), (0.5, True), (0.51, False)):
-        assert by_colour(vit, threshold=threshold).accepts(Verdict(0.5, None)) is passes
-        assert not by_colour(vit, threshold=threshold).accepts(Verdict(None, None))
+        assert by_colour(vit, threshold=threshold).accepts(Match(0.5, None)) is passes
+        assert not by_colour(vit, threshold=threshold).accepts(Match(None, None))
     everything = by_colour(vit, threshold=None)
-    assert everything.accepts(Verdict(-9.0, None)) and everything.accepts(Verdict(None, None))
+    assert everything.accepts(Match(-9.0, None)) and everything.accepts(Match(None, None))
 
 
 def test_other_objects_without_a_foreground_are_left_out(vit: Path) -> None:
@@ -174,9 +174,9 @@ def test_with_a_backbone_and_its_own_masks(vit: Path) -> None:
     one = LikenessFilter(config(vit, threshold=0.5))
     one.set_object([shape(RED, seed) for seed in range(3)], [shape(GREEN, 5), shape(BLUE, 6)])
     image, truth = shape(RED, 9)
-    verdicts = one.judge([image, plain(), shape(GREEN, 8)[0]])
-    assert [one.accepts(verdict) for verdict in verdicts] == [True, False, False]
-    found = verdicts[0].mask
+    matches = one.match([image, plain(), shape(GREEN, 8)[0]])
+    assert [one.accepts(match) for match in matches] == [True, False, False]
+    found = matches[0].mask
     assert found is not None and (found & truth).sum() > 0.9 * (found | truth).sum()
 
 
@@ -184,25 +184,19 @@ def test_with_a_backbone_and_its_own_masks(vit: Path) -> None:
 
 
 def likeness(one: LikenessFilter) -> float:
-    """Of green to red: the cosine itself."""
+    """The likeness of green to red, which is the cosine itself."""
     one.set_object([shape(RED, 0)], [])
     return one.likeness([shape(GREEN, 1)])[0]
 
 
-def test_the_filter_has_a_backbone_of_its_own(vit: Path, tmp_path: Path) -> None:
+def test_the_filter_may_have_another_backbone_than_the_run(vit: Path, tmp_path: Path) -> None:
     vits.save("clip_vision_model", tmp_path)
     as_the_run = likeness(LikenessFilter(config(tmp_path)))
     own = likeness(LikenessFilter(config(vit, backbone=str(tmp_path))))
     assert own == as_the_run != likeness(LikenessFilter(config(vit)))
 
 
-def test_dreamsim_that_is_not_installed_is_an_error_of_the_settings(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "dreamsim", None)
-    with pytest.raises(ConfigError, match=r"generate\.filter\.metric: dreamsim is not installed"):
-        LikenessFilter(config(vit, metric="dreamsim"))
-
-
-def test_dreamsim_is_used_where_it_is_installed(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dreamsim_is_used_if_it_is_configured(vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
     class Model:
@@ -228,7 +222,7 @@ def test_dreamsim_is_used_where_it_is_installed(vit: Path, monkeypatch: pytest.M
     assert found == pytest.approx(cosine, abs=1e-3)
 
 
-def test_a_cutout_is_small_and_says_the_same_as_its_photo(vit: Path) -> None:
+def test_a_cutout_is_small_and_gives_the_same_crop_as_its_photo(vit: Path) -> None:
     image = np.full((900, 1200, 3), 128, np.uint8)
     mask = np.zeros((900, 1200), np.bool_)
     mask[100:700, 500:800] = True

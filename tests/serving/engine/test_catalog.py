@@ -19,6 +19,7 @@ from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.serving.engine.catalog import Catalog, matching
 from persrep_ray.serving.engine.errors import AdapterUnusableError, RegistryUnavailableError, VersionNotFoundError
 from persrep_ray.serving.engine.source import Source
+from persrep_ray.storage.store import open_store
 
 
 def publish(registry: Registry, object_id: str, version: str = "v1", mark: str = "") -> None:
@@ -30,7 +31,7 @@ def publish(registry: Registry, object_id: str, version: str = "v1", mark: str =
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    registry = Registry(tmp_path / "registry")
+    registry = Registry(open_store(tmp_path / "registry"))
     for object_id in ("cup", "mug"):
         publish(registry, object_id)
     return registry
@@ -38,14 +39,14 @@ def registry(tmp_path: Path) -> Registry:
 
 @pytest.fixture
 def catalog(registry: Registry) -> Catalog:
-    return Catalog(Source(registry.root), refresh_s=0.001)
+    return Catalog(Source(registry.store.uri), refresh_s=0.001)
 
 
 class SlowSource(Source):
     """Whose reads wait for `gate` once it is closed."""
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
         self.gate = threading.Event()
         self.gate.set()
         self.scans = 0
@@ -72,13 +73,14 @@ class SlowSource(Source):
 
 @pytest.fixture
 def slow(registry: Registry) -> SlowSource:
-    return SlowSource(registry.root)
+    return SlowSource(registry.store.uri)
 
 
 def away(registry: Registry) -> Callable[[], object]:
     """The registry's folder disappears; the result brings it back."""
-    elsewhere = registry.root.rename(registry.root.with_name("away"))
-    return lambda: elsewhere.rename(registry.root)
+    root = Path(registry.store.uri)
+    elsewhere = root.rename(root.with_name("away"))
+    return lambda: elsewhere.rename(root)
 
 
 def pointers(catalog: Catalog) -> dict[str, str | None]:
@@ -155,7 +157,7 @@ def test_while_the_registry_is_away_the_last_copy_counts(registry: Registry, cat
 def test_a_damaged_pointer_keeps_the_known_version(registry: Registry, catalog: Catalog) -> None:
     async def scenario() -> None:
         await catalog.refresh()
-        (registry.root / "objects/mug/current.json").write_text("{")
+        registry.store.write("live/mug.json", b"{")
         publish(registry, "cup", "v2")
         await catalog.refresh()
         assert pointers(catalog) == {"cup": "v2", "mug": "v1"}
@@ -171,17 +173,17 @@ class TestCards:
             assert await catalog.card("mug", "v2") == {"mark": "mug v2"}
             with pytest.raises(VersionNotFoundError):
                 await catalog.card("mug", "v3")
-            (registry.path("cup", "v1") / "card.json").write_text("{")
+            registry.store.write("objects/cup/versions/v1/card.json", b"{")
             with pytest.raises(AdapterUnusableError):
                 await catalog.card("cup", "v1")
 
         asyncio.run(scenario())
 
-    def test_only_those_used_last_are_kept(
-        self, registry: Registry, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_only_those_used_last_are_kept(self, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(catalog_module, "_CARDS_KEPT", 2)
+        catalog = Catalog(Source(registry.store.uri), refresh_s=0.001)
+
         async def scenario() -> None:
-            monkeypatch.setattr(catalog_module, "_CARDS_KEPT", 2)
             publish(registry, "jar")
             for object_id in ("mug", "cup", "mug", "jar"):
                 await catalog.card(object_id, "v1")
@@ -337,7 +339,9 @@ class TestRun:
             await asyncio.wait([follower])
 
         asyncio.run(asyncio.wait_for(scenario(), 10))
-        assert [record.message for record in caplog.records] == ["registry: 'odd'; serving goes on with what is known"]
+        assert [record.message for record in caplog.records] == [
+            "registry: 'odd'; serving continues with the last known objects"
+        ]
 
 
 IDS = sorted(["A-1", "a", "a.b", "a1", "aa", "ab", "ab-1", "b", "cup", "cup-1", "cup_2", "cups", "z", "zz", "_"])

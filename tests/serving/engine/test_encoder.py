@@ -21,10 +21,10 @@ from peft import PeftModel
 from safetensors.numpy import save
 from torch import nn
 
-import persrep_ray.serving.engine.encoder as encoder_module
 from persrep_ray.backbones.backbone import Backbone, BackboneError, Features, load_backbone, local_checkpoint
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import BackboneConfig, LoraSection
+from persrep_ray.data.lru import Lru, nbytes
 from persrep_ray.serving.engine.adapters import Adapter, parse_adapter
 from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.serving.engine.encoder import ImageInput, MultiAdapterEncoder, Row
@@ -135,11 +135,16 @@ def dino(tmp_path_factory: pytest.TempPathFactory) -> Served:
     return served("dinov2", tmp_path_factory.mktemp("dinov2"))
 
 
+def keep(served: Served, limit: int) -> None:
+    """From now on the encoder keeps what it computes, up to `limit` bytes."""
+    served.encoder._prefixes = Lru(limit, size=nbytes)
+
+
 @pytest.fixture(autouse=True)
 def nothing_kept(request: pytest.FixtureRequest) -> None:
     """Tests that share an encoder do not share its cache."""
     if "dino" in request.fixturenames:
-        request.getfixturevalue("dino").encoder._prefixes.clear()
+        keep(request.getfixturevalue("dino"), 2**20)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,7 +167,7 @@ def test_a_mixed_batch_equals_each_adapter_alone_by_peft(kind: str, tmp_path: Pa
 def test_in_bfloat16_it_is_as_near_to_the_truth_as_evaluation_is(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("backbones.backbone", "serving.encoder"):  # also on a CPU that emulates it
+    for module in ("backbones.backbone", "serving.engine.encoder"):  # also on a CPU that emulates it
         monkeypatch.setattr(f"persrep_ray.{module}.computes_bfloat16", lambda device: True)
     # Evaluation runs the same adapters by `peft` under autocast. Both round, each in an order of its own, so neither
     # equals the other; but where thresholds are applied, features must be no worse than where they were chosen.
@@ -268,25 +273,21 @@ class TestPrefix:
         dino.encoder.encode(dino.rows([(0, 1), (2, 1)]))
         assert computed == [2, 1]
 
-    def test_keeps_no_more_than_its_share_and_forgets_the_oldest(
-        self, dino: Served, computed: list[int], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_keeps_no_more_than_its_share_and_forgets_the_oldest(self, dino: Served, computed: list[int]) -> None:
         size = 17 * 32 * 4  # tokens, width, float32
-        monkeypatch.setattr(encoder_module, "_PREFIX_BYTES", 2 * size)
+        keep(dino, 2 * size)
         for batch in ((1, 0), (1,), (2,), (1,), (0,)):  # 2 displaces 0, as 1 was used since; 0 then displaces 2
             dino.encoder.encode(dino.rows([(number, 0) for number in batch]))
         assert computed == [2, 1, 1]
-        kept = list(dino.encoder._prefixes.values())
+        kept = [dino.encoder._prefixes.get(key) for key in dino.encoder._prefixes.keys()]  # noqa: SIM118
         assert len(kept) == 2
-        assert sum(one.untyped_storage().nbytes() for one in kept) == 2 * size  # no view of a larger batch
+        assert sum(one.untyped_storage().nbytes() for one in kept if one is not None) == 2 * size  # no larger batch
 
-    def test_a_batch_of_more_images_than_are_kept(
-        self, dino: Served, computed: list[int], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_batch_of_more_images_than_are_kept(self, dino: Served, computed: list[int]) -> None:
         expected = dino.encoder.encode(dino.rows())
-        monkeypatch.setattr(encoder_module, "_PREFIX_BYTES", 1)
+        keep(dino, 1)
         found = dino.encoder.encode(dino.rows())
-        assert torch.equal(found.cls, expected.cls) and not dino.encoder._prefixes
+        assert torch.equal(found.cls, expected.cls) and not len(dino.encoder._prefixes)
 
     def test_of_another_size_is_another_image(self, dino: Served, computed: list[int]) -> None:
         small = np.full((28, 28, 3), 7, np.uint8)

@@ -1,33 +1,28 @@
-"""The engine answers what evaluation computes, for many at once, and never makes up a "not found"."""
+"""The engine answers what evaluation computes, for many at once, and tells apart what can go wrong."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-import shutil
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from helpers.engines import OBJECTS, REFS, Sample, ask, assert_alike, dense, engine_of, enormous, standard
 from helpers.published import DENSE, PHOTOS, SIZE, photo, publish_object, tiny_checkpoint
 from PIL import Image
 from safetensors.numpy import load as load_arrays
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 
-import persrep_ray.serving.engine.source as source_module
-from persrep_ray.backbones.lora import LoraBackbone, load_lora
-from persrep_ray.config import BackboneConfig, EvaluateConfig, RunConfig, load_serve_config
+from persrep_ray.backbones.lora import load_lora
+from persrep_ray.config import BackboneConfig, EvaluateConfig, RunConfig
 from persrep_ray.data.images import resize_square, standard_view
 from persrep_ray.data.objects import Photo
 from persrep_ray.evaluate.photo_cache import PhotoCache
 from persrep_ray.registry.registry import Registry
-from persrep_ray.serving.engine.answers import AdapterRef, Identification
+from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.serving.engine.engine import LocalEngine
 from persrep_ray.serving.engine.errors import (
     AdapterUnusableError,
@@ -35,69 +30,9 @@ from persrep_ray.serving.engine.errors import (
     RegistryUnavailableError,
     VersionNotFoundError,
 )
-from persrep_ray.serving.engine.profile import read_profile
+from persrep_ray.storage.store import open_store
 from persrep_ray.tasks.dense import DensePrediction, DenseReference, bounding_box, predict
 from persrep_ray.tasks.features import normalize
-
-OBJECTS = 6
-REFS = [AdapterRef(f"{'cup' if number < 2 else 'mug'}-{number}", "v1") for number in range(OBJECTS)]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A registry of the objects `REFS`, the settings of their run, and a slot for their adapters."""
-
-    registry: Path
-    config: RunConfig
-    lora: LoraBackbone
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    root = tmp_path_factory.mktemp("sample")
-    config = tiny_checkpoint(root / "vit")
-    lora = load_lora(config)
-    for number, ref in enumerate(REFS):
-        publish_object(root / "registry", ref.object_id, config, number, lora=lora)
-    return Sample(root / "registry", config, lora)
-
-
-@pytest.fixture
-def own(sample: Sample, tmp_path: Path) -> Sample:
-    """A copy of the registry that a test may damage."""
-    return replace(sample, registry=shutil.copytree(sample.registry, tmp_path / "registry"))
-
-
-def engine_of(sample: Sample, **settings: Any) -> LocalEngine:
-    config = load_serve_config({"registry": str(sample.registry), "refresh_s": 0.01, **settings})
-    return LocalEngine(config, read_profile(config))
-
-
-@asynccontextmanager
-async def running(engine: LocalEngine) -> AsyncIterator[LocalEngine]:
-    follower = asyncio.create_task(engine.run())
-    try:
-        yield engine
-    finally:
-        follower.cancel()
-        await asyncio.wait([follower])
-
-
-def ask(engine: LocalEngine, question: Callable[[LocalEngine], Coroutine[Any, Any, Any]]) -> Any:
-    async def scenario() -> Any:
-        async with running(engine):
-            return await question(engine)
-
-    return asyncio.run(asyncio.wait_for(scenario(), 30))
-
-
-def standard(number: int, index: int = PHOTOS) -> np.ndarray:
-    """The view of a photo that no prototype knows."""
-    return standard_view(photo(number, index)[0], SIZE)
-
-
-def dense(number: int, index: int = PHOTOS) -> np.ndarray:
-    return resize_square(photo(number, index)[0], DENSE)
 
 
 class ByEvaluation:
@@ -112,12 +47,11 @@ class ByEvaluation:
         return Photo("any", path, None, None)
 
     def cache(self, ref: AdapterRef) -> tuple[PhotoCache, dict[str, np.ndarray]]:
-        path = Registry(self.sample.registry).path(ref.object_id, ref.version)
-        names = ("adapter_config.json", "adapter_model.safetensors")
-        self.sample.lora.load_files({name: (path / name).read_bytes() for name in names})
-        return PhotoCache(self.sample.lora, self.sample.config, 2**24), load_arrays(
-            (path / "prototypes.safetensors").read_bytes()
-        )
+        files = Registry(open_store(self.sample.registry)).files(ref.object_id, ref.version)
+        prototypes = load_arrays(files.pop("prototypes.safetensors"))
+        del files["card.json"]
+        self.sample.lora.load_files(files)
+        return PhotoCache(self.sample.lora, self.sample.config, 2**24), prototypes
 
     def cls(self, ref: AdapterRef, image: np.ndarray) -> np.ndarray:
         cache, _ = self.cache(ref)
@@ -264,23 +198,6 @@ def test_many_mixed_queries_at_once_are_all_answered_right(sample: Sample) -> No
     assert engine.bank.nbytes <= 2 * 60_000 and len(engine.bank) > 0
 
 
-def assert_alike(left: Any, right: Any) -> None:
-    """Equal but for the rounding that differs with the size of a batch."""
-    if isinstance(left, np.ndarray) and left.dtype == bool:
-        assert (left != right).mean() < 0.001
-    elif isinstance(left, float | np.ndarray):
-        np.testing.assert_allclose(left, right, atol=1e-4)
-    elif isinstance(left, tuple):
-        for one, other in zip(left, right, strict=True):
-            assert_alike(one, other)
-    elif hasattr(left, "__dataclass_fields__"):
-        assert type(left) is type(right)
-        for name in left.__dataclass_fields__:
-            assert_alike(getattr(left, name), getattr(right, name))
-    else:
-        assert left == right
-
-
 class TestErrors:
     def test_no_such_version(self, sample: Sample) -> None:
         with pytest.raises(VersionNotFoundError):
@@ -322,162 +239,6 @@ class TestErrors:
         assert ask(engine, lambda one: one.classify(REFS[0], standard(0))).match  # is in memory
         with pytest.raises(RegistryUnavailableError):
             ask(engine, lambda one: one.classify(REFS[1], standard(0)))
-
-
-def enormous(files: dict[str, bytes]) -> None:
-    """Finite values whose features are not."""
-    tensors = load_tensors(files["adapter_model.safetensors"])
-    files["adapter_model.safetensors"] = save_tensors({name: one * 1e30 for name, one in tensors.items()})
-
-
-def identify(engine: LocalEngine, shown: int, prefixes: Sequence[str] = ("",), **options: Any) -> Identification:
-    asked = {"top_k": 5, "exact": False, **options}
-    found: Identification = ask(engine, lambda one: one.identify(standard(shown), prefixes, **asked))
-    return found
-
-
-def ids(found: Identification) -> list[str]:
-    return [candidate.ref.object_id for candidate in found.candidates]
-
-
-class TestIdentify:
-    @pytest.mark.parametrize("exact", [False, True])
-    def test_finds_the_right_object_among_many(self, sample: Sample, exact: bool) -> None:
-        engine = engine_of(sample, identify={"shortlist": 3}, encoder={"batch_rows": 2})
-        for shown, ref in enumerate(REFS):
-            found = identify(engine, shown, exact=exact)
-            assert found.candidates[0].ref == ref
-            assert (found.searched, found.tried) == (OBJECTS, OBJECTS if exact else 3)
-            assert all(one.classification.match for one in found.candidates)
-
-    def test_candidates_are_what_their_own_adapters_say_most_probable_first(self, own: Sample) -> None:
-        for number, ref in enumerate(REFS):  # nearly all match, and each is calibrated another way
-            card = {"threshold": -0.5, "calibration": {"slope": 1.0, "intercept": (number * 7) % 5}}
-            Registry(own.registry).delete(ref.object_id)
-            publish_object(own.registry, ref.object_id, own.config, number, lora=own.lora, card=card)
-        engine = engine_of(own)
-        found = identify(engine, 0, top_k=6).candidates
-        assert len(found) >= 5
-        probabilities = [one.classification.probability for one in found]
-        assert probabilities == sorted(probabilities, reverse=True)
-        for one in found:
-            classification = ask(engine, lambda engine, one=one: engine.classify(one.ref, standard(0)))
-            assert one.classification.score == pytest.approx(classification.score, abs=1e-5)
-            assert one.classification.probability == pytest.approx(classification.probability, abs=1e-5)
-        assert ids(identify(engine, 0, top_k=2)) == [one.ref.object_id for one in found[:2]]
-
-    def test_exact_equals_a_shortlist_that_covers_all(self, sample: Sample) -> None:
-        covers, short = engine_of(sample, identify={"shortlist": OBJECTS}), engine_of(sample)
-        for shown in range(OBJECTS):
-            assert_alike(identify(covers, shown), identify(short, shown, exact=True))
-
-    @pytest.mark.parametrize("exact", [False, True])
-    @pytest.mark.parametrize("shortlist", [1, 16])
-    def test_only_objects_of_the_prefixes_are_tried(self, sample: Sample, exact: bool, shortlist: int) -> None:
-        engine = engine_of(sample, identify={"shortlist": shortlist})
-        found = identify(engine, 3, ["cup"], exact=exact)  # it is a mug
-        assert ids(found) == [] and found.searched == 2 and found.tried <= 2
-        found = identify(engine, 3, ["mug-3", "cup"], exact=exact)
-        assert ids(found) == ["mug-3"] and found.searched == 3
-        nobody = identify(engine, 3, ["x", "muh"], exact=exact)
-        assert (nobody.candidates, nobody.searched, nobody.tried) == ((), 0, 0)
-        assert identify(engine, 3, [], exact=exact).searched == 0
-
-    def test_nothing_found_is_no_candidate(self, sample: Sample) -> None:
-        noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
-        found = ask(engine_of(sample), lambda one: one.identify(noise, [""], top_k=5, exact=True))
-        assert found == Identification((), searched=OBJECTS, tried=OBJECTS)
-
-    @pytest.mark.parametrize("damage", ["adapter", "prototypes", "overflow", "another backbone", "forbidden"])
-    def test_a_broken_object_is_left_out(self, own: Sample, damage: str) -> None:
-        other = own.config.to_dict()
-        other["backbone"]["name"] = "elsewhere"
-        change = enormous if damage == "overflow" else None
-        card = {"config": other} if damage == "another backbone" else None
-        publish_object(own.registry, "zebra", own.config, 3, lora=own.lora, card=card, change=change)
-        folder = Registry(own.registry).path("zebra")
-        if damage == "adapter":
-            (folder / "adapter_model.safetensors").write_bytes(b"not any more")
-        elif damage == "prototypes":
-            (folder / "prototypes.safetensors").write_bytes(b"not any more")
-        elif damage == "forbidden":
-            (folder / "adapter_config.json").unlink()
-            (folder / "adapter_config.json").mkdir()
-        for exact in (False, True):
-            found = identify(engine_of(own), 3, exact=exact)
-            assert ids(found)[0] == "mug-3" and "zebra" not in ids(found) and found.tried == OBJECTS
-
-    def test_new_versions_and_deletions_are_followed(self, own: Sample) -> None:
-        engine, registry = engine_of(own), Registry(own.registry)
-
-        async def scenario(one: LocalEngine) -> None:
-            assert ids(await one.identify(standard(3), [""], top_k=1, exact=False)) == ["mug-3"]
-            registry.delete("mug-3")
-            publish_object(own.registry, "new", own.config, 3, lora=own.lora, version="v7")
-            found = None
-            while found != ["new"]:
-                found = ids(await one.identify(standard(3), [""], top_k=1, exact=False))
-            assert (await one.identify(standard(3), [""], top_k=1, exact=True)).searched == OBJECTS
-
-        ask(engine, scenario)
-
-
-class TestIdentifyWithoutTheRegistry:
-    """It must never look like "none of them"."""
-
-    def test_from_the_start(self, own: Sample) -> None:
-        engine = engine_of(own, encoder={"load_timeout_s": 0.1})
-        away = own.registry.rename(own.registry.with_name("away"))
-        with pytest.raises(RegistryUnavailableError, match="have not been read yet"):
-            identify(engine, 3)
-        away.rename(own.registry)
-        assert ids(identify(engine_of(own), 3))[0] == "mug-3"
-
-    def test_the_first_query_of_a_process_waits_for_the_objects(self, own: Sample) -> None:
-        engine = engine_of(own)
-
-        async def scenario(one: LocalEngine) -> list[str]:
-            away = own.registry.rename(own.registry.with_name("away"))
-            query = asyncio.create_task(one.identify(standard(3), [""], top_k=1, exact=False))
-            await asyncio.sleep(0)
-            away.rename(own.registry)
-            return ids(await query)
-
-        assert ask(engine, scenario) == ["mug-3"]
-
-    @pytest.mark.parametrize("exact", [False, True])
-    def test_later(self, own: Sample, exact: bool) -> None:
-        engine = engine_of(own, encoder={"bank_bytes": 1})
-
-        async def scenario(one: LocalEngine) -> None:
-            await one.identify(standard(3), ["mug-3"], top_k=1, exact=exact)
-            own.registry.rename(own.registry.with_name("away"))
-            await one.identify(standard(3), [""], top_k=1, exact=exact)
-
-        with pytest.raises(RegistryUnavailableError):
-            ask(engine, scenario)
-
-    def test_with_all_in_memory_it_still_answers(self, own: Sample) -> None:
-        engine = engine_of(own)
-
-        async def scenario(one: LocalEngine) -> Identification:
-            await one.identify(standard(3), [""], top_k=1, exact=True)
-            own.registry.rename(own.registry.with_name("away"))
-            return await one.identify(standard(3), [""], top_k=1, exact=True)
-
-        assert ids(ask(engine, scenario)) == ["mug-3"]
-
-    def test_one_object_that_cannot_be_read_now(self, own: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-        read = source_module.read_regular
-
-        def fails(path: Path, most: int) -> bytes:
-            if path.name == "prototypes.safetensors" and "mug-3" in str(path):
-                raise OSError(5, "Input/output error")
-            return read(path, most)
-
-        monkeypatch.setattr(source_module, "read_regular", fails)
-        with pytest.raises(RegistryUnavailableError):
-            identify(engine_of(own, encoder={"load_timeout_s": 0.3}), 3)
 
 
 def test_leaving_clients_give_back_everything(sample: Sample) -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import save
 from persrep_ray.config import BackboneConfig, ConfigError, EvaluateConfig, RunConfig, ServeConfig
 from persrep_ray.registry.registry import FILES, Registry
 from persrep_ray.serving.engine.profile import Profile, read_profile
+from persrep_ray.storage.store import open_store
 
 MADE_WITH = RunConfig(
     backbone=BackboneConfig(name="elsewhere/vit", adapted_blocks="all", precision="float32"),
@@ -23,7 +24,9 @@ MADE_WITH = RunConfig(
 def publish(root: Path, object_id: str, card: dict[str, Any]) -> None:
     tensors = save({"any": np.zeros(1, np.float32)})
     text = json.dumps(card).encode()
-    Registry(root).publish(object_id, "v1", {name: text if name.endswith("json") else tensors for name in FILES})
+    Registry(open_store(root)).publish(
+        object_id, "v1", {name: text if name.endswith("json") else tensors for name in FILES}
+    )
 
 
 def test_the_cards_say_what_the_settings_leave_open(tmp_path: Path) -> None:
@@ -43,7 +46,7 @@ def test_cards_that_say_nothing_are_passed_over(tmp_path: Path) -> None:
     for number, card in enumerate(({}, {"config": 1}, {"config": {"backbone": {"name": 3}}})):
         publish(tmp_path, f"a{number}", card)
     publish(tmp_path, "b", {"config": MADE_WITH.to_dict()})
-    (Registry(tmp_path).path("a0") / "card.json").write_text("{")
+    (Registry(open_store(tmp_path)).local_copy("a0") / "card.json").write_text("{")
     assert read_profile(ServeConfig(registry=str(tmp_path))).backbone == MADE_WITH.backbone
 
 
@@ -51,7 +54,7 @@ def test_cards_that_say_nothing_are_passed_over(tmp_path: Path) -> None:
     ("prepare", "message"),
     [
         (lambda root: None, "registry .*: the registry cannot be reached"),
-        (lambda root: (root / "objects").mkdir(), "holds no object whose card can be read: publish one first"),
+        (lambda root: Registry(open_store(root)).mark(), "holds no object whose card can be read: publish one first"),
         (lambda root: publish(root, "mug", {}), "holds no object whose card can be read: publish one first"),
     ],
 )

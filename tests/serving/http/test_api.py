@@ -1,75 +1,34 @@
-"""The HTTP interface, address by address: what goes in, what comes out, who may see what."""
+"""The HTTP interface, address by address: what goes in, what comes out."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from typing import Any
 
-import httpx2
 import numpy as np
 import pytest
 from faster_coco_eval.core import mask as coco
 from PIL import Image
-from serving.http.fakes import Endpoint, encoded, endpoint
+from serving.http.calls import (
+    CALIBRATION,
+    HEADERS,
+    IMAGE,
+    IMAGE_ADDRESSES,
+    MUG,
+    OTHER,
+    base64_of,
+    error_code,
+    post,
+)
+from serving.http.fakes import encoded, endpoint
 
 from persrep_ray.config import DataConfig
 from persrep_ray.data.images import decode_mask
 from persrep_ray.serving.engine import errors
 from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.serving.engine.errors import RegistryUnavailableError, VersionNotFoundError
-from persrep_ray.serving.http.auth import KeyEntry, Keys
-from persrep_ray.serving.http.errors import STATUS
-
-IMAGE = encoded(grey=102)  # of brightness 0.4
-OTHER = encoded(grey=51)  # 0.2
-CALIBRATION = {
-    **{"slope": 9.5, "intercept": -3.0, "positives": 5, "others": 7},
-    **{"true_positive_rate": 1.0, "false_positive_rate": 0.0},
-}
-MUG = {"object_id": "mug", "version": "v2"}
-HEADERS = {
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    "x-frame-options": "DENY",
-    "cache-control": "no-store",
-}
-IMAGE_ADDRESSES = [*(f"/v1/objects/mug/{task}" for task in ("embed", "classify", "detect", "segment", "compare"))]
-IMAGE_ADDRESSES += ["/v1/identify"]
-
-
-def key(secret: str, *prefixes: str, delete: bool = False) -> KeyEntry:
-    digest = hashlib.sha256(secret.encode()).hexdigest()
-    return KeyEntry(name=secret, sha256=digest, prefixes=prefixes, delete=delete)
-
-
-KEYS = [key("all", ""), key("shop", "shop_", "store_"), key("shop admin", "shop_", delete=True)]
-
-
-def bearer(secret: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {secret}"}
-
-
-def base64_of(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def post(served: Endpoint, path: str, *images: bytes, **options: Any) -> httpx2.Response:
-    """`images` as a form."""
-    files = dict(zip(("image", "other"), images, strict=False))
-    return served.client.post(path, files=files, **options)
-
-
-def error_code(response: httpx2.Response) -> str:
-    """The code of an error answer, whose shape and status are checked."""
-    error = response.json()["error"]
-    assert response.json() == {"error": error} and set(error) == {"code", "message", "request_id"}
-    assert error["request_id"] == response.headers["x-request-id"] and error["message"]
-    assert response.status_code == STATUS[error["code"]]
-    code: str = error["code"]
-    return code
+from persrep_ray.serving.http.auth import Keys
 
 
 def test_classify() -> None:
@@ -159,7 +118,7 @@ def test_identify() -> None:
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("address", IMAGE_ADDRESSES)
-def test_all_ways_to_send_a_image_say_the_same(address: str, image_format: str) -> None:
+def test_all_ways_to_send_an_image_say_the_same(address: str, image_format: str) -> None:
     served = endpoint()
     names = ("image", "other") if address.endswith("compare") else ("image",)
     data = encoded(image_format=image_format)
@@ -246,74 +205,6 @@ def test_a_live_version_that_vanishes_is_looked_up_again() -> None:
     served.engine.failures = [VersionNotFoundError("gone")] * 2
     assert error_code(post(served, "/v1/objects/mug/classify", IMAGE)) == "object_not_found"
     assert served.engine.failures == []
-
-
-def without_request_id(response: httpx2.Response) -> tuple[int, dict[str, str], str]:
-    request_id = response.headers["x-request-id"]
-    headers = {name: value for name, value in response.headers.items() if name != "x-request-id"}
-    return response.status_code, headers, response.text.replace(request_id, "")
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/v1/objects/mug"),
-        ("GET", "/v1/objects/mug?version=v1"),
-        ("GET", "/v1/objects/mug?version=v9"),
-        ("DELETE", "/v1/objects/mug"),
-        *[("POST", address) for address in IMAGE_ADDRESSES[:-1]],
-        ("POST", "/v1/objects/mug/classify?version=v1"),
-    ],
-)
-@pytest.mark.parametrize("secret", ["shop", "shop admin"])
-def test_an_object_beyond_the_keys_prefixes_is_no_object(method: str, path: str, secret: str) -> None:
-    served = endpoint(Keys(KEYS))
-
-    def ask() -> httpx2.Response:
-        files = {"image": IMAGE, "other": OTHER} if method == "POST" else None
-        return served.client.request(method, path, files=files, headers=bearer(secret))
-
-    hidden = ask()
-    assert error_code(hidden) == "object_not_found"
-    assert served.engine.asked == [] and "mug" in served.catalog.published
-    del served.catalog.published["mug"]
-    assert without_request_id(ask()) == without_request_id(hidden)
-
-
-def test_a_key_sees_its_own_objects_alone() -> None:
-    served = endpoint(Keys(KEYS))
-    listed = served.client.get("/v1/objects?limit=1", headers=bearer("shop")).json()
-    assert listed == {"objects": [{"object_id": "shop_cup", "version": "v1"}], "next": "shop_cup"}
-    assert post(served, "/v1/objects/shop_cup/classify", IMAGE, headers=bearer("shop")).status_code == 200
-    assert post(served, "/v1/identify", IMAGE, headers=bearer("shop")).status_code == 200
-    assert served.engine.asked[1][0] == ("shop_", "store_")
-
-
-def test_deleting() -> None:
-    served = endpoint(Keys(KEYS))
-    assert error_code(served.client.delete("/v1/objects/shop_cup", headers=bearer("shop"))) == "not_allowed"
-    assert "shop_cup" in served.catalog.published
-    response = served.client.delete("/v1/objects/shop_cup", headers=bearer("shop admin"))
-    assert (response.status_code, response.content) == (204, b"")
-    assert "shop_cup" not in served.catalog.published
-    assert error_code(served.client.delete("/v1/objects/shop_cup", headers=bearer("shop admin"))) == "object_not_found"
-
-
-def test_without_keys_nobody_may_delete() -> None:
-    assert error_code(endpoint().client.delete("/v1/objects/mug")) == "not_allowed"
-
-
-@pytest.mark.parametrize(
-    "header", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic all", "Bearer all all", "all"]
-)
-def test_without_a_valid_key_there_is_nothing(header: str | None) -> None:
-    client = endpoint(Keys(KEYS)).client
-    addresses = [("GET", "/v1/objects"), ("GET", "/v1/objects/mug"), ("DELETE", "/v1/objects/mug")]
-    addresses += [("GET", "/v1/objects?limit=0"), *(("POST", address) for address in IMAGE_ADDRESSES)]
-    for method, path in addresses:
-        response = client.request(method, path, headers={} if header is None else {"Authorization": header})
-        assert error_code(response) == "unauthorized"
-        assert response.headers["www-authenticate"] == "Bearer"
 
 
 def test_probes_and_pages_need_no_key() -> None:

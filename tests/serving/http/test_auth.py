@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.s3 import s3, s3_proxy
+from helpers.s3_server import FaultyS3
 
 from persrep_ray.cli import main
 from persrep_ray.config import ConfigError, HttpConfig
 from persrep_ray.serving.http import auth
 from persrep_ray.serving.http.auth import Access, Keys, add_entry, new_key
+
+__all__ = ["s3", "s3_proxy"]
 
 DIGEST = hashlib.sha256(b"prk_a").hexdigest()
 OTHER_DIGEST = hashlib.sha256(b"prk_b").hexdigest()
@@ -185,6 +189,22 @@ def test_the_file_is_followed_and_asking_does_not_wait_for_it(file: Path, monkey
     asyncio.run(asyncio.wait_for(scenario(), 10))
 
 
+def test_a_file_in_s3_is_added_to_and_followed(s3: FaultyS3) -> None:
+    location = f"{s3.uri}/secrets/keys.json"
+    with pytest.raises(ConfigError, match=f"{location}: cannot be read: .*no such object"):
+        Keys.load(HttpConfig(keys_file=location))
+    first, made = new_key("first", [""], delete=False)
+    add_entry(location, made)
+    keys = Keys.load(HttpConfig(keys_file=location))
+    second, made = new_key("second", [""], delete=False)
+    add_entry(location, made)
+    assert keys.access(second) is None
+    assert refreshed(keys).access(first) is not None and keys.access(second) is not None
+    s3.requests.clear()
+    keys.refresh()
+    assert [request.operation for request in s3.requests] == ["HeadObject"]
+
+
 def test_all_entries_are_compared_whichever_fits(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text(text(entry(), entry(name="ops", sha256=OTHER_DIGEST)))
     keys = keys_of(file)
@@ -216,7 +236,7 @@ def test_added_entries_are_all_kept_and_private(file: Path) -> None:
     keys = keys_of(file)
     assert all(keys.access(key) for key, _ in made)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert os.listdir(file.parent) == ["keys.json"]
+    assert sorted(os.listdir(file.parent)) == [".persrep", "keys.json"]
 
 
 def test_a_name_that_is_taken_and_a_broken_file_change_nothing(file: Path) -> None:
@@ -228,7 +248,7 @@ def test_a_name_that_is_taken_and_a_broken_file_change_nothing(file: Path) -> No
     file.write_text("broken")
     with pytest.raises(ConfigError, match="Invalid JSON"):
         add_entry(file, new_key("ops", [""], delete=False)[1])
-    assert file.read_text() == "broken" and os.listdir(file.parent) == ["keys.json"]
+    assert file.read_text() == "broken" and sorted(os.listdir(file.parent)) == [".persrep", "keys.json"]
 
 
 def test_the_command_prints_a_key_and_what_is_kept_of_it(

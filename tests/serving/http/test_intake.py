@@ -74,7 +74,7 @@ def test_binary_content_of_a_form_is_kept_to_the_byte() -> None:
 @pytest.mark.parametrize(
     ("body", "cause"),
     [
-        (form(), "image: is missing"),
+        (form(), "image is missing"),
         (form((field("other"), IMAGE)), "unknown field; allowed: image"),
         (form((field("IMAGE"), IMAGE)), "unknown field"),
         (form(("Content-Disposition: form-data", IMAGE)), "unknown field"),
@@ -109,8 +109,8 @@ def test_bad_forms(body: bytes, cause: str) -> None:
         (b"[]", "not a JSON object"),
         (b'"image"', "not a JSON object"),
         (b"null", "not a JSON object"),
-        (b"{}", "image: is missing"),
-        (b'{"image": "AAAA", "image": "AAAA"}', "image: is there twice"),
+        (b"{}", "image is missing"),
+        (b'{"image": "AAAA", "image": "AAAA"}', "image occurs twice"),
         (b'{"image": "AAAA", "url": "http://localhost/"}', "unknown field; allowed: image"),
         (b'{"image": null}', "image: must be base64"),
         (b'{"image": ["AAAA"]}', "image: must be base64"),
@@ -182,7 +182,7 @@ def test_images_of_too_many_pixels_are_refused_by_their_header(sides: tuple[int,
     assert refused(png_of_size(*sides)).startswith("image_too_large: image: ")
 
 
-def test_a_image_of_exactly_the_limit_is_taken() -> None:
+def test_an_image_of_exactly_the_limit_is_taken() -> None:
     assert taken(encoded(100, 100))[0].size == (100, 100)
 
 

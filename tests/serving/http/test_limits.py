@@ -238,7 +238,7 @@ def test_a_defect_of_ours_is_logged_and_says_nothing_to_the_client(caplog: pytes
         answer = answered(asyncio.run(wire.run(served.app)))
     assert (answer.status, answer.headers["x-request-id"]) == (503, "abc.1")
     assert answer.body == (
-        b'{"error":{"code":"internal","message":"something went wrong here; it was logged","request_id":"abc.1"}}'
+        b'{"error":{"code":"internal","message":"the endpoint failed; the error was logged","request_id":"abc.1"}}'
     )
     assert "retry-after" not in answer.headers and answer.headers["cache-control"] == "no-store"
     assert served.codes == ["internal"]

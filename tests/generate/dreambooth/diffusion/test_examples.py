@@ -31,20 +31,22 @@ def crop(image: NDArray[np.uint8], mask: NDArray[np.bool_] | None, side: int, se
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_the_crop_holds_the_object_wherever_it_fits(data: st.DataObject) -> None:
+def test_the_crop_contains_the_object_if_it_fits(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(8, 40)), data.draw(st.integers(8, 40))
     length = min(height, width)
     tall, wide = data.draw(st.integers(1, length)), data.draw(st.integers(1, length))
     top, left = data.draw(st.integers(0, height - tall)), data.draw(st.integers(0, width - wide))
     image, mask = photo(height, width, (top, left, top + tall, left + wide))
-    square, covered = crop(image, mask, length, data.draw(st.integers(0, 99)))  # as large as it is: pixels stay
+    square, covered = crop(
+        image, mask, length, data.draw(st.integers(0, 99))
+    )  # at its own size, so pixels are not changed
     assert covered.sum() == tall * wide
     assert (square[covered == 1] == GREEN).all() and (square[covered == 0] == GREY).all()
 
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("left", [0, 90])
-def test_an_object_at_either_end_of_a_long_photo_is_whole(turned: bool, left: int) -> None:
+def test_an_object_at_an_end_of_a_long_photo_is_not_cut(turned: bool, left: int) -> None:
     image, mask = photo(20, 100, (5, left, 15, left + 10))
     if turned:
         image, mask = image.swapaxes(0, 1), mask.T
@@ -52,23 +54,26 @@ def test_an_object_at_either_end_of_a_long_photo_is_whole(turned: bool, left: in
         assert crop(image, mask, 20, seed)[1].sum() == 100
 
 
-def test_the_crop_is_anywhere_that_holds_the_object() -> None:
+def test_the_crop_may_lie_wherever_it_contains_the_object() -> None:
     image, mask = photo(20, 60, (5, 25, 15, 35))
     lefts = {int(np.flatnonzero(crop(image, mask, 20, seed)[1].any(axis=0))[0]) for seed in range(200)}
-    assert lefts == set(range(11))  # of ten pixels in twenty
+    assert lefts == set(range(11))  # ten pixels in a window of twenty
     numbered = np.broadcast_to(np.arange(60, dtype=np.uint8)[None, :, None], (20, 60, 3))
-    assert crop(numbered, None, 20)[0][0, 0, 0] in (19, 20)  # without a mask all of the photo counts: its middle
+    assert crop(numbered, None, 20)[0][0, 0, 0] in (
+        19,
+        20,
+    )  # without a mask the whole photo counts, so the crop is its middle
 
 
-def test_an_object_longer_than_the_square_is_cut_at_both_ends_alike() -> None:
+def test_an_object_longer_than_the_square_is_cut_evenly_at_both_ends() -> None:
     image, mask = photo(20, 100, (0, 30, 20, 80))
     image[:, 55] = 255  # the object's middle
     square, covered = crop(image, mask, 20)
     assert covered.all() and (square[:, 10] == 255).all()
 
 
-def test_a_crop_is_never_without_the_object() -> None:
-    image, mask = photo(20, 100, (0, 0, 20, 5), (0, 92, 20, 100))  # the middle of the two holds neither
+def test_every_crop_shows_a_part_of_the_object() -> None:
+    image, mask = photo(20, 100, (0, 0, 20, 5), (0, 92, 20, 100))  # the middle between the two shows neither
     assert crop(image, mask, 20)[1].any()
 
 
@@ -90,7 +95,7 @@ def test_image_and_mask_are_scaled_alike(height: int, width: int, side: int) -> 
     assert np.abs(square[surely_not == 1].astype(int) - GREY).max() < 30
 
 
-def test_to_tensor_is_what_a_vae_takes() -> None:
+def test_to_tensor_gives_what_a_vae_takes() -> None:
     tensor = to_tensor(np.array([[[0, 51, 255]]], np.uint8))
     assert tensor.shape == (1, 3, 1, 1)
     assert tensor.flatten().tolist() == pytest.approx([-1, 51 / 127.5 - 1, 1])

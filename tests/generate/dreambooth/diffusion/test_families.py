@@ -1,4 +1,4 @@
-"""Each family's training step against what its pipeline does at sampling."""
+"""The training step of each family is compared with what its pipeline does in sampling."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def latents_and_noise(one: DiffusionModel, count: int) -> tuple[torch.Tensor, to
 
 
 class Recorder:
-    """Stands before a denoiser and keeps what it is given, by the names of its parameters, and what it says."""
+    """Wraps a denoiser and records its arguments, by the names of its parameters, and its predictions."""
 
     def __init__(self, denoiser: torch.nn.Module) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -44,7 +44,7 @@ class Recorder:
 
 
 def tensors(call: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """All tensors that the denoiser got, flat; a time for each row, whether it came as one or as many."""
+    """All tensors that the denoiser got, flat, with a time for each row even if all rows share a time."""
     flat: dict[str, torch.Tensor] = {}
     for name, value in call.items():
         if isinstance(value, dict):
@@ -59,7 +59,7 @@ def tensors(call: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 @every_family
-def test_the_denoiser_is_asked_as_the_pipeline_asks_it(base: Base, family: str) -> None:
+def test_the_denoiser_is_called_as_the_pipeline_calls_it(base: Base, family: str) -> None:
     one = model(base(family))
     recorder = Recorder(getattr(one.pipe, one.family.denoiser))
     one.pipe(
@@ -67,7 +67,7 @@ def test_the_denoiser_is_asked_as_the_pipeline_asks_it(base: Base, family: str) 
         height=2 * SIDE,
         width=2 * SIDE,
         num_inference_steps=3,
-        guidance_scale=1.0,  # neither guided nor, of the distilled Flux, other than at training
+        guidance_scale=1.0,  # no guidance, and for the distilled Flux the same scale as in training
         output_type="latent",
         generator=torch.Generator().manual_seed(0),
     )
@@ -89,7 +89,7 @@ def test_the_denoiser_is_asked_as_the_pipeline_asks_it(base: Base, family: str) 
 
 @torch.no_grad()
 @every_family
-def test_prompts_are_told_apart_and_each_row_is_its_prompts(base: Base, family: str) -> None:
+def test_prompts_differ_and_each_row_belongs_to_its_prompt(base: Base, family: str) -> None:
     one = model(base(family))
     both, second = one.encode_prompts(PROMPTS), one.encode_prompts(PROMPTS[1:])
     for name, value in both.items():
@@ -103,13 +103,13 @@ def test_prompts_are_told_apart_and_each_row_is_its_prompts(base: Base, family: 
 
 
 @every_family
-def test_moments_lead_from_the_picture_to_noise(base: Base, family: str) -> None:
+def test_moments_lead_from_the_image_to_noise(base: Base, family: str) -> None:
     one = model(base(family))
     latents, noise = latents_and_noise(one, 5)
     noised = one.noised(latents, noise, torch.tensor([0.0, 0.25, 0.5, 0.75, 0.999]))
     away = (noised.latents - latents).flatten(1).norm(dim=1)
     assert (away.diff() > 0).all()
-    # Flow matching draws no level nearer to either end than 0.024, Stable Diffusion's schedule ends at 0.07 of signal.
+    # Flow matching stays 0.024 away from both ends; the schedule of Stable Diffusion ends with 0.07 of signal.
     assert away[0] < 0.1 * (noise - latents)[0].norm()
     assert (noised.latents[4] - noise[4]).norm() < 0.15 * (noise - latents)[4].norm()
     assert noised.times.shape == (5,) and (noised.times.diff() > 0).all()
@@ -125,7 +125,7 @@ def test_diffusion_is_noised_as_the_pipelines_scheduler_does(base: Base, family:
     scheduler = one.pipe.scheduler
     theirs = scheduler.add_noise(latents, noise, noised.times)
     signal = scheduler.alphas_cumprod[noised.times]
-    if family == "sdxl":  # Euler's steps are on another scale, until the denoiser is asked
+    if family == "sdxl":  # Euler uses another scale until the denoiser is called
         theirs = theirs * signal.sqrt().view(-1, 1, 1, 1)
     torch.testing.assert_close(noised.latents, theirs)
     velocity = scheduler.get_velocity(latents, noise, noised.times) if family == "sd_v" else None
@@ -144,7 +144,7 @@ def test_flow_is_noised_as_the_pipelines_scheduler_does(base: Base, family: str)
     torch.testing.assert_close(noised.latents, (1 - share) * latents + share * noise)
     torch.testing.assert_close(noised.target, noise - latents)
     assert noised.snr is None and not noised.predicts_velocity
-    # The median of the logit-normal is the middle; Stable Diffusion 3's shift of 3 takes it to 3/4, Flux has none.
+    # The median of the logit-normal is the middle; the shift of Stable Diffusion 3 moves it to 3/4, Flux has none.
     assert noised.times[1].item() == pytest.approx(750 if family == "sd3" else 500)
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning where memory runs out or numbers do."""
+"""Fine-tuning when memory runs out or numbers are not finite."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.text_to_image import equal, slot, task, trainee, tuned, wrap
+from helpers.text_to_image import equal, fine_tuned, slot, task, trainee, wrap
 
 from persrep_ray.generate.dreambooth.diffusion.families import Noised
-from persrep_ray.generate.dreambooth.diffusion.fine_tuning import tune
+from persrep_ray.generate.dreambooth.diffusion.fine_tuning import fine_tune
 from persrep_ray.generate.dreambooth.diffusion.loading import DiffusionError
 from persrep_ray.generate.dreambooth.diffusion.model import DiffusionModel
 
@@ -19,7 +19,7 @@ Base = Callable[[str], Path]
 
 
 class Exhausted:
-    """Memory runs out at the calls of these numbers: in the forward pass, or in the backward pass of them."""
+    """Memory runs out at the calls with these numbers, in their forward or in their backward pass."""
 
     def __init__(self, one: DiffusionModel, *calls: int, backward: bool = False) -> None:
         self.rows: list[int] = []
@@ -39,13 +39,13 @@ class Exhausted:
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_a_step_that_ran_out_of_memory_is_done_again_in_parts(base: Base, backward: bool) -> None:
+def test_a_step_that_ran_out_of_memory_is_repeated_in_parts(base: Base, backward: bool) -> None:
     one = trainee(base("sd"), batch_size=2, learning_rate=1e-3)
-    wanted = tuned(one, prior=2), slot(one)
-    # The second step: all four, of two times two the second, then one by one.
+    wanted = fine_tuned(one, prior=2), slot(one)
+    # In the second step all four fail, then the second half of them, and then they are computed one by one.
     exhausted = Exhausted(one, 1, 3, backward=backward)
     said: list[str] = []
-    result = tune(one, task(one, prior=2), said.append)
+    result = fine_tune(one, task(one, prior=2), said.append)
     assert exhausted.rows == [4, 4, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1]
     assert [text.partition("memory; ")[2] for text in said] == [
         "going on with 2 images at a time",
@@ -61,18 +61,18 @@ def test_a_step_that_ran_out_of_memory_is_done_again_in_parts(base: Base, backwa
 
 def test_a_step_that_failed_leaves_nothing_for_the_next_object(base: Base) -> None:
     one = trainee(base("sd"), batch_size=2)
-    wanted = tuned(one), slot(one)
-    Exhausted(one, 0, 2)  # both images, then the second of them: the gradients of the first are there
+    wanted = fine_tuned(one), slot(one)
+    Exhausted(one, 0, 2)  # both images fail, then the second; the gradients of the first exist by then
     with pytest.raises(DiffusionError):
-        tune(one, task(one), lambda _: None)
-    assert tuned(one) == wanted[0] and equal(slot(one), wanted[1])
+        fine_tune(one, task(one), lambda _: None)
+    assert fine_tuned(one) == wanted[0] and equal(slot(one), wanted[1])
 
 
 def test_no_memory_for_a_single_image_names_the_object(base: Base) -> None:
     one = trainee(base("sd"))
     Exhausted(one, 1)
     with pytest.raises(DiffusionError, match="object mug: out of memory at a single image of 32 px"):
-        tuned(one)
+        fine_tuned(one)
     assert not one.pipe.unet.training
 
 
@@ -84,14 +84,14 @@ def test_other_errors_are_passed_on(base: Base) -> None:
 
     wrap(one, broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        tuned(one)
+        fine_tuned(one)
 
 
 @pytest.mark.parametrize("prior", [0, 2])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_a_loss_that_is_not_finite_ends_it_before_the_weights_change(base: Base, bad: float, prior: int) -> None:
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(base: Base, bad: float, prior: int) -> None:
     one = trainee(base("sd"), steps=2)
-    tuned(one, prior=prior)
+    fine_tuned(one, prior=prior)
     wanted = slot(one)
     one = trainee(base("sd"), steps=4)
     calls: list[None] = []
@@ -100,16 +100,16 @@ def test_a_loss_that_is_not_finite_ends_it_before_the_weights_change(base: Base,
         calls.append(None)
         if len(calls) == 3:
             answer = answer.clone()
-            answer[-1, 0, 1, 1] = bad  # of the class image, where there is one
+            answer[-1, 0, 1, 1] = bad  # in the class image, if there is one
         return answer
 
     wrap(one, spoilt)
     with pytest.raises(DiffusionError, match="object mug: the loss is not finite at step 2 of 4"):
-        tuned(one, prior=prior)
+        fine_tuned(one, prior=prior)
     assert equal(slot(one), wanted)
 
 
-def test_a_gradient_that_is_not_finite_at_the_last_step_is_no_success(base: Base) -> None:
+def test_a_gradient_that_is_not_finite_in_the_last_step_is_an_error(base: Base) -> None:
     one = trainee(base("sd"), steps=1)
 
     def spoilt(noised: Noised, answer: torch.Tensor) -> torch.Tensor:
@@ -118,13 +118,13 @@ def test_a_gradient_that_is_not_finite_at_the_last_step_is_no_success(base: Base
 
     wrap(one, spoilt)
     with pytest.raises(DiffusionError, match="object mug: the loss is not finite after the last step"):
-        tuned(one)
+        fine_tuned(one)
 
 
 def test_the_8_bit_optimizer_needs_a_gpu(base: Base) -> None:
     one, plain = trainee(base("sd"), adam_8bit=True), trainee(base("sd"))
     said: list[str] = []
-    result = tune(one, task(one), said.append)
-    tuned(plain)
+    result = fine_tune(one, task(one), said.append)
+    fine_tuned(plain)
     assert result.optimizer == "AdamW" and equal(slot(one), slot(plain))
     assert len(said) == 1 and said[0].startswith("generate.dreambooth.adam_8bit: ")

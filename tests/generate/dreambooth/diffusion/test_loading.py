@@ -1,4 +1,4 @@
-"""What is refused because it would be trained wrongly, and where a model of the hub comes from."""
+"""Models that would be trained wrongly are refused, and models of the hub are known by their commit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def with_config(base: Path, folder: Path, part: str, **changes: Any) -> Path:
-    """A copy of the pipeline with other settings of a part."""
+    """A copy of the pipeline in which some settings of a component differ."""
     shutil.copytree(base, folder)
     (file,) = (folder / part).glob("*config.json")
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
@@ -36,7 +36,7 @@ def with_config(base: Path, folder: Path, part: str, **changes: Any) -> Path:
         ("sdxl", "vae", {"latents_mean": [0.0] * 4}, "its VAE shifts each channel of the latents"),
     ],
 )
-def test_noise_and_latents_that_the_loss_knows_nothing_of(
+def test_noise_and_latents_that_the_loss_does_not_support_are_refused(
     base: Base, tmp_path: Path, family: str, part: str, changes: dict[str, Any], cause: str
 ) -> None:
     other = with_config(base(family), tmp_path / "other", part, **changes)
@@ -55,7 +55,7 @@ def test_a_folder_has_no_commit(base: Base) -> None:
 
 
 def test_a_model_of_the_hub_is_known_by_its_commit(base: Base, tmp_path: Path) -> None:
-    """From a cache as the hub's client lays it out: nothing is fetched here."""
+    """The model comes from a cache in the layout of the hub's client, so nothing is downloaded."""
     cached = tmp_path / "hub" / "models--somebody--tiny"
     shutil.copytree(base("sd"), cached / "snapshots" / COMMIT)
     (cached / "refs").mkdir()

@@ -35,13 +35,13 @@ def test_what_is_outside_the_mask_has_no_influence() -> None:
         torch.testing.assert_close(errors[index], wanted)
 
 
-def test_a_latent_that_is_covered_in_part_counts_by_its_share() -> None:
+def test_a_partly_covered_latent_counts_by_its_share() -> None:
     prediction, target = torch.tensor([[[[3.0, 1.0]]]]), torch.zeros(1, 1, 1, 2)
     errors = masked_errors(prediction, target, torch.tensor([[[[0.25, 1.0]]]]))
     assert errors.tolist() == [pytest.approx((0.25 * 9 + 1.0 * 1) / 1.25)]
 
 
-def test_an_empty_mask_is_refused_wherever_it_is() -> None:
+def test_an_empty_mask_is_refused_at_any_position() -> None:
     mask = torch.ones(2, 1, 2, 2)
     mask[1] = 0
     with pytest.raises(ValueError, match="empty"):
@@ -53,7 +53,7 @@ def noised(snr: list[float] | None, *, velocity: bool = False) -> Noised:
     return Noised(nothing, nothing, nothing, None if snr is None else torch.tensor(snr), velocity)
 
 
-def test_min_snr_weights_are_the_papers() -> None:
-    snr = [0.0, 0.5, 5.0, 20.0]  # zero: a schedule that ends in noise alone
+def test_min_snr_weights_are_those_of_the_paper() -> None:
+    snr = [0.0, 0.5, 5.0, 20.0]  # zero occurs in schedules that end in pure noise
     assert min_snr_weights(noised(snr), 5.0).tolist() == pytest.approx([1, 1, 1, 0.25])
     assert min_snr_weights(noised(snr, velocity=True), 5.0).tolist() == pytest.approx([0, 0.5 / 1.5, 5 / 6, 5 / 21])

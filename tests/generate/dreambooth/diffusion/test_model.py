@@ -1,4 +1,4 @@
-"""Loading a base, and what of it is trained."""
+"""How a base model is loaded, and which of its weights are trained."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ both_methods = pytest.mark.parametrize("method", ["lora", "full"])
 
 
 def edited(base: Path, folder: Path, **index: Any) -> Path:
-    """A copy of the pipeline with other entries in its index."""
+    """A copy of the pipeline with changed entries in its index."""
     shutil.copytree(base, folder)
     file = folder / "model_index.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **index}))
@@ -42,7 +42,7 @@ def refused(base: Path | str) -> str:
     return message
 
 
-def test_a_base_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "empty").mkdir()
     for base in (tmp_path / "gone", tmp_path / "empty", "nobody/nothing", "no such: name"):
@@ -71,7 +71,9 @@ def test_pickled_weights_are_refused(base: Base, tmp_path: Path) -> None:
 
 def test_pipelines_of_another_kind_are_refused(base: Base, tmp_path: Path) -> None:
     other = edited(base("sd"), tmp_path / "lcm", _class_name="LatentConsistencyModelPipeline")
-    assert "a LatentConsistencyModelPipeline cannot be fine-tuned, one of StableDiffusionPipeline, " in refused(other)
+    assert "a LatentConsistencyModelPipeline cannot be fine-tuned; supported are StableDiffusionPipeline, " in refused(
+        other
+    )
     refused(edited(base("sd"), tmp_path / "ddpm", _class_name="DDPMPipeline"))
     refused(edited(base("sd"), tmp_path / "unknown", _class_name="NoSuchPipeline"))
 
@@ -81,11 +83,11 @@ def test_a_pipeline_without_a_part_that_is_trained_is_refused(base: Base, tmp_pa
     assert refused(refiner).endswith("it has no text_encoder")
 
 
-def test_a_model_that_edits_pictures_is_refused(base: Base, tmp_path: Path) -> None:
+def test_a_model_that_edits_images_is_refused(base: Base, tmp_path: Path) -> None:
     inpainting = edited(base("sd"), tmp_path / "sd")
     unet = UNet2DConditionModel.from_config({**UNet2DConditionModel.load_config(base("sd") / "unet"), "in_channels": 9})
     unet.save_pretrained(inpainting / "unet")
-    assert "takes 9 channels and gives 4" in refused(inpainting)
+    assert "takes 9 channels and returns 4" in refused(inpainting)
 
 
 # -- what is trained ---------------------------------------------------------------------------------------------------
@@ -105,14 +107,14 @@ def test_the_lora_is_on_every_attention_layer(base: Base, family: str) -> None:
 
 @both_methods
 @pytest.mark.parametrize("family", ["sd", "sd3"])
-def test_text_encoders_stay_as_they_are_where_they_are_not_trained(base: Base, family: str, method: str) -> None:
+def test_text_encoders_do_not_change_unless_they_are_trained(base: Base, family: str, method: str) -> None:
     one = model(base(family), trains=True, method=method, train_text_encoder=False)
     assert {name.partition(".")[0] for name in one.parameters} == {one.family.denoiser}
     assert not any(value.requires_grad for value in one.pipe.text_encoder.parameters())
 
 
 def answer(one: DiffusionModel) -> torch.Tensor:
-    """What the denoiser says, with gradients."""
+    """The prediction of the denoiser, with gradients."""
     generator = torch.Generator().manual_seed(0)
     shape = (1, one.pipe.vae.config.latent_channels, 4, 4)
     latents, noise = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
@@ -126,7 +128,7 @@ def gradients(one: DiffusionModel) -> dict[str, torch.Tensor]:
 
 @both_methods
 @every_family
-def test_gradients_reach_all_of_the_slot_and_nothing_else(base: Base, family: str, method: str) -> None:
+def test_gradients_reach_the_whole_slot_and_nothing_else(base: Base, family: str, method: str) -> None:
     one = model(base(family), trains=True, method=method)
     personalize(one, 1)
     with one.pretrained():
@@ -135,7 +137,7 @@ def test_gradients_reach_all_of_the_slot_and_nothing_else(base: Base, family: st
     unused = {name for name in one.parameters.keys() - found.keys() if "text_encoder" not in name}
     assert not unused and any(name.startswith("text_encoder.") for name in found)
     if method == "lora":
-        # The last layer of some text encoders is not asked, nor is the context of the last block of SD 3.
+        # Some text encoders do not use their last layer, and SD 3 does not use the context of its last block.
         assert sum(bool(value.any()) for value in found.values()) >= 0.8 * len(one.parameters)
     trained = {id(value) for value in one.parameters.values()}
     for name, component in one.pipe.components.items():
@@ -158,7 +160,7 @@ def test_gradient_checkpointing_changes_no_gradient(base: Base, family: str, met
 
 
 class Count:
-    """How often a layer is called."""
+    """Counts the calls of a layer."""
 
     def __init__(self, layer: torch.nn.Module) -> None:
         self.calls = 0
@@ -169,7 +171,7 @@ class Count:
 
 
 def test_checkpointing_computes_again(base: Base) -> None:
-    """Else it would save no memory."""
+    """Otherwise it would save no memory."""
     for checkpointing, wanted in ((False, 1), (True, 2)):
         one = model(base("sd"), trains=True, gradient_checkpointing=checkpointing)
         one.train(True)

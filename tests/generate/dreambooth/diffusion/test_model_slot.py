@@ -1,4 +1,4 @@
-"""The slot for personal weights; what plain diffusers makes of the saved ones is the reference."""
+"""The slot for personal weights. The reference is what plain diffusers does with the saved weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoPipelineForText2Image
-from helpers.text_to_image import equal, model, personalize, picture, slot
+from helpers.text_to_image import equal, model, personalize, sampled, slot
 from helpers.tiny_diffusion import SAVERS
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -37,18 +37,18 @@ def same(left: NDArray[np.float32], right: NDArray[np.float32]) -> bool:
 
 
 @every_family
-def test_a_fresh_lora_is_exactly_the_base_and_an_objects_changes_the_picture(base: Base, family: str) -> None:
+def test_a_fresh_lora_is_exactly_the_base_and_that_of_an_object_changes_the_image(base: Base, family: str) -> None:
     one = model(base(family))
-    without = picture(plain(base(family)))
-    assert np.array_equal(picture(one.pipe), without)
+    without = sampled(plain(base(family)))
+    assert np.array_equal(sampled(one.pipe), without)
     personalize(one, 1)
-    personal = picture(one.pipe)
+    personal = sampled(one.pipe)
     assert not same(personal, without)
     with one.pretrained():
-        assert np.array_equal(picture(one.pipe), without)
-    assert np.array_equal(picture(one.pipe), personal)
+        assert np.array_equal(sampled(one.pipe), without)
+    assert np.array_equal(sampled(one.pipe), personal)
     one.reset(1)
-    assert np.array_equal(picture(one.pipe), without)
+    assert np.array_equal(sampled(one.pipe), without)
 
 
 @pytest.mark.parametrize("text_encoders", [True, False])
@@ -61,25 +61,25 @@ def test_plain_diffusers_draws_the_same_with_the_saved_lora(
     one.save(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == [LORA_FILE]
     users = plain(base(family))
-    before = picture(users)
+    before = sampled(users)
     users.load_lora_weights(tmp_path)
-    assert same(picture(users), picture(one.pipe)) and not same(picture(users), before)
+    assert same(sampled(users), sampled(one.pipe)) and not same(sampled(users), before)
 
 
 @pytest.mark.parametrize("name", ["unet.", "text_encoder."])
-def test_either_part_of_the_lora_matters(base: Base, name: str) -> None:
+def test_both_parts_of_the_lora_matter(base: Base, name: str) -> None:
     one = model(base("sd"))
-    before = picture(one.pipe)
+    before = sampled(one.pipe)
     personalize(one, 1)
     with torch.no_grad():
         for key, value in one.parameters.items():
             if not key.startswith(name):
                 value.zero_()
-    assert not same(picture(one.pipe), before)
+    assert not same(sampled(one.pipe), before)
 
 
 @pytest.mark.parametrize("family", ["sd", "flux"])
-def test_a_fresh_lora_depends_on_the_seed_alone(base: Base, family: str) -> None:
+def test_a_fresh_lora_depends_only_on_the_seed(base: Base, family: str) -> None:
     first, second = model(base(family), trains=True), model(base(family))
     first.reset(3)
     personalize(second, 1)
@@ -103,49 +103,49 @@ def test_a_fresh_lora_depends_on_the_seed_alone(base: Base, family: str) -> None
 @pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
 def test_plain_diffusers_draws_the_same_with_all_saved_weights(base: Base, tmp_path: Path, family: str) -> None:
     one = model(base(family), method="full")
-    without = picture(one.pipe)
-    assert np.array_equal(without, picture(plain(base(family))))
+    without = sampled(one.pipe)
+    assert np.array_equal(without, sampled(plain(base(family))))
     personalize(one, 1)
-    personal = picture(one.pipe)
+    personal = sampled(one.pipe)
     assert not same(personal, without)
     one.save(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == set(one.components)
     users = plain(base(family))
     for name in one.components:
         setattr(users, name, type(getattr(users, name)).from_pretrained(tmp_path / name))
-    assert np.array_equal(picture(users), personal)
+    assert np.array_equal(sampled(users), personal)
 
     with one.pretrained():
-        assert np.array_equal(picture(one.pipe), without)
-    assert np.array_equal(picture(one.pipe), personal)
+        assert np.array_equal(sampled(one.pipe), without)
+    assert np.array_equal(sampled(one.pipe), personal)
     one.reset(0)
-    assert np.array_equal(picture(one.pipe), without)
+    assert np.array_equal(sampled(one.pipe), without)
     one.load(tmp_path)
-    assert np.array_equal(picture(one.pipe), personal)
+    assert np.array_equal(sampled(one.pipe), personal)
 
 
 @both_methods
-def test_pretrained_gives_the_weights_back_after_an_error(base: Base, method: str) -> None:
+def test_pretrained_restores_the_weights_after_an_error(base: Base, method: str) -> None:
     one = model(base("sd"), method=method)
     personalize(one, 1)
-    personal = picture(one.pipe)
+    personal = sampled(one.pipe)
     with pytest.raises(KeyError), one.pretrained():
         raise KeyError
-    assert np.array_equal(picture(one.pipe), personal)
+    assert np.array_equal(sampled(one.pipe), personal)
 
 
 # -- loading an object's weights ---------------------------------------------------------------------------------------
 
 
 @both_methods
-def test_saved_weights_are_loaded_in_place_of_any_others(base: Base, tmp_path: Path, method: str) -> None:
+def test_saved_weights_replace_any_other_weights(base: Base, tmp_path: Path, method: str) -> None:
     first, second = model(base("sd"), method=method, trains=True), model(base("sd"), method=method)
     personalize(first, 1)
     first.save(tmp_path)
     personalize(second, 2)
     second.load(tmp_path)
     assert equal(slot(second), slot(first))
-    assert np.array_equal(picture(second.pipe), picture(first.pipe))
+    assert np.array_equal(sampled(second.pipe), sampled(first.pipe))
 
 
 def remove(state: dict[str, torch.Tensor]) -> None:
@@ -170,7 +170,7 @@ def spoil(state: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("method", ["lora", "full unet", "full text_encoder"])
 @pytest.mark.parametrize("damage", [remove, rename, add, reshape, spoil])
-def test_weights_that_do_not_fit_are_refused_and_nothing_is_changed(
+def test_weights_that_do_not_fit_are_refused_and_change_nothing(
     base: Base, tmp_path: Path, method: str, damage: Callable[[dict[str, torch.Tensor]], None]
 ) -> None:
     method, _, component = method.partition(" ")
@@ -204,7 +204,7 @@ def test_missing_and_damaged_files_are_named(base: Base, tmp_path: Path, method:
     assert equal(slot(one), before)
 
 
-def test_the_lora_of_another_rank_or_family_does_not_fit(base: Base, tmp_path: Path) -> None:
+def test_a_lora_of_another_rank_or_family_does_not_fit(base: Base, tmp_path: Path) -> None:
     model(base("sd"), rank=3).save(tmp_path / "rank")
     model(base("sdxl"), rank=2).save(tmp_path / "family")
     model(base("sd"), rank=2, train_text_encoder=False).save(tmp_path / "part")
@@ -214,8 +214,8 @@ def test_the_lora_of_another_rank_or_family_does_not_fit(base: Base, tmp_path: P
             one.load(tmp_path / name)
 
 
-@pytest.mark.parametrize(("setting", "key"), [({"alpha": 64.0}, "lora_alpha 2.0, 64.0"), ({"rank": 4}, "r 2, 4")])
-def test_a_lora_that_would_act_otherwise_than_it_was_trained_to_is_refused(
+@pytest.mark.parametrize(("setting", "key"), [({"alpha": 64.0}, "lora_alpha 2.0; 64.0"), ({"rank": 4}, "r 2; 4")])
+def test_a_lora_that_would_act_differently_than_it_was_trained_to_is_refused(
     base: Base, tmp_path: Path, setting: dict[str, Any], key: str
 ) -> None:
     one = model(base("sd"))
@@ -225,6 +225,6 @@ def test_a_lora_that_would_act_otherwise_than_it_was_trained_to_is_refused(
     with pytest.raises(DiffusionError, match=rf"the LoRA of unet has {key} is needed"):
         other.load(tmp_path)
     file = tmp_path / LORA_FILE
-    save_file(load_file(file), file)  # what others write says nothing of alpha
-    with pytest.raises(DiffusionError, match="the LoRA of unet has r None, 2 is needed"):
+    save_file(load_file(file), file)  # files by other tools do not contain alpha
+    with pytest.raises(DiffusionError, match="the LoRA of unet has r None; 2 is needed"):
         one.load(tmp_path)

@@ -33,7 +33,7 @@ ALLOCATOR = (
 
 @pytest.fixture(scope="module")
 def tiny(base: Base) -> Callable[[str], DiffusionModel]:
-    """Models with the same personal weights in the slot; sampling changes nothing of them but the scheduler."""
+    """Models with the same personal weights in the slot; sampling changes only their scheduler."""
     loaded: dict[str, DiffusionModel] = {}
 
     def of(family: str) -> DiffusionModel:
@@ -57,21 +57,21 @@ def same(left: Sequence[NDArray[np.uint8]], right: Sequence[NDArray[np.uint8]]) 
     return len(left) == len(right) and all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-# -- what a picture depends on -----------------------------------------------------------------------------------------
+# -- what an image depends on ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", SAVERS)
-def test_a_picture_depends_on_its_shot_alone(tiny: Callable[[str], DiffusionModel], family: str) -> None:
+def test_an_image_depends_only_on_its_shot(tiny: Callable[[str], DiffusionModel], family: str) -> None:
     draw = sampler(tiny(family)).draw
-    pictures = draw(SHOTS)
-    assert all(one.shape == (SIDE, SIDE, 3) and one.dtype == np.uint8 and one.std() > 1 for one in pictures)
-    assert len({one.tobytes() for one in pictures}) == len(SHOTS)
-    assert same(draw(SHOTS[::-1]), pictures[::-1])
-    assert same([*draw(SHOTS[:2]), *draw(SHOTS[2:])], pictures)
-    assert same([draw([shot])[0] for shot in SHOTS], pictures)
+    images = draw(SHOTS)
+    assert all(one.shape == (SIDE, SIDE, 3) and one.dtype == np.uint8 and one.std() > 1 for one in images)
+    assert len({one.tobytes() for one in images}) == len(SHOTS)
+    assert same(draw(SHOTS[::-1]), images[::-1])
+    assert same([*draw(SHOTS[:2]), *draw(SHOTS[2:])], images)
+    assert same([draw([shot])[0] for shot in SHOTS], images)
 
 
-def test_prompt_seed_and_guidance_each_change_the_picture(tiny: Callable[[str], DiffusionModel]) -> None:
+def test_prompt_seed_and_guidance_each_change_the_image(tiny: Callable[[str], DiffusionModel]) -> None:
     draw = sampler(tiny("sd")).draw
     shots = [Shot("a mug", 1, 4.0), Shot("a cup", 1, 4.0), Shot("a mug", 2, 4.0), Shot("a mug", 1, 7.5)]
     assert len({one.tobytes() for one in draw(shots)}) == 4
@@ -79,7 +79,7 @@ def test_prompt_seed_and_guidance_each_change_the_picture(tiny: Callable[[str], 
 
 
 @pytest.mark.parametrize("family", ["sd", "flux"])
-def test_the_batch_does_no_more_than_rounding(tiny: Callable[[str], DiffusionModel], family: str) -> None:
+def test_the_batch_size_changes_an_image_only_by_rounding(tiny: Callable[[str], DiffusionModel], family: str) -> None:
     single = sampler(tiny(family), batch_size=1).draw(SHOTS)
     assert same(single, sampler(tiny(family)).draw(SHOTS))
     for size in (2, 5):
@@ -87,17 +87,17 @@ def test_the_batch_does_no_more_than_rounding(tiny: Callable[[str], DiffusionMod
             assert np.abs(one.astype(int) - other).max() <= 1
 
 
-def test_as_many_are_drawn_at_a_time_as_configured(tiny: Callable[[str], DiffusionModel]) -> None:
+def test_batches_have_the_configured_size(tiny: Callable[[str], DiffusionModel]) -> None:
     one = sampler(tiny("sd"), batch_size=2)
     memory = Memory(one, at_most=9)
     one.draw(SHOTS)
-    assert memory.sizes == [2, 1, 2]  # three of one guidance, two of the other
+    assert memory.sizes == [2, 1, 2]  # three images with one guidance scale and two with the other
 
 
-def test_the_size_is_the_resolution_or_its_own(tiny: Callable[[str], DiffusionModel]) -> None:
+def test_the_size_is_the_resolution_unless_it_is_configured(tiny: Callable[[str], DiffusionModel]) -> None:
     assert sampler(tiny("sd")).size == SIDE
-    (picture,) = sampler(tiny("sd"), size=48).draw(SHOTS[:1])
-    assert picture.shape == (48, 48, 3)
+    (image,) = sampler(tiny("sd"), size=48).draw(SHOTS[:1])
+    assert image.shape == (48, 48, 3)
 
 
 @pytest.mark.parametrize(("family", "multiple"), [("sd", 8), ("sdxl", 8), ("sd3", 16), ("flux", 16)])
@@ -114,7 +114,7 @@ def test_sizes_that_the_model_cannot_draw_are_refused(
 
 
 @pytest.mark.parametrize("family", ["sd", "sd_v", "sdxl"])
-def test_each_scheduler_draws_its_own_picture_and_training_takes_no_notice(base: Base, family: str) -> None:
+def test_each_scheduler_draws_a_different_image_and_training_ignores_it(base: Base, family: str) -> None:
     one = model(base(family))
     latents, noise = torch.randn(2, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     before = one.noised(latents, noise, torch.tensor([0.6]))
@@ -131,11 +131,11 @@ def test_each_scheduler_draws_its_own_picture_and_training_takes_no_notice(base:
         torch.testing.assert_close(after.target, before.target)
     own = "euler" if family == "sdxl" else "ddim"
     assert np.array_equal(drawn[own], drawn["base"])
-    assert len({picture.tobytes() for picture in drawn.values()}) == 3
+    assert len({image.tobytes() for image in drawn.values()}) == 3
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux"])
-def test_flow_matching_has_its_own_scheduler_alone(tiny: Callable[[str], DiffusionModel], family: str) -> None:
+def test_flow_matching_has_only_its_own_scheduler(tiny: Callable[[str], DiffusionModel], family: str) -> None:
     with pytest.raises(DiffusionError, match=r"generate\.sampling\.scheduler: .* not dpm"):
         sampler(tiny(family), scheduler="dpm")
 
@@ -144,7 +144,7 @@ def test_flow_matching_has_its_own_scheduler_alone(tiny: Callable[[str], Diffusi
 
 
 class Memory:
-    """Stands before a sampler's pipeline, fails above `at_most` pictures, and keeps the sizes of the calls."""
+    """Wraps the pipeline of a sampler, fails above `at_most` images, and records the sizes of the calls."""
 
     def __init__(self, one: Sampler, at_most: int, error: Callable[[], BaseException] = torch.OutOfMemoryError) -> None:
         self.at_most = at_most
@@ -192,10 +192,10 @@ def test_memory_may_run_out_after_some_are_drawn(tiny: Callable[[str], Diffusion
         assert np.abs(left.astype(int) - right).max() <= 1
 
 
-def test_no_memory_for_a_single_picture_is_an_error(tiny: Callable[[str], DiffusionModel]) -> None:
+def test_too_little_memory_for_a_single_image_is_an_error(tiny: Callable[[str], DiffusionModel]) -> None:
     one = sampler(tiny("sd"), lambda _: None, batch_size=2)
     Memory(one, at_most=0)
-    with pytest.raises(DiffusionError, match=rf"out of memory at a single picture of {SIDE} px"):
+    with pytest.raises(DiffusionError, match=rf"out of memory at a single image of {SIDE} px"):
         one.draw(SHOTS)
 
 
@@ -207,7 +207,7 @@ def test_other_errors_are_passed_on(tiny: Callable[[str], DiffusionModel]) -> No
     assert memory.sizes == [2]
 
 
-def test_what_is_out_of_memory() -> None:
+def test_which_errors_mean_out_of_memory() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError()) and is_out_of_memory(RuntimeError(ALLOCATOR))
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)  # more than any address space
@@ -215,7 +215,7 @@ def test_what_is_out_of_memory() -> None:
     assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
-def test_a_picture_that_is_not_finite_is_no_picture(base: Base) -> None:
+def test_an_image_that_is_not_finite_is_an_error(base: Base) -> None:
     one = model(base("sd"))
     with torch.no_grad():
         one.pipe.vae.decoder.conv_out.bias[0] = torch.nan

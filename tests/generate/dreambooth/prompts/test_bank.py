@@ -1,4 +1,4 @@
-"""The bank's scenes keep their promises, and categories find the scenes that fit."""
+"""The scenes of the bank follow their rules, and categories get the scenes that fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLACE = "{token} {category}"
 
 
 @pytest.mark.parametrize(("kind", "least"), [("rigid", 60), ("animal", 60), ("clothes", 40)])
-def test_a_kind_has_many_different_scenes(kind: Kind, least: int) -> None:
+def test_every_kind_has_many_different_scenes(kind: Kind, least: int) -> None:
     scenes = {" ".join(template.lower().replace(PLACE, "").split()) for template in load_bank(kind)}
     assert len(scenes) == len(load_bank(kind)) >= least
 
@@ -41,7 +41,7 @@ def test_clothes_are_worn_in_about_half_of_their_scenes() -> None:
     assert 0.4 <= worn / len(load_bank("clothes")) <= 0.6
 
 
-@pytest.mark.parametrize("name", [*KINDS, "words"])
+@pytest.mark.parametrize("name", [*KINDS, "category_kinds"])
 def test_yaml_reads_every_entry_as_text(name: str) -> None:
     content = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))  # a bare `no` would be False
     lists = content.values() if isinstance(content, dict) else [content]

@@ -1,4 +1,4 @@
-"""What is a template, and what becomes of it with and without the token."""
+"""What a template is, and what it becomes with and without the token."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_article_fits_the_noun(category: str, phrase: str) -> None:
         ("{token} {category}'s head", "<new1> owl's head", "an owl's head"),
     ],
 )
-def test_negatives_read_as_if_there_had_been_no_token(template: str, positive: str, negative: str) -> None:
+def test_negatives_read_as_if_there_had_never_been_a_token(template: str, positive: str, negative: str) -> None:
     assert with_token(template, "<new1>", "owl") == positive
     assert without_token(template, "owl") == negative
 
@@ -77,7 +77,7 @@ def test_a_category_is_filled_in_as_it_is() -> None:
         ("{token} {category} " + "v" * 300, "longer than"),
     ],
 )
-def test_what_is_no_template_is_told_why(template: str, problem: str) -> None:
+def test_a_text_that_is_not_a_template_is_told_why(template: str, problem: str) -> None:
     assert problem in (problem_of(template) or "")
 
 
@@ -85,6 +85,6 @@ def test_a_template_of_the_longest_kind_passes() -> None:
     assert problem_of("{token} {category}" + " very" * 33) is None
 
 
-def test_case_blanks_and_the_full_stop_make_no_difference() -> None:
+def test_case_spaces_and_the_full_stop_make_no_difference() -> None:
     assert same_as("A  photo of {token} {category}.") == same_as("a photo of {token} {category}")
     assert same_as("{token} {category} at noon") != same_as("{token} {category} at dusk")

@@ -1,4 +1,4 @@
-"""What the actors of generation do, without Ray: nothing that goes wrong with one object raises."""
+"""What the actors of DreamBooth do, without Ray: nothing that goes wrong with an object raises."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ import pytest
 from persrep_ray.config import load_config
 from persrep_ray.data.objects import Manifest
 from persrep_ray.data.run_folder import RunFolder
-from persrep_ray.generate.dreambooth.prompts.book import build_prompts
+from persrep_ray.generate.dreambooth.prompts.prompt_set import build_prompts
+from persrep_ray.generate.dreambooth.workers import FineTuneWorker, SampleWorker
 from persrep_ray.generate.types import Chunk
-from persrep_ray.generate.workers import FineTuneWorker, SampleWorker
+from persrep_ray.storage.store import open_store
 
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> tuple[object, ...]:
-    """Of either worker, with a model that is not there."""
+    """The arguments of both workers, with a model that does not exist."""
     config = load_config("debug", ["generate.generator=dreambooth", f"generate.dreambooth.base={tmp_path / 'nothing'}"])
-    return config, Manifest(tmp_path, {}, ()), RunFolder(tmp_path), build_prompts(config.generate)
+    folder = RunFolder(open_store(tmp_path / "run"))
+    return config, Manifest(tmp_path, {}, ()), folder, build_prompts(config.generate)
 
 
 def chunk(object_id: str = "mug") -> str:
@@ -30,9 +32,9 @@ def chunk(object_id: str = "mug") -> str:
 def test_a_model_that_cannot_be_loaded_fails_each_object_with_its_name(
     arguments: tuple[object, ...], tmp_path: Path
 ) -> None:
-    tune, sample = FineTuneWorker(*arguments), SampleWorker(*arguments)  # type: ignore[arg-type]
+    fine_tune, sample = FineTuneWorker(*arguments), SampleWorker(*arguments)  # type: ignore[arg-type]
     for object_id in ("mug", "cup"):
-        (row,) = tune({"object_id": object_id, "chunks": [chunk(object_id)], "after": ""})
+        (row,) = fine_tune({"object_id": object_id, "chunks": [chunk(object_id)], "after": ""})
         assert (row["object_id"], row["chunk"]) == (object_id, "")
         assert row["error"].startswith(f"generator {tmp_path / 'nothing'}: cannot be loaded: ")
         assert "\n" not in row["error"]
@@ -49,13 +51,11 @@ def test_an_object_that_was_not_fine_tuned_passes_through(arguments: tuple[objec
     assert sample({**failed, "chunk": ""}) == failed
 
 
-def test_all_chunks_of_a_tuned_object_go_on_and_its_warnings_once(
-    arguments: tuple[object, ...],
-) -> None:
-    tune = FineTuneWorker(*arguments)  # type: ignore[arg-type]
-    tune.__dict__["_tuner"] = lambda object_id: tune._warnings.append(f"{object_id}: half the batch")
+def test_all_chunks_of_a_fine_tuned_object_go_on_and_its_warnings_once(arguments: tuple[object, ...]) -> None:
+    fine_tune = FineTuneWorker(*arguments)  # type: ignore[arg-type]
+    fine_tune.__dict__["_fine_tuner"] = lambda object_id: fine_tune._warnings.append(f"{object_id}: half the batch")
     for object_id in ("mug", "cup"):
-        rows = tune({"object_id": object_id, "chunks": ["a", "b", "c"], "after": ""})
+        rows = fine_tune({"object_id": object_id, "chunks": ["a", "b", "c"], "after": ""})
         assert [row["chunk"] for row in rows] == ["a", "b", "c"]
         assert [row["warnings"] for row in rows] == [[f"{object_id}: half the batch"], [], []]
         assert not any(row["error"] for row in rows)
@@ -75,38 +75,37 @@ def test_a_process_that_has_lost_its_gpu_fails_one_chunk_and_leaves_before_the_n
 
     monkeypatch.setattr("os._exit", leave)
     for text, is_lost in (("CUDA error: an illegal memory access", True), ("CUDA error: out of memory", False)):
-        tune = FineTuneWorker(*arguments)  # type: ignore[arg-type]
+        fine_tune = FineTuneWorker(*arguments)  # type: ignore[arg-type]
 
         def fail(object_id: str, text: str = text) -> None:
             raise RuntimeError(text)
 
-        tune.__dict__["_tuner"] = fail
+        fine_tune.__dict__["_fine_tuner"] = fail
         item = {"object_id": "mug", "chunks": [chunk()], "after": ""}
-        (row,) = tune(item)
+        (row,) = fine_tune(item)
         assert text in row["error"]
         if is_lost:
             with pytest.raises(LeftError):
-                tune(item)
+                fine_tune(item)
             assert left == [1]
         else:
-            assert text in tune(item)[0]["error"]
+            assert text in fine_tune(item)[0]["error"]
 
 
-def test_a_tuner_waits_while_an_earlier_objects_weights_are_in_use(
-    arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+def test_fine_tuning_waits_while_the_weights_of_an_earlier_object_are_in_use(
+    arguments: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    tune = FineTuneWorker(*arguments)  # type: ignore[arg-type]
-    folder, tuned, slept = tune._folder, list[str](), list[float]()
-    with folder.whole_folder(folder.generator("cup")) as scratch:
-        (scratch / "weights").write_bytes(b"")
+    fine_tune = FineTuneWorker(*arguments)  # type: ignore[arg-type]
+    folder, fine_tuned, slept = fine_tune._folder, list[str](), list[float]()
+    folder.write_weights("cup", tmp_path, {})
 
     def sleep(seconds: float) -> None:
-        assert not tuned
+        assert not fine_tuned
         slept.append(seconds)
         if len(slept) == 3:
-            folder.drop_generator("cup")
+            folder.drop_weights("cup")
 
-    monkeypatch.setattr("persrep_ray.generate.workers.time.sleep", sleep)
-    tune.__dict__["_tuner"] = tuned.append
-    tune({"object_id": "mug", "chunks": [chunk()], "after": "cup"})
-    assert tuned == ["mug"] and len(slept) == 3
+    monkeypatch.setattr("persrep_ray.generate.dreambooth.workers.time.sleep", sleep)
+    fine_tune.__dict__["_fine_tuner"] = fine_tuned.append
+    fine_tune({"object_id": "mug", "chunks": [chunk()], "after": "cup"})
+    assert fine_tuned == ["mug"] and len(slept) == 3
