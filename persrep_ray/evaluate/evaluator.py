@@ -109,7 +109,7 @@ class Evaluator:
         At most `most_photos` test photos of other objects serve as distractors (`choose_distractors`: same category
         first), and at most as many of their train photos are in the gallery. The dense tasks are evaluated if train and
         test photos of the object have masks. They leave out test photos without a mask, except those of other objects
-        that have no masks at all.
+        none of whose test photos has a mask.
 
         The calibration is found on the gallery and on synthetic images (H, W, 3) uint8 of the object and of anything
         else, which the adapter's training must not have seen.

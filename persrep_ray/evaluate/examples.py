@@ -60,7 +60,7 @@ def pack(examples: Sequence[Example]) -> tuple[list[dict[str, Any]], bytes]:
     for index, example in enumerate(examples):
         entries.append({"photo": str(example.photo), "title": example.title})
         arrays |= {f"{index}.similarity.{side}": example.similarity[side] for side in SIDES}
-        for name, mask in {"truth": example.truth, **example.found}.items():
+        for name, mask in (("truth", example.truth), *example.found.items()):
             if mask is not None:
                 arrays[f"{index}.mask.{name}"] = np.frombuffer(encode_png_mask(mask), np.uint8)
     return entries, save(arrays)

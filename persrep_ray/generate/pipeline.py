@@ -95,7 +95,7 @@ class Generation:
             self.images += row["images"]
             self._warnings.extend(row["warnings"])
             self._to_prepare.get(name, set()).discard(object_id)
-            if object_id not in self._missing:  # it has failed in another stream, and this one went on nevertheless
+            if object_id not in self._missing:  # it failed in another stream, and this stream went on nevertheless
                 self.clean_up(object_id)
                 continue
             self._missing[object_id] -= 1

@@ -73,7 +73,7 @@ def write_shard(folder: RunFolder, chunk: Chunk, images: Iterable[SyntheticImage
 
 
 def is_whole(file: File) -> bool:
-    """Whether a listed shard can be read. A local one may have been damaged by its disk; S3 checks for itself."""
+    """Whether a listed shard can be read. A disk may damage a local file; S3 checks what it stores."""
     if not isinstance(file, Path):
         return True
     try:
@@ -84,7 +84,7 @@ def is_whole(file: File) -> bool:
 
 
 def shard_report(folder: RunFolder, chunk: Chunk) -> dict[str, Any]:
-    """The report of a shard and its number of `images`. Raises `ShardError`; a missing shard is one."""
+    """The report of a shard and its number of `images`. Raises `ShardError`, also if there is no shard."""
     try:
         file = folder.store.file(shard_key(folder, chunk))
     except FileNotFoundError as error:

@@ -31,7 +31,7 @@ def seed_of(*parts: object) -> int:
 
 
 def image_seed(seed: int, object_id: str, role: Role, index: int) -> int:
-    """The seed of one image of a run."""
+    """The seed of an image of a run."""
     return seed_of(seed, object_id, role, index)
 
 
@@ -65,7 +65,7 @@ class Chunk:
 
 @dataclass
 class SyntheticImage:
-    """One synthetic image of an object (positive), or one to tell it apart from (negative).
+    """A synthetic image of an object (positive), or of something to tell it apart from (negative).
 
     Attributes:
         score: how alike a sampled positive is to the object's photos; it passed the filter.
@@ -122,10 +122,10 @@ class GeneratorInputs:
 
 
 class Generator(ABC):
-    """What a run must know about a generator. All but `stages` has a default: most generators need little of it.
+    """What a run must know about a generator. Only `stages` must be written: most generators need little else.
 
     A generator is a folder beside this file; its `generator.py` holds its subclass, and `generators.py` lists that.
-    The driver imports every subclass, so heavy imports belong into the workers.
+    The driver imports every subclass, so heavy imports belong in the workers.
 
     Attributes:
         uses_photos: whether it uses the photos of `--backgrounds` and `--negatives`.
@@ -140,7 +140,7 @@ class Generator(ABC):
 
     @abstractmethod
     def stages(self) -> Sequence[Stage]:
-        """The pools that `items` go through. The workers of the last one are `workers.ChunkWorker`s."""
+        """The pools that `items` go through. The workers of the last pool are `workers.ChunkWorker`s."""
 
     def packages(self) -> Sequence[Package]:
         """What must be installed."""

@@ -28,7 +28,7 @@ class ChunkWorker(ABC):
     def make(self, chunk: Chunk) -> tuple[list[SyntheticImage], dict[str, Any]]:
         """The images of the chunk in the order of their index, and what the shard's report says besides the seconds.
 
-        An image that cannot be had is left out. Deterministic in the chunk. What the user should know is appended to
+        An image that cannot be made is left out. Deterministic in the chunk. What the user should know is appended to
         `_warnings`. Raises ValueError if no image of the object can be made.
         """
 
@@ -48,7 +48,7 @@ class ChunkWorker(ABC):
 def result_row(
     object_id: str, generator: GeneratorName, *, images: int = 0, error: str = "", warnings: Sequence[str] = ()
 ) -> Item:
-    """What a worker says of one item."""
+    """The row that a worker returns for an item."""
     return {
         "object_id": object_id,
         "generator": generator,
@@ -59,7 +59,7 @@ def result_row(
 
 
 def drained(warnings: list[str]) -> list[str]:
-    """What is in the list, which is empty then."""
+    """Empties the list and returns what was in it."""
     taken = list(warnings)
     warnings.clear()
     return taken

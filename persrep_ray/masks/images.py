@@ -31,7 +31,7 @@ class ImageMasker:
 
     @cached_property
     def _sam(self) -> SamSegmenter:
-        """Raises `SamError` where the checkpoint cannot be loaded."""
+        """Raises `SamError` if the checkpoint cannot be loaded."""
         from persrep_ray.masks.sam import SamSegmenter  # takes seconds to import, and all masks may be given
 
         return SamSegmenter(self._config.sam, self._device)

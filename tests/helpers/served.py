@@ -46,11 +46,12 @@ def free_port() -> int:
 
 
 def proxy_ports() -> dict[str, str]:
-    """Settings of Ray Serve's proxy that would otherwise be the same for every endpoint of a machine."""
+    """Settings of Ray Serve's proxy: ports that no other endpoint of the machine has, and patience on busy machines."""
     return {
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     }
 
 

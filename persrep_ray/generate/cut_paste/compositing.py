@@ -40,7 +40,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Sprite:
-    """A cutout in several resolutions, each half of the one before: (h, w, 4) uint8 RGBA. Warping alone would alias."""
+    """A cutout in several resolutions, each half of the previous: (h, w, 4) uint8 RGBA. Warping alone would alias."""
 
     cutout: Cutout
     levels: tuple[NDArray[np.uint8], ...]

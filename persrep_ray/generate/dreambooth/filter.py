@@ -87,7 +87,7 @@ class LikenessFilter:
         return [float(value) for value in (cosines - zero) / (one - zero)]
 
     def accepts(self, match: Match) -> bool:
-        """Whether the likeness reaches the threshold. Without one, everything passes, even without a foreground."""
+        """Whether the likeness reaches the threshold. Without a threshold, everything passes."""
         return self._threshold is None or (match.score is not None and match.score >= self._threshold)
 
     def masked(self, images: Sequence[NDArray[np.uint8]]) -> list[MaskedImage]:

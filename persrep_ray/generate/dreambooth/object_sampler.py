@@ -82,7 +82,7 @@ class ObjectSampler:
         return [accepted[index] for index in sorted(accepted)], report
 
     def _shot(self, chunk: Chunk, prompts: Sequence[str], index: int, attempt: int = 0) -> Shot:
-        """First attempts take all prompts in turn, in an order that depends on the object; later ones draw a prompt."""
+        """First attempts take all prompts in turn, in an order that depends on the object; later attempts draw one."""
         seed = image_seed(chunk.seed, chunk.object_id, chunk.role, index)
         if attempt:
             seed = seed_of(seed, attempt)
@@ -115,7 +115,7 @@ class ObjectSampler:
         return self._filter.masked([read_rgb(file, config.data) for file in some])
 
     def _cutout(self, object_id: str) -> MaskedImage | None:
-        """The cutout of an object's first photo with a mask. Many objects are compared with the same ones."""
+        """The cutout of an object's first photo with a mask. Many objects share their distractors."""
 
         def make() -> MaskedImage | None:
             found = next(self._run.masked_photos(object_id), None)

@@ -19,7 +19,7 @@ MaskedImage = tuple[NDArray[np.uint8], NDArray[np.bool_]]  # (H, W, 3) and (H, W
 
 @dataclass(frozen=True)
 class DreamBoothRun:
-    """`warn` shows a message to the user; `device` is PyTorch's name of where the model runs."""
+    """`warn` shows a message to the user; `device` is what PyTorch calls the device of the model."""
 
     config: RunConfig
     manifest: Manifest

@@ -1,4 +1,4 @@
-"""A user's own prompts: JSON in the reference's format, `{object: [prompt, …]}`."""
+"""Prompts by the user: JSON in the format of the reference, `{object: [prompt, …]}`."""
 
 from __future__ import annotations
 

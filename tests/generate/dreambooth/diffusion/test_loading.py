@@ -31,8 +31,13 @@ def with_config(base: Path, folder: Path, part: str, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("family", "part", "changes", "cause"),
     [
-        ("sd", "scheduler", {"prediction_type": "sample"}, "it predicts 'sample', epsilon or v_prediction is known"),
-        ("sdxl", "scheduler", {"sigma_data": 0.5}, "its noise is that of EDM"),
+        (
+            "sd",
+            "scheduler",
+            {"prediction_type": "sample"},
+            "it predicts 'sample'; epsilon and v_prediction are supported",
+        ),
+        ("sdxl", "scheduler", {"sigma_data": 0.5}, "it uses the noise of EDM"),
         ("sdxl", "vae", {"latents_mean": [0.0] * 4}, "its VAE shifts each channel of the latents"),
     ],
 )
@@ -60,10 +65,8 @@ def test_a_model_of_the_hub_is_known_by_its_commit(base: Base, tmp_path: Path) -
     shutil.copytree(base("sd"), cached / "snapshots" / COMMIT)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(COMMIT)
-    program = (
-        "from text_to_image import model\none = model('somebody/tiny')\nprint(one.commit, type(one.pipe).__name__)\n"
-    )
-    tests = Path(__file__).resolve().parents[2]
+    program = "from helpers.text_to_image import model\none = model('somebody/tiny')\nprint(one.commit, type(one.pipe).__name__)\n"
+    tests = Path(__file__).resolve().parents[3]
     environment = {
         **os.environ,
         **{"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},
