@@ -205,7 +205,7 @@ class _Run:
             self._advance("evaluate", evaluation.poll(), evaluating, set(), lambda _: None)
             if not generating:
                 cells.close()
-                if not training:
+                if not training and self._config.evaluate.actors == "auto":
                     evaluation.grow(cores)  # the other stages have ended and left their cores
             self._stages["generate"].count_images(generation.images)
             for name, (done, total) in generation.preparations().items():

@@ -79,8 +79,8 @@ class Body:
                 self.vertices.append((x, y, z))
         for i in range(len(path) - 1):
             for k in range(count):
-                base, after = first + i * count, (k + 1) % count
-                self.add_face([base + k, base + after, base + count + after, base + count + k], surface)
+                base, next_k = first + i * count, (k + 1) % count
+                self.add_face([base + k, base + next_k, base + count + next_k, base + count + k], surface)
         self.add_face([first + k for k in reversed(range(count))], surface)
         self.add_face([first + (len(path) - 1) * count + k for k in range(count)], surface)
 

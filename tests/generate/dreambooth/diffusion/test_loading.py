@@ -65,7 +65,10 @@ def test_a_model_of_the_hub_is_known_by_its_commit(base: Base, tmp_path: Path) -
     shutil.copytree(base("sd"), cached / "snapshots" / COMMIT)
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(COMMIT)
-    program = "from helpers.text_to_image import model\none = model('somebody/tiny')\nprint(one.commit, type(one.pipe).__name__)\n"
+    program = (
+        "from helpers.text_to_image import model\n"
+        "tiny = model('somebody/tiny')\nprint(tiny.commit, type(tiny.pipe).__name__)\n"
+    )
     tests = Path(__file__).resolve().parents[3]
     environment = {
         **os.environ,
