@@ -49,7 +49,7 @@ def artifacts() -> Path:
 
 @pytest.fixture
 def page(driver: webdriver.Chrome, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """Opened. In the end nothing is on the browser's console but the statuses of refused requests.
+    """The opened page. At the end, the browser's console holds nothing but the statuses of refused requests.
 
     The parameter, if there is one, is the only key.
     """

@@ -86,5 +86,5 @@ class Page:
         return [button.text.replace("\n", " ") for button in self.get("found").find_elements(By.TAG_NAME, "button")]
 
     def asked_and_answered(self) -> None:
-        """All four answers about image and object are shown."""
+        """Waits until all four answers about the image and the object are shown."""
         self.wait(lambda: all(self.text(f"ms-{task}").endswith(" ms") for task in TASKS))

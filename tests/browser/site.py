@@ -1,4 +1,4 @@
-"""The page with the real HTTP interface behind it, whose engine knows one photo: `mug_0` among other things."""
+"""The page and the real HTTP interface, with a fake engine that knows one photo: `mug_0` among other things."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def similarity_map() -> np.ndarray:
-    """24 × 24: from 0.1 off the object to 0.8 on it."""
+    """(24, 24), from 0.1 beside the object to 0.8 on it."""
     return np.array(Image.fromarray(MASK.astype(np.float32)).resize((24, 24), Image.Resampling.BILINEAR)) * 0.7 + 0.1
 
 
 @dataclass
 class PhotoEngine:
-    """Tells of the photo whatever image it gets. `failures` are raised first; all that is about `held` waits."""
+    """Answers about the photo, whatever image it gets. `failures` are raised first; queries about `held` wait."""
 
     failures: list[Exception] = field(default_factory=list)
     held: str | None = None
@@ -124,7 +124,7 @@ class Site:
 
 @contextmanager
 def running_site(keys: Sequence[KeyEntry] | None = None) -> Iterator[Site]:
-    """Serves in a thread, with all of `THINGS` and `PARTS`."""
+    """Serves all of `THINGS` and `PARTS` in a thread."""
     engine = PhotoEngine()
     catalog = FakeCatalog({name: ["v1"] for name in (*THINGS, *PARTS)})
     config = ServeConfig.model_validate({"registry": "registry", "http": {"timeout_s": 300}})

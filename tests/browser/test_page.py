@@ -1,4 +1,4 @@
-"""The page at `/`, used as people use it, in a real browser."""
+"""The page at `/` in a real browser, used as people use it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 
 
 def eroded(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """`mask` without what is nearer to its edge."""
+    """`mask` without the pixels within `pixels` of its edge."""
     square = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
     return cv2.erode(mask.astype(np.uint8), square).astype(bool)
 

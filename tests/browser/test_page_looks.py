@@ -41,7 +41,7 @@ return [found.length, ...found.sort((a, b) => a[0] - b[0])[0]];
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everything_can_be_read(page: Page, scheme: str) -> None:
-    """4.5 is what WCAG asks for, level AA."""
+    """WCAG level AA requires a contrast of 4.5."""
     page.look(scheme=scheme)
     assert page.run("return matchMedia('(prefers-color-scheme: dark)').matches") == (scheme == "dark")
     worst = [page.run(WORST_CONTRAST)]

@@ -1,4 +1,4 @@
-"""What the page does about keys, errors, a busy endpoint and files that are no images, in a real browser."""
+"""How the page handles keys, errors, a busy endpoint and files that are not images, in a real browser."""
 
 from __future__ import annotations
 

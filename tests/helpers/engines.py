@@ -1,4 +1,4 @@
-"""A registry of discs, the engine that serves it, and ways to ask it."""
+"""A registry of discs, the engine that serves it, and ways to query it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def dense(number: int, index: int = PHOTOS) -> np.ndarray:
 
 
 def enormous(files: dict[str, bytes]) -> None:
-    """Finite values whose features are not."""
+    """Makes the adapter's values so large that its features overflow."""
     tensors = load_tensors(files["adapter_model.safetensors"])
     files["adapter_model.safetensors"] = save_tensors({name: one * 1e30 for name, one in tensors.items()})
 
@@ -83,7 +83,7 @@ def ids(found: Identification) -> list[str]:
 
 
 def assert_alike(left: Any, right: Any) -> None:
-    """Equal but for the rounding that differs with the size of a batch."""
+    """Checks equality up to rounding, which differs with the size of a batch."""
     if isinstance(left, np.ndarray) and left.dtype == bool:
         assert (left != right).mean() < 0.001
     elif isinstance(left, float | np.ndarray):

@@ -1,4 +1,4 @@
-"""A real Ray cluster of one node, as `ray start` makes it."""
+"""A real Ray cluster of one node, made by `ray start`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE_S = 400
 
 @contextmanager
 def ray_head(environment: dict[str, str], folder: Path, *arguments: str) -> Iterator[str]:
-    """The dashboard's address of a cluster of two CPUs on free ports; ended by its process group, not by `ray stop`."""
+    """The dashboard's address of a cluster of two CPUs. The cluster ends with its process group, not by `ray stop`."""
     session = tempfile.mkdtemp(prefix="ray")  # not pytest's folder: the paths of sockets must be short
     port = free_port()
     address = f"http://127.0.0.1:{port}"

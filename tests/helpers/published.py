@@ -1,4 +1,4 @@
-"""Registries for tests of serving: objects that are coloured discs, adapters of random weights, true prototypes."""
+"""Registries for tests of serving: objects that are coloured discs, adapters of random weights, and true prototypes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PHOTOS = 3  # of an object
 
 
 def tiny_checkpoint(folder: Path, *, rank: int = 4, precision: str = "float32", kind: str = "dinov2") -> RunConfig:
-    """Saves a tiny ViT in `folder`, whose features tell colours apart; gives the settings of runs that use it."""
+    """Saves a tiny ViT in `folder`, whose features tell colours apart; returns the settings of runs that use it."""
     torch.manual_seed(0)
     model = KINDS[kind].make()
     with torch.no_grad():  # the initial weights hardly tell two photos apart
@@ -50,7 +50,7 @@ def photo(number: int, index: int, size: int = 96) -> tuple[np.ndarray, np.ndarr
 
 
 def adapter_state(lora: LoraBackbone, seed: int, size: float = 0.1) -> State:
-    """Random A and B, both of which say something."""
+    """Random A and B, neither of them zero."""
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.randn(value.shape, generator=generator) * size for name, value in lora.state().items()}
 
@@ -88,7 +88,7 @@ def object_files(
     masks: bool = True,
     card: dict[str, Any] | None = None,
 ) -> dict[str, bytes]:
-    """What the registry keeps of an object that looks like `photo(number, …)`.
+    """The files of an object that looks like `photo(number, …)`.
 
     Args:
         lora: what `load_lora(config)` gives; for many objects, load it once.

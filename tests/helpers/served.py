@@ -1,4 +1,4 @@
-"""A real endpoint in processes of its own, load on it, and ways to hurt it."""
+"""A real endpoint in its own processes, load on it, and ways to hurt it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PATIENCE_S = 300
 
 
 def free_port() -> int:
-    """Not one of those that the system gives to outgoing connections: it would give it away while the server starts."""
+    """A port outside the range of outgoing connections, which would take it while the server starts."""
     while True:
         port = random.randrange(20_000, 30_000)
         with socket.socket() as probe:
@@ -68,7 +68,7 @@ class Endpoint:
         return processes_below(self.process.pid, f"ray::ServeReplica:persrep:{deployment}")
 
     def resident_bytes(self) -> int:
-        """Of the replicas and the proxy."""
+        """The resident memory of the replicas and the proxy."""
         pids = [
             *processes_below(self.process.pid, "ray::ServeReplica"),
             *processes_below(self.process.pid, "ray::ProxyActor"),
@@ -120,7 +120,7 @@ def wait_until(holds: Callable[[], bool], alive: Callable[[], bool] = lambda: Tr
 
 
 def processes_below(ancestor: int, title: str) -> list[int]:
-    """Process ids of descendants whose command line contains `title`."""
+    """The process ids of descendants whose command line contains `title`."""
     parents, titles = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         pid = int(stat.parent.name)
@@ -140,7 +140,7 @@ def processes_below(ancestor: int, title: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Query:
-    """An image for an object."""
+    """A query about an object with an image."""
 
     object_id: str
     image: bytes
@@ -189,12 +189,12 @@ def under_load(
 
 
 def disc_png(number: int, index: int = PHOTOS) -> bytes:
-    """An image of the object `disc_<number>`; from index `PHOTOS` on, one that no prototype knows."""
+    """An image of the object `disc_<number>`; from index `PHOTOS` on, no prototype knows it."""
     return _png(photo(number, index)[0])
 
 
 def noise_png(size: int) -> bytes:
-    """An image that does not compress: about 3 * size * size bytes."""
+    """An image that does not compress and has about 3 * size * size bytes."""
     return _png(np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8))
 
 
@@ -205,7 +205,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 class DiscPublisher:
-    """Publishes discs as objects, on a tiny backbone in `folder`."""
+    """Publishes discs as objects for a tiny backbone in `folder`."""
 
     def __init__(self, folder: Path, registry: str | Path) -> None:
         self.registry = Registry(open_store(registry))
@@ -213,7 +213,7 @@ class DiscPublisher:
         self._lora = load_lora(self._config)
 
     def publish(self, number: int, version: str = "v1") -> None:
-        """The object `disc_<number>`; a version that is not the first is of another adapter."""
+        """Publishes the object `disc_<number>`; a version other than v1 has another adapter."""
         made_of = number if version == "v1" else number + 500
         publish_object(
             self.registry.store.uri, f"disc_{number}", self._config, made_of, version=version, lora=self._lora

@@ -1,4 +1,4 @@
-"""A real endpoint under load: what is published goes live, and what is lost, killed or damaged fails no other query."""
+"""A real endpoint under load: new versions go live, and lost, killed or damaged parts fail no other query."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def publisher(tmp_path_factory: pytest.TempPathFactory) -> DiscPublisher:
 def endpoint(
     publisher: DiscPublisher, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Endpoint]:
-    """Two replicas of everything: one can be lost."""
+    """Two replicas of each deployment, so that one can be lost."""
     settings = [
         *("encoder.min_replicas=2", "encoder.cpus_per_replica=0.5"),
         *("http.replicas=2", "http.timeout_s=60", "refresh_s=0.5"),
@@ -76,7 +76,7 @@ def ask_once(endpoint: Endpoint, query: Query) -> tuple[int, dict[str, Any], str
 
 
 def everywhere(holds: Callable[[], bool]) -> bool:
-    """Whether both ingress replicas say so: each has its own copy of what is live."""
+    """Whether it holds for both ingress replicas, each of which has its own copy of the pointers."""
     return all(holds() for _ in range(8))
 
 

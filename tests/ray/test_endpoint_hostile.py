@@ -1,4 +1,4 @@
-"""What the internet sends, on a real endpoint: no answer is a defect of ours, nobody else notices, memory stays."""
+"""Hostile requests on a real endpoint: no defect shows, no other client notices, and memory stays bounded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def wire(request: Hostile) -> bytes:
 
 
 def status_of(endpoint: Endpoint, data: bytes, *, send_all: bool = True) -> int:
-    """Status of the answer; 0 if the server hung up without one, which a broken request may get."""
+    """The status of the answer; 0 if the server closed the connection without one, which it may on a broken request."""
     address = urlsplit(endpoint.url)
     with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         try:

@@ -25,7 +25,7 @@ METRICS = {
 
 
 def test_deployed_by_the_shipped_configuration(environment: dict[str, str], tmp_path: Path) -> None:
-    """With keys of two tenants, and with the metrics that Prometheus would read."""
+    """With a tenant's key, and with the metrics that Prometheus reads."""
     publisher = DiscPublisher(tmp_path / "vit", tmp_path / "registry")
     for number in (0, 1):
         publisher.publish(number)
@@ -90,7 +90,7 @@ def text_of(port: int) -> str:
 
 
 def exported(port: int) -> set[str]:
-    """Names of our metrics, without the suffixes of histograms and counters."""
+    """The names of our metrics, without the suffixes of histograms and counters."""
     found = {line.split("{")[0] for line in text_of(port).splitlines() if line.startswith("ray_persrep_")}
     return {name.removesuffix("_bucket").removesuffix("_total") for name in found}
 

@@ -1,4 +1,4 @@
-"""What the ingress makes of what happens to encoders, with a handle that does as it is told."""
+"""How the ingress handles events of encoders, with a scripted handle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLASSIFICATION = Classification(0.9, 0.8, 0.5)
 
 
 class Handle:
-    """A deployment handle whose calls end in `outcomes`, one after the other."""
+    """A deployment handle whose calls end with `outcomes` in turn."""
 
     def __init__(self, outcomes: Sequence[Any]) -> None:
         self.outcomes = list(outcomes)

@@ -1,4 +1,4 @@
-"""What we add to the configuration of Ray's HAProxy is there, and HAProxy takes it."""
+"""HAProxy accepts its completed configuration, and the added lines take effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does not fit exactly is refused, by name."""
+"""An adapter that does not fit exactly is refused, and the error says why."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Change = Callable[[Files], None]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Files, Layout, LoraBackbone]:
-    """Files of an object, what they fit on, and the slot that they come from."""
+    """The files of an object, the layout that they fit, and the backbone that made them."""
     config = tiny_checkpoint(tmp_path_factory.mktemp("vit"), rank=RANK)
     lora = load_lora(config)
     layout = MultiAdapterEncoder(load_backbone(config.backbone), config.backbone).layout
@@ -57,7 +57,7 @@ def layout(made: tuple[Files, Layout, LoraBackbone]) -> Layout:
 
 
 def in_json(name: str, key: str, value: Any) -> Change:
-    """Sets `key`, dotted, in a JSON file; `...` removes it."""
+    """Sets the dotted `key` in a JSON file; `...` removes it."""
 
     def change(files: Files) -> None:
         whole = json.loads(files[name])

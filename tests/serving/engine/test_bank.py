@@ -1,4 +1,4 @@
-"""The bank keeps its budget and its promises to everybody who waits."""
+"""The bank keeps its budget, and nobody waits in vain."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ref(number: int) -> AdapterRef:
 
 
 def adapter(wanted: AdapterRef, nbytes: int = ONE) -> Adapter:
-    """Of `nbytes` bytes in all, spread over everything that an adapter holds."""
+    """An adapter of `nbytes` bytes, spread over all its arrays."""
     rows, feature = np.zeros((2, 5), np.float32), np.zeros(5, np.float32)
     rest = nbytes - rows.nbytes * 2 - feature.nbytes
     a = torch.zeros(rest // 2, dtype=torch.uint8)
@@ -39,7 +39,7 @@ def adapter(wanted: AdapterRef, nbytes: int = ONE) -> Adapter:
 
 
 class Storage:
-    """Stands for the registry: records loads, and holds open, fails and sizes those it is told to."""
+    """A fake registry that records loads, and holds, fails or sizes chosen ones."""
 
     def __init__(self) -> None:
         self.loads: list[AdapterRef] = []
@@ -49,7 +49,7 @@ class Storage:
         self.gates: dict[AdapterRef, threading.Event] = {}
 
     def hold(self, wanted: AdapterRef) -> threading.Event:
-        """Loads of `wanted` wait for the event that this gives."""
+        """Loads of `wanted` wait for the returned event."""
         self.gates[wanted] = threading.Event()
         return self.gates[wanted]
 
@@ -94,7 +94,7 @@ async def use(bank: AdapterBank, number: int) -> Adapter:
 
 
 async def waiting(bank: AdapterBank, number: int) -> asyncio.Task[Adapter]:
-    """A query that has asked for an adapter which does not come yet."""
+    """A query that waits for an adapter."""
     task = asyncio.create_task(use(bank, number))
     await asyncio.sleep(0)
     return task

@@ -1,4 +1,4 @@
-"""Queries become batches, and whatever happens in a batch each gets its own answer."""
+"""Queries are batched, and each gets its own answer whatever happens in its batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from persrep_ray.serving.engine.metrics import Metrics
 
 
 class Encoder:
-    """Squares numbers. Records its batches; holds a batch open until `gate` is set; fails on what is `bad`."""
+    """Squares numbers and records its batches. It holds a batch open until `gate` is set and fails on `bad` numbers."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -64,7 +64,7 @@ async def queue(batcher: Batcher[int, int], *rows: int, kind: Callable[[int], Ha
 
 
 async def busy(batcher: Batcher[int, int], encoder: Encoder, *rows: int, **options: Any) -> Queued:
-    """Queues `rows` while the encoder is busy with a batch of a single 0, and lets it go on."""
+    """Queues `rows` while the encoder is busy with a batch of a single 0, then lets it continue."""
     encoder.gate.clear()
     tasks = await queue(batcher, 0, **options)
     await encoder.has_started()

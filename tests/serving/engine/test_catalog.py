@@ -1,4 +1,4 @@
-"""The copy of the registry's pointers: fresh, and worth something while the registry is away."""
+"""The copy of the registry's pointers is fresh, and still usable while the registry is away."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def catalog(registry: Registry) -> Catalog:
 
 
 class SlowSource(Source):
-    """Whose reads wait for `gate` once it is closed."""
+    """A source whose reads wait while `gate` is closed."""
 
     def __init__(self, location: str) -> None:
         super().__init__(location)

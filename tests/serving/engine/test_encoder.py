@@ -1,4 +1,4 @@
-"""One pass over a mixed batch equals every adapter alone, as plain `peft` applies it."""
+"""One pass over a mixed batch equals a pass for each adapter by plain `peft`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MIXED = [(0, 0), (0, 1), (1, None), (0, None), (1, 2), (2, 1), (2, 1), (1, 0), (
 
 @dataclass
 class Served:
-    """A checkpoint, an encoder for it, and adapters with the PEFT folders that they were read from."""
+    """A checkpoint, an encoder for it, and adapters with their PEFT folders."""
 
     kind: str
     encoder: MultiAdapterEncoder
@@ -48,7 +48,7 @@ class Served:
         return [Row(image(number), None if one is None else self.adapters[one]) for number, one in batch]
 
     def by_peft(self, batch: Sequence[tuple[int, int | None]] = MIXED) -> list[Features]:
-        """Each row alone, by nothing but `transformers` and `peft`."""
+        """Each row by itself, computed by `transformers` and `peft` only."""
         base = load_plain(self.kind, Path(self.encoder.layout.backbone.name))
         model = with_adapters(base, self.folders)
         features = []
@@ -60,7 +60,7 @@ class Served:
         return features
 
     def by_evaluation(self, batch: Sequence[tuple[int, int | None]] = MIXED) -> list[torch.Tensor]:
-        """(D,) CLS of each row alone: `peft` under the autocast of our `Backbone`."""
+        """The CLS (D,) of each row by itself: `peft` under the autocast of our `Backbone`."""
         backbone = load_backbone(self.encoder.layout.backbone)
         model = with_adapters(backbone.model, self.folders)  # changes the backbone's model in place
         rows = []
@@ -117,7 +117,7 @@ def served(kind: str, folder: Path, precision: str = "float32") -> Served:
 
 
 def parsed(files: dict[str, bytes], encoder: MultiAdapterEncoder) -> Adapter:
-    """The adapter in a PEFT folder's files; what it knows of its object does not matter here."""
+    """The adapter in a PEFT folder's files, with arbitrary prototypes."""
     card = {
         "config": {"backbone": encoder.layout.backbone.model_dump(mode="json")},
         "threshold": 0.0,

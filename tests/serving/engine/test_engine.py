@@ -1,4 +1,4 @@
-"""The engine answers what evaluation computes, for many at once, and tells apart what can go wrong."""
+"""The engine gives the answers that evaluation computes, for many queries at once, and distinguishes errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from persrep_ray.tasks.features import normalize
 
 
 class ByEvaluation:
-    """What the evaluation code says of an image file and a published adapter."""
+    """The results of the evaluation code for an image file and a published adapter."""
 
     def __init__(self, sample: Sample, folder: Path) -> None:
         self.sample, self.folder = sample, folder

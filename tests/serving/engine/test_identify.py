@@ -1,4 +1,4 @@
-"""The index that chooses whom to try."""
+"""The index that chooses which objects to try."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH = 8
 
 
 class Storage:
-    """Prototypes by ref; an exception in their place is raised. Records what is read."""
+    """Prototypes by adapter. An exception in their place is raised. It records what is read."""
 
     def __init__(self, **photos: int) -> None:
         self.reads: list[str] = []
@@ -41,7 +41,7 @@ class Storage:
         return rows
 
     def best(self, cls: np.ndarray, allowed: str = "") -> list[str]:
-        """All ids, most alike first, by the plainest means."""
+        """All ids, most similar first, by a plain search."""
         scores = {
             ref.object_id: max(float(row @ cls / np.linalg.norm(cls)) for row in rows)
             for ref, rows in self.rows.items()

@@ -74,7 +74,7 @@ def reads(source: Source) -> dict[str, Callable[[], object]]:
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, ending: str, error: type[StorageError]) -> None:
-    """Reading a file whose key ends so fails. (Tests may run as root, whom file modes do not stop.)"""
+    """Makes reading files whose key ends so fail. (Tests may run as root, for whom file modes do not count.)"""
     for name in ("read", "read_tagged"):
         original = getattr(LocalStore, name)
 

@@ -1,4 +1,4 @@
-"""What the tests of the HTTP interface ask, with which keys, and how an error answer looks."""
+"""Requests, keys and checks that the tests of the HTTP interface share."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def base64_of(data: bytes) -> str:
 
 
 def post(served: Endpoint, path: str, *images: bytes, **options: Any) -> httpx2.Response:
-    """`images` as a form."""
+    """Posts `images` as a form."""
     files = dict(zip(("image", "other"), images, strict=False))
     return served.client.post(path, files=files, **options)
 
 
 def error_code(response: httpx2.Response) -> str:
-    """The code of an error answer, whose shape and status are checked."""
+    """The code of an error answer, after a check of its format and status."""
     error = response.json()["error"]
     assert response.json() == {"error": error} and set(error) == {"code", "message", "request_id"}
     assert error["request_id"] == response.headers["x-request-id"] and error["message"]

@@ -1,4 +1,4 @@
-"""An engine and a catalog without models and files, images, and a client that plays the server's side of ASGI."""
+"""A fake engine and catalog, images, and a client that plays the server's side of ASGI."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def classification(score: float) -> Classification:
 
 @dataclass
 class FakeEngine:
-    """Answers from the mean brightness of the image. `wait` holds every query; `failures` are raised first."""
+    """Answers by the mean brightness of the image. `wait` holds every query, and `failures` are raised first."""
 
     failures: list[Exception] = field(default_factory=list)
     wait: asyncio.Event | None = None
@@ -55,7 +55,7 @@ class FakeEngine:
         return classification(await self._score(ref, standard, STANDARD))
 
     async def locate(self, ref: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
-        """The object is what is in the right half of the image."""
+        """The object is always the right half of the image."""
         score = await self._score((ref, size), dense, DENSE)
         similarity = np.linspace(-1, 1, 4, dtype=np.float32).reshape(2, 2)
         if not self.found:
@@ -93,7 +93,7 @@ class FakeEngine:
 
 @dataclass
 class FakeCatalog:
-    """`published` has all versions of an object, the live one last."""
+    """`published` holds all versions of each object, the live one last."""
 
     published: dict[str, list[str]]
     cards: dict[str, Any] = field(default_factory=dict)
@@ -121,7 +121,7 @@ class FakeCatalog:
 
 @dataclass
 class Endpoint:
-    """An application and the fakes behind it; `codes` are those of its error answers."""
+    """An application and the fakes behind it. `codes` are the codes of its error answers."""
 
     app: FastAPI
     engine: FakeEngine
@@ -143,7 +143,7 @@ def endpoint(keys: Keys | None = None, ready: Callable[[], bool] = lambda: True,
 
 
 def encoded(width: int = 30, height: int = 20, grey: int = 102, image_format: str = "PNG", **options: Any) -> bytes:
-    """A plain image, all of one grey."""
+    """An image of a single grey."""
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), (grey, grey, grey)).save(buffer, image_format, **options)
     return buffer.getvalue()
@@ -210,7 +210,7 @@ class Wire:
         self._sent.append(message)
 
     async def run(self, app: Any) -> Answer | None:
-        """The answer, None if there was none."""
+        """The answer, or None."""
         await app(self.scope, self.receive, self.send)
         if not self._sent:
             return None

@@ -48,7 +48,7 @@ def _task(rng: random.Random, object_id: str) -> str:
 
 
 def _upload(rng: random.Random, object_id: str, kind: str, data: bytes) -> Hostile:
-    """`data` as an image, in one of the three ways."""
+    """`data` sent as an image, in one of the three ways."""
     path = _task(rng, object_id)
     names = ("image", "other") if path.endswith("compare") else ("image",)
     way = rng.choice(["raw", "form", "json"])

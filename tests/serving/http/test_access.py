@@ -1,4 +1,4 @@
-"""Who may see what: keys, prefixes, deleting."""
+"""Access: keys, prefixes and deleting."""
 
 from __future__ import annotations
 

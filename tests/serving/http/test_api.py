@@ -1,4 +1,4 @@
-"""The HTTP interface, address by address: what goes in, what comes out."""
+"""The HTTP interface, path by path."""
 
 from __future__ import annotations
 

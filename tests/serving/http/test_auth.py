@@ -1,4 +1,4 @@
-"""API keys: what a file of them may hold, who gets in with which, and how they come and go."""
+"""API keys: the keys file, what a key allows, and how keys are added and removed."""
 
 from __future__ import annotations
 

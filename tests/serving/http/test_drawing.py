@@ -1,4 +1,4 @@
-"""Boxes, masks and maps as they are sent: in true pixels, whatever size they were found at."""
+"""Boxes, masks and maps are sent in pixels of the image, whatever size they were found at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile requests on the application: whatever comes, there is an answer, and it is never a defect of ours."""
+"""Every hostile request to the application gets an answer, and never the error of a defect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies to images: everything that is not exactly what was asked for gets its code, fast, whatever it holds."""
+"""Images from request bodies: every malformed body gets its error code, fast."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def taken(body: bytes, media_type: str = "image/png", names: tuple[str, ...] = (
 
 
 def refused(body: bytes, media_type: str = "image/png", names: tuple[str, ...] = ("image",)) -> str:
-    """The code and the message."""
+    """The code and the message of the error."""
     with pytest.raises(RequestError) as caught:
         taken(body, media_type, names)
     return f"{caught.value.code}: {caught.value.message}"
 
 
 def form(*parts: tuple[str, bytes], end: bytes = b"--XyZ--\r\n") -> bytes:
-    """A form of parts (header line, content)."""
+    """A form of parts, each a header line and a content."""
     return b"".join(b"--XyZ\r\n" + head.encode() + b"\r\n\r\n" + data + b"\r\n" for head, data in parts) + end
 
 

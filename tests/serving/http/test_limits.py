@@ -1,4 +1,4 @@
-"""Limits on what comes in and how long it takes: what is not wanted is not read, and nothing waits for ever."""
+"""Limits on the size and duration of requests: excess is not read, and nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ CLASSIFY = "/v1/objects/mug/classify"
 
 
 async def turns() -> None:
-    """Lets everything run that can."""
+    """Lets all tasks run that can."""
     for _ in range(50):
         await asyncio.sleep(0)
 
 
 async def put_forward(seconds: float) -> None:
-    """Time passes for the event loop, and for nobody else."""
+    """Advances the event loop's clock, and no other."""
     loop = asyncio.get_running_loop()
     now, started = loop.time() + seconds, time.monotonic()
     loop.time = lambda: now + time.monotonic() - started  # type: ignore[method-assign]
@@ -131,7 +131,7 @@ def test_an_answer_that_does_not_come_is_given_up() -> None:
 
 
 class SlowWire(Wire):
-    """Each chunk takes ten seconds."""
+    """Sends a chunk every ten seconds."""
 
     async def receive(self) -> Any:
         await put_forward(10)

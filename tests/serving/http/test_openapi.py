@@ -1,4 +1,4 @@
-"""The OpenAPI description is what the application does, and the pages need nothing but this host."""
+"""The OpenAPI description matches the application, and the pages need no other host."""
 
 from __future__ import annotations
 
