@@ -6,10 +6,10 @@ The S3 server is local (moto's), so its times only say how many round trips ther
 times of the folder, next to the requests per object, which hold for every S3 server. The last line is one JSON object.
 
     publish      the four files of a version, then its pointer by compare-and-swap
-    list         all pointers
-    follow       all pointers again, to see by their tags that none has changed
-    cold load    the files of a version that this node does not have yet
-    resume       all pointers, and the files of every version, which this node already has
+    list         all pointers, as an endpoint reads them when it starts
+    follow       all pointers again: a listing shows by their tags that none has changed
+    cold load    the files of a version
+    resume       which objects of a run are trained
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from safetensors.numpy import save
+
+from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.registry.pointers import Pointer
+from persrep_ray.registry.registry import Registry
 from persrep_ray.storage.store import Store, open_store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,40 +79,45 @@ def main() -> int:
 def measure(store: Store, options: argparse.Namespace, requests: Callable[[], int]) -> dict[str, tuple[float, float]]:
     """(milliseconds, by the median call; requests), each per object, of every step."""
     ids = [f"object_{number:05d}" for number in range(options.objects)]
-    files = {
-        "adapter_model.safetensors": os.urandom(options.adapter_kb * 1024),
+    files: dict[str, bytes | Path] = {
         "adapter_config.json": b"{}",
-        "prototypes.safetensors": os.urandom(16 * 1024),
+        "adapter_model.safetensors": _tensors(options.adapter_kb),
+        "prototypes.safetensors": _tensors(16),
         "card.json": b"{}",
     }
     store.check_writable()
-    tags: dict[str, str] = {}
-
-    def publish(object_id: str) -> None:
-        for name, content in files.items():
-            store.write(f"versions/{object_id}/v1/{name}", content)
-        store.write_if(f"live/{object_id}.json", b'{"version": "v1"}', None)
-
-    def pointers() -> None:
-        tags.update({entry.key: entry.tag for entry in store.list("live/")})
+    registry, run = Registry(store), RunFolder(store)
+    known: dict[str, Pointer] = {}
 
     def follow() -> None:
-        changed = [entry.key for entry in store.list("live/") if tags[entry.key] != entry.tag]
-        if changed or len(tags) != len(ids):
-            raise RuntimeError(f"{store.uri}: expected {len(ids)} pointers and no change, found {changed}")
+        known.update(registry.pointers(known))
+        if len(known) != len(ids):
+            raise RuntimeError(f"{store.uri}: expected {len(ids)} pointers, found {len(known)}")
 
     def load(object_id: str) -> None:
-        (store.local_copy(f"versions/{object_id}/v1") / "adapter_model.safetensors").read_bytes()
+        registry.files(object_id, "v1")
 
-    loads: list[Callable[[], None]] = [partial(load, object_id) for object_id in ids]
+    def complete(object_id: str) -> None:
+        run.write_trained(object_id, {"adapter_model.safetensors": b""}, {})
+
+    def resume() -> None:
+        if run.trained() != set(ids):
+            raise RuntimeError(f"{store.uri}: expected {len(ids)} trained objects")
+
     steps: dict[str, list[Callable[[], None]]] = {
-        "publish": [partial(publish, object_id) for object_id in ids],
-        "list": [pointers],
+        "publish": [partial(registry.publish, object_id, "v1", files) for object_id in ids],
+        "list": [follow],
         "follow": [follow],
-        "cold load": loads,
-        "resume": [follow, *loads],
+        "cold load": [partial(load, object_id) for object_id in ids],
     }
-    return {name: _measured(calls, requests, len(ids)) for name, calls in steps.items()}
+    measured = {name: _measured(calls, requests, len(ids)) for name, calls in steps.items()}
+    for object_id in ids:
+        complete(object_id)
+    return {**measured, "resume": _measured([resume], requests, len(ids))}
+
+
+def _tensors(kilobytes: int) -> bytes:
+    return save({"values": np.zeros((kilobytes, 256), np.float32)})
 
 
 def _measured(calls: list[Callable[[], None]], requests: Callable[[], int], objects: int) -> tuple[float, float]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
 from persrep_ray.config import ConfigError, load_config
 from persrep_ray.data.objects import Manifest
-from persrep_ray.generate.generators import check_packages
 from persrep_ray.runs.inputs import input_digests
 
 
@@ -26,18 +24,3 @@ def test_an_edited_prompt_file_is_another_input(tmp_path: Path) -> None:
         file.write_text(text)
         seen.add(input_digests(empty, (), (), config)["generate.prompts.file"])
     assert len(seen) == 2
-
-
-def test_a_missing_package_is_named_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "diffusers" else found(name))
-    check_packages(load_config())
-    combined = "generate.generator=combined"
-    with pytest.raises(
-        ConfigError, match=r"combined needs the package diffusers: pip install 'persrep-ray\[dreambooth\]'"
-    ):
-        check_packages(load_config(None, [combined]))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "dreamsim" else found(name))
-    check_packages(load_config(None, [combined]))
-    with pytest.raises(ConfigError, match=r"generate\.filter\.metric: dreamsim needs the package dreamsim"):
-        check_packages(load_config(None, [combined, "generate.filter.metric=dreamsim"]))
