@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from helpers.s3_server import FaultyS3
 from helpers.versions import mark_of, version_files
 
 from persrep_ray.registry.registry import FILES, NotPublishedError, Registry
+from persrep_ray.storage import s3 as s3_store
 from persrep_ray.storage.store import NotFoundError, open_store
 
 
@@ -175,12 +175,9 @@ def test_following_reads_only_what_changed(registry: Registry, monkeypatch: pyte
     }
 
 
-def test_following_takes_a_request_per_page(
-    s3: FaultyS3, s3_proxy: tuple[FaultyS3, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # S3's pages hold 1,000 keys: 100,000 objects are followed with 100 requests.
-    client = s3_proxy[1]
-    monkeypatch.setattr(client, "list_objects_v2", partial(client.list_objects_v2, MaxKeys=5))
+def test_following_takes_a_request_per_page(s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    # With S3's pages of 1,000 keys, 100,000 objects are followed with 100 requests.
+    monkeypatch.setattr(s3_store, "KEYS_PER_REQUEST", 5)
     registry = Registry(open_store(f"{s3.uri}/registry"))
     registry.mark()
     for number in range(23):

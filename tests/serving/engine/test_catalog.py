@@ -344,6 +344,20 @@ class TestRun:
         ]
 
 
+def test_the_pause_grows_with_the_listing_requests(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(Source, "listing_requests", 100)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(Catalog(Source(registry.store.uri), refresh_s=1.0).run())
+    assert pauses == [100.0]
+
+
 IDS = sorted(["A-1", "a", "a.b", "a1", "aa", "ab", "ab-1", "b", "cup", "cup-1", "cup_2", "cups", "z", "zz", "_"])
 
 
