@@ -124,7 +124,7 @@ class GeneratorInputs:
 class Generator(ABC):
     """What a run must know about a generator. Only `stages` must be written: most generators need little else.
 
-    A generator is a folder beside this file; its `generator.py` holds its subclass, and `generators.py` lists that.
+    A generator is a folder next to this file; its `generator.py` holds its subclass, and `generators.py` lists it.
     The driver imports every subclass, so heavy imports belong in the workers.
 
     Attributes:
