@@ -28,8 +28,11 @@ class PhotoMasks:
     problems: list[str]
 
 
+WHOLE_PHOTO = "no foreground was found on any photo, so the whole photos are taken for the object"
+
+
 class PhotoMasker:
-    """Makes masks for the photos of an object per call.
+    """Makes masks for the photos of an object per call. Where no photo has a foreground, the whole photos are masks.
 
     SAM learns from the first photo with a mask by the user what to look for in the other photos. If no photo has one,
     the saliency prompts it.
@@ -50,12 +53,22 @@ class PhotoMasker:
             except (ImageError, MaskError) as error:
                 masks.append(None)
                 problems.append(f"{photo.path}: {str(error).removeprefix(f'{photo.path}: ')}")
+        if all(mask is None for mask in masks):
+            masks = [self._whole(photo) for photo in photos]
+            problems.append(f"object {photos[0].object_id}: {WHOLE_PHOTO}; give masks if it does not fill them")
         return PhotoMasks(masks, problems)
 
     def _mask(self, photo: Photo, reference: SamReference | None) -> NDArray[np.bool_]:
         if photo.mask is not None:
             return read_mask(photo.mask, self._config.data)
         return self._masker.mask(read_rgb(photo.path, self._config.data), reference)
+
+    def _whole(self, photo: Photo) -> NDArray[np.bool_] | None:
+        """A mask of all pixels; None for a photo that cannot be read."""
+        try:
+            return np.ones(read_rgb(photo.path, self._config.data).shape[:2], np.bool_)
+        except ImageError:
+            return None
 
     def _reference(self, photos: Sequence[Photo]) -> SamReference | None:
         """None if SAM has nothing to learn from or nothing to do."""

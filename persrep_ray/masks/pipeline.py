@@ -30,7 +30,7 @@ class MaskWorker:
             made = self._masker(self._manifest.objects[object_id].train)
             problems = made.problems
             if all(mask is None for mask in made.masks):
-                raise ValueError(f"no photo has a usable mask; {'; '.join(problems)}")
+                raise ValueError(f"no photo can be read; {'; '.join(problems)}")
             report = {"seconds": time.monotonic() - started, "problems": problems}
             self._folder.write_masks(object_id, made.masks, report)
         except Exception as cause:  # the failure of one object must not end the others

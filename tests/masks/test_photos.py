@@ -11,7 +11,7 @@ from PIL import Image
 
 from persrep_ray.config import MaskConfig, RunConfig, SamConfig
 from persrep_ray.data.objects import Photo
-from persrep_ray.masks.photos import PhotoMasker
+from persrep_ray.masks.photos import WHOLE_PHOTO, PhotoMasker
 from persrep_ray.masks.sam import SamSegmenter
 
 
@@ -79,3 +79,17 @@ def test_without_any_mask_the_saliency_prompts_sam(tmp_path: Path, sam: Path) ->
     made = under_test(photos)
     assert made.masks[0] is None and made.masks[1] is not None and made.masks[1].shape == (70, 90)
     assert made.problems == [f"{photos[0].path}: mask: the similarity map is flat"]
+
+
+def test_an_object_without_any_foreground_is_taken_to_fill_its_photos(tmp_path: Path) -> None:
+    photos = [Photo("mug", tmp_path / f"{name}.png", None, None) for name in "abc"]
+    for taken in photos[:2]:
+        Image.new("RGB", (40, 30), "grey").save(taken.path)
+    assert isinstance(photos[2].path, Path)
+    photos[2].path.write_bytes(b"no image")
+    made = PhotoMasker(RunConfig())(photos)
+    assert made.masks[2] is None
+    for mask in made.masks[:2]:
+        assert mask is not None and mask.shape == (30, 40) and mask.all()
+    assert len(made.problems) == 4
+    assert made.problems[-1].startswith(f"object mug: {WHOLE_PHOTO}")

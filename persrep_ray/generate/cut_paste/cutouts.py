@@ -49,6 +49,7 @@ def make_cutout(
         raise ValueError(f"object {object_id}: the mask has {np.count_nonzero(mask)} pixels, too few for a cutout")
     height, width = mask.shape
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    fills_photo = (top, bottom, left, right) == (0, height, 0, width)  # a catalogue shot: its frame cuts nothing off
     scale = min(1.0, max_side / max(bottom - top, right - left))
     margin = round(_MARGIN / scale)
     box = slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
@@ -62,10 +63,10 @@ def make_cutout(
         _spread_inner_colours(crop, soft),
         _draw_in(soft),
         photo=photo,
-        cut_left=left == 0,
-        cut_top=top == 0,
-        cut_right=right == width,
-        cut_bottom=bottom == height,
+        cut_left=left == 0 and not fills_photo,
+        cut_top=top == 0 and not fills_photo,
+        cut_right=right == width and not fills_photo,
+        cut_bottom=bottom == height and not fills_photo,
     )
 
 

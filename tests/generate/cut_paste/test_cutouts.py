@@ -58,6 +58,12 @@ def test_sides_cut_off_by_the_frame_are_told() -> None:
     assert (cutout.cut_left, cutout.cut_top, cutout.cut_right, cutout.cut_bottom) == (False, False, False, True)
 
 
+def test_the_frame_of_a_photo_that_the_object_fills_cuts_nothing_off() -> None:
+    image = np.full((30, 40, 3), 90, np.uint8)
+    cutout = make_cutout("box", image, np.ones((30, 40), np.bool_))
+    assert not (cutout.cut_left or cutout.cut_top or cutout.cut_right or cutout.cut_bottom)
+
+
 def test_a_mask_that_is_empty_or_of_another_size_is_refused_by_name() -> None:
     image, mask = disc()
     with pytest.raises(ValueError, match=r"object mug: the mask has 0 pixels"):
