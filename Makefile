@@ -6,7 +6,7 @@ OBJECTS ?= $(SAMPLE)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-TYPED := $(wildcard persrep_ray jobs serve tools benchmarks)
+TYPED := persrep_ray jobs tools benchmarks
 
 ifeq ($(OBJECTS),$(SAMPLE))
 ONLY ?= mug_0 mug_1 mug_2
