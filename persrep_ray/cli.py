@@ -14,7 +14,7 @@ from typing import Any
 import persrep_ray
 from persrep_ray.config import PRESETS, RunConfig, load_config
 from persrep_ray.registry.registry import NotPublishedError, Registry
-from persrep_ray.storage.files import write_file
+from persrep_ray.storage.files import check_file_location, write_file
 from persrep_ray.storage.store import is_remote, join, open_store
 
 
@@ -35,9 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _personalize(options: argparse.Namespace) -> int:
-    from persrep_ray.runs.personalize import Request, personalize  # torch and Ray take seconds to import
+    from persrep_ray.runs.personalize import Request, RunInterruptedError, personalize  # Ray takes seconds to import
     from persrep_ray.runs.progress import StatusLine
 
+    if options.out is None and is_remote(options.objects) and "RAY_ADDRESS" in os.environ:
+        raise ValueError("--out: name a location that all nodes of the cluster reach, such as s3://bucket/run")
     out = options.out or os.path.join("runs", _name(options.objects))
     registry = options.registry or join(out, "registry")
     request = Request(
@@ -49,7 +51,11 @@ def _personalize(options: argparse.Namespace) -> int:
         negatives=options.negatives,
         verbose=options.verbose,
     )
-    summary = personalize(_config(options), request, StatusLine())
+    try:
+        summary = personalize(_config(options), request, StatusLine())
+    except RunInterruptedError as error:
+        print(f"persrep: {error}", file=sys.stderr)
+        return 1
     code = _print_result(summary)
     print(f"\nadapters  {registry}\nsheets    {join(out, '<object>.jpg')}\nsummary   {join(out, 'summary.json')}")
     return code
@@ -59,6 +65,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from persrep_ray.runs.evaluate import evaluate_registry
     from persrep_ray.runs.progress import StatusLine
 
+    check_file_location(options.out)
     result = evaluate_registry(
         options.objects,
         Registry(open_store(options.registry)),
@@ -67,8 +74,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         only=tuple(options.only),
         verbose=options.verbose,
     )
-    write_file(options.out, (json.dumps(result, indent=2) + "\n").encode())
     code = _print_result(result)
+    write_file(options.out, (json.dumps(result, indent=2) + "\n").encode())
     print(f"\nresult  {options.out}")
     return code
 

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from persrep_ray.config import DataConfig
 from persrep_ray.storage.files import File, read_file
+from persrep_ray.storage.store import NotFoundError, StorageError
 
 FORMATS = ("JPEG", "PNG", "WebP", "BMP")  # recognised by content: a wrong suffix is common and harmless
 
@@ -220,10 +221,15 @@ def _image_errors(source: str) -> Iterator[None]:
     """Turns whatever reading and decoding raise into `ImageError`.
 
     On broken input, decoders raise OSError, SyntaxError, ValueError, struct.error, MemoryError and more. All of these
-    mean that this image is bad, and none of them may stop a run.
+    mean that this image is bad, and none of them may stop a run. A store that fails says nothing about the image: its
+    `StorageError` passes through, unless the file does not exist.
     """
     try:
         yield
+    except StorageError as error:
+        if not isinstance(error, NotFoundError):
+            raise
+        raise ImageError(f"{source}: there is no such file") from error
     except _OverLimitError as error:
         raise ImageTooLargeError(f"{source}: {error}") from error
     except Exception as error:

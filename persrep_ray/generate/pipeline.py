@@ -24,6 +24,7 @@ from persrep_ray.generate.schedule import training_chunks
 from persrep_ray.generate.shards import ShardError
 from persrep_ray.generate.types import Chunk, Generator
 from persrep_ray.generate.workers import drained
+from persrep_ray.storage.store import StorageError
 
 
 class Generation:
@@ -108,7 +109,10 @@ class Generation:
     def clean_up(self, object_id: str) -> None:
         """Removes what the generators needed for an object that has ended."""
         for generator in self._generators.values():
-            generator.clean_up(self._folder, object_id)
+            try:
+                generator.clean_up(self._folder, object_id)
+            except StorageError as error:
+                self._warnings.append(f"object {object_id}: generate: cannot be cleaned up: {error}")
 
     def why_unusable(self, object_id: str) -> str | None:
         """Says why an object cannot be trained on what was generated for it; None if it can.
@@ -123,7 +127,7 @@ class Generation:
         for name, chunks in positives.items():
             try:
                 cause = self._generators[name].why_unusable(self._folder, object_id, chunks)
-            except ShardError as error:
+            except (ShardError, StorageError) as error:
                 return str(error)
             if cause is None:
                 usable.append(name)

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +15,7 @@ from persrep_ray.config import DataConfig
 from persrep_ray.data.images import decode_mask, decode_rgb, encode_jpeg, encode_png_mask
 from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.generate.types import ROLES, Chunk, SyntheticImage
-from persrep_ray.storage.files import File, local_path
+from persrep_ray.storage.files import File
 
 SCHEMA = pa.schema(
     [
@@ -77,19 +77,20 @@ def is_whole(file: File) -> bool:
     if not isinstance(file, Path):
         return True
     try:
-        _footer_report(file)
-    except ShardError:
+        _footer_report(file.open("rb"), str(file))
+    except (OSError, ShardError):
         return False
     return True
 
 
 def shard_report(folder: RunFolder, chunk: Chunk) -> dict[str, Any]:
     """The report of a shard and its number of `images`. Raises `ShardError`, also if there is no shard."""
+    key = shard_key(folder, chunk)
     try:
-        file = folder.store.file(shard_key(folder, chunk))
+        content = folder.store.read(key)
     except FileNotFoundError as error:
-        raise ShardError(f"{folder.store.url(shard_key(folder, chunk))}: there is no such shard") from error
-    return _footer_report(file)
+        raise ShardError(f"{folder.store.url(key)}: there is no such shard") from error
+    return _footer_report(io.BytesIO(content), folder.store.url(key))
 
 
 class ShardRows(Sequence[SyntheticImage]):
@@ -152,13 +153,14 @@ def read_shards(folder: RunFolder, chunks: Iterable[Chunk], limits: DataConfig) 
     return ShardRows(rows, reports, limits)
 
 
-def _footer_report(file: File) -> dict[str, Any]:
-    """The report of a shard, from the end of its file."""
+def _footer_report(shard: BinaryIO, name: str) -> dict[str, Any]:
+    """The report of a shard, from the end of its file, which is closed then."""
     try:
-        metadata = pq.read_metadata(local_path(file)).metadata
+        with shard:
+            metadata = pq.read_metadata(shard).metadata
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ShardError(f"{file}: not a readable shard: {error}") from error
-    return _report(metadata, str(file))
+        raise ShardError(f"{name}: not a readable shard: {error}") from error
+    return _report(metadata, name)
 
 
 def _report(metadata: Mapping[bytes, bytes] | None, name: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class PhotoMasker:
                 problems.append(f"{photo.path}: {str(error).removeprefix(f'{photo.path}: ')}")
         if all(mask is None for mask in masks):
             masks = [self._whole(photo) for photo in photos]
-            problems.append(f"object {photos[0].object_id}: {WHOLE_PHOTO}; give masks if it does not fill them")
+            problems.append(f"object {photos[0].object_id}: {WHOLE_PHOTO}; provide masks if it does not fill them")
         return PhotoMasks(masks, problems)
 
     def _mask(self, photo: Photo, reference: SamReference | None) -> NDArray[np.bool_]:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from persrep_ray.config import ConfigError, RunConfig, Section
-from persrep_ray.config.section import validated
+from persrep_ray.config import ConfigError, RunConfig, Section, recorded_config
 from persrep_ray.config.versions import versions
 from persrep_ray.data.objects import Manifest, load_manifest
 from persrep_ray.distributed.connect import connected
@@ -111,7 +110,7 @@ def _config_of(registry: Registry, published: Sequence[str]) -> RunConfig:
     if not published:
         raise ConfigError(f"{registry.store.uri} holds no published object")
     configs = (
-        validated(RunConfig, registry.card(object_id)["config"], where=f"the card of {object_id}: ")
+        recorded_config(registry.card(object_id)["config"], where=f"the card of {object_id}: ")
         for object_id in published
     )
     first = next(configs)

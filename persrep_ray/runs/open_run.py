@@ -8,7 +8,7 @@ from typing import Any
 
 from persrep_ray.config import ConfigError, RunConfig
 from persrep_ray.data.run_folder import RunFolder
-from persrep_ray.storage.lock import held
+from persrep_ray.storage.lock import Held, held
 from persrep_ray.storage.store import Store
 
 # Where a run takes place and how parallel it is do not decide its result: a resumed run may have more machines.
@@ -21,8 +21,8 @@ _PLACEMENT = (
 @contextmanager
 def open_run(
     store: Store, config: RunConfig, inputs: Mapping[str, str], say: Callable[[str], None]
-) -> Iterator[RunFolder]:
-    """The run in `store`, new or resumed, held for this process alone.
+) -> Iterator[tuple[RunFolder, Held]]:
+    """The run in `store`, new or resumed, and its lock, which this process holds.
 
     Args:
         inputs: what the run reads (object ids, folders), each with a digest.
@@ -33,10 +33,10 @@ def open_run(
         StorageError: the store cannot be written.
     """
     store.check_writable()
-    with held(store, "lock", f"{store.uri} is in use by another run; choose another --out", say):
+    with held(store, "lock", f"{store.uri} is in use by another run; choose another --out", say) as lock:
         folder = RunFolder(store)
         _check_same_run(folder, config, inputs)
-        yield folder
+        yield folder, lock
 
 
 def _check_same_run(folder: RunFolder, config: RunConfig, inputs: Mapping[str, str]) -> None:

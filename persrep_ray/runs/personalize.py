@@ -30,16 +30,22 @@ from persrep_ray.generate.pipeline import Generation
 from persrep_ray.generate.schedule import missing_chunks
 from persrep_ray.generate.types import GeneratorInputs
 from persrep_ray.masks.pipeline import make_masks
+from persrep_ray.registry.pointers import in_parallel
 from persrep_ray.registry.registry import Registry
 from persrep_ray.runs.inputs import input_digests, photos_in, select_objects
 from persrep_ray.runs.open_run import open_run
 from persrep_ray.runs.progress import StageProgress, StatusLine
 from persrep_ray.runs.summary import summarize
 from persrep_ray.storage.files import File
-from persrep_ray.storage.store import open_store
+from persrep_ray.storage.lock import Held
+from persrep_ray.storage.store import StorageError, is_remote, open_store
 from persrep_ray.train.cells import Cells
 
 _TICK_S = 0.1
+
+
+class RunInterruptedError(OSError):
+    """A run that began and cannot go on now; the same command continues it. The message is one line."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,13 @@ def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict
     Raises:
         ConfigError: the user has to fix something before the run can start.
         ValueError: the photos cannot be used.
-        StorageError: a bucket cannot be read or written.
+        StorageError: a bucket cannot be read or written at the start.
+        RunInterruptedError: storage failed for good during the run, or another driver has taken the run over.
     """
     registry_store, out_store = open_store(request.registry), open_store(request.out)
+    for location, store in ((request.registry, registry_store), (request.out, out_store)):
+        if is_remote(location):
+            store.check_writable()  # before hours of reading; a local folder is only created when a run begins
     manifest = load_manifest(request.objects, config.data)
     selected = select_objects(manifest, request.only)
     backgrounds = photos_in(request.backgrounds, "--backgrounds")
@@ -72,14 +82,17 @@ def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict
     check_packages(config)
     inputs = input_digests(manifest, backgrounds, negatives, config)
     registry_store.check_writable()
-    with open_run(out_store, config, inputs, status.say) as folder:
-        run = _Run(config, manifest, folder, Registry(registry_store), status)
-        run.look_at(selected)
-        if run.unfinished:
-            with connected(verbose=request.verbose):
-                run.execute(backgrounds, negatives)
-        summary = summarize(folder, config, selected, run.failed)
-        folder.write_json(folder.summary, summary)
+    with open_run(out_store, config, inputs, status.say) as (folder, lock):
+        run = _Run(config, manifest, folder, lock, Registry(registry_store), status)
+        try:
+            run.look_at(selected)
+            if run.unfinished:
+                with connected(verbose=request.verbose):
+                    run.execute(backgrounds, negatives)
+            summary = summarize(folder, config, selected, run.failed)
+            folder.write_json(folder.summary, summary)
+        except StorageError as error:
+            raise RunInterruptedError(f"the run was interrupted: {error}; run the same command again") from error
     return summary
 
 
@@ -87,11 +100,18 @@ class _Run:
     """The driver's view of a run: which objects are where, and what has failed."""
 
     def __init__(
-        self, config: RunConfig, manifest: Manifest, folder: RunFolder, registry: Registry, status: StatusLine
+        self,
+        config: RunConfig,
+        manifest: Manifest,
+        folder: RunFolder,
+        lock: Held,
+        registry: Registry,
+        status: StatusLine,
     ) -> None:
         self._config = config
         self._manifest = manifest
         self._folder = folder
+        self._lock = lock
         self._registry = registry
         self._status = status
         self._categories = {photos.object_id: photos.category for photos in manifest.objects.values() if photos.train}
@@ -245,7 +265,8 @@ class _Run:
             version = self._folder.read_json(self._folder.published(object_id))["version"]
             return live.get(object_id) == version or version in self._registry.versions(object_id)
 
-        return {object_id for object_id in results if is_there(object_id)}
+        ids = sorted(results)
+        return {object_id for object_id, done in zip(ids, in_parallel(is_there, ids), strict=True) if done}
 
     def _fail(self, stage: str, object_id: str, cause: str) -> None:
         """Records a failure. Some causes already name the object and the stage; all end up in the same form."""
@@ -254,6 +275,9 @@ class _Run:
         self._status.say(f"failed: {self.failed[object_id]}")
 
     def _show(self, *, final: bool = False) -> None:
+        """Shows the progress. It is called all the time, so this is also where a lost lock is noticed."""
+        if self._lock.lost:
+            raise RunInterruptedError(f"{self._folder.store.uri}: another process has taken this run over")
         self._status.show([stage for stage in self._stages.values() if stage.total], final=final)
 
 

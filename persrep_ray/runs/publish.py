@@ -46,22 +46,26 @@ class Publisher:
         adapter = {name: self._folder.read_trained(object_id, name) for name in ADAPTER_FILES}
         if not self._folder.exists(self._folder.evaluation(object_id)):
             self._evaluate(object_id, adapter)
-        self._publish(object_id, adapter)
+        published = self._publish(object_id, adapter)
+        warnings = []
         try:
             sheet = object_sheet(self._folder, self._config, self._manifest.objects[object_id])
             self._folder.store.write(self._folder.sheet(object_id), sheet)
         except Exception as error:
-            return {"warnings": [f"object {object_id}: no contact sheet: {describe(error)}"]}
-        return {"warnings": []}
+            warnings.append(f"object {object_id}: no contact sheet: {describe(error)}")
+        # This comes last: an object whose result is there is never looked at again.
+        self._folder.write_json(self._folder.published(object_id), published)
+        return {"warnings": warnings}
 
     def _evaluate(self, object_id: str, adapter: Mapping[str, bytes]) -> None:
         """Measures the adapter and stores everything that publishing and reports need."""
         started = time.monotonic()
         state = self._lora.load_files(adapter)
-        images = {
-            role: [row.image for row in read_shards(self._folder, chunks, self._config.data)]
+        shards = {
+            role: read_shards(self._folder, chunks, self._config.data)
             for role, chunks in calibration_chunks(object_id, self._config).items()
         }
+        images = {role: [row.image for row in rows] for role, rows in shards.items()}
         evaluation = self._evaluator.evaluate(
             object_id, state, synthetic_positives=images["positive"], synthetic_others=images["negative"]
         )
@@ -73,10 +77,12 @@ class Publisher:
             "calibration": asdict(evaluation.calibration),
             "examples": examples,
             "seconds": time.monotonic() - started,
+            "generate_seconds": sum(report["seconds"] for rows in shards.values() for report in rows.reports),
         }
         self._folder.write_evaluated(object_id, {_PROTOTYPES: save(prototypes), "examples.safetensors": arrays}, report)
 
-    def _publish(self, object_id: str, adapter: Mapping[str, bytes]) -> None:
+    def _publish(self, object_id: str, adapter: Mapping[str, bytes]) -> dict[str, Any]:
+        """Publishes the adapter and returns what the run records about it."""
         evaluation = self._folder.read_json(self._folder.evaluation(object_id))
         calibration = evaluation["calibration"]
         files = {**adapter, _PROTOTYPES: self._folder.read_evaluated(object_id, _PROTOTYPES)}
@@ -95,12 +101,11 @@ class Publisher:
             "versions": versions(),
         }
         self._registry.publish(object_id, version, {**files, "card.json": json.dumps(card, indent=2).encode()})
-        published = {
+        return {
             "version": version,
             "metrics": evaluation["metrics"],
             **work_report(self._folder, self._config, object_id),
         }
-        self._folder.write_json(self._folder.published(object_id), published)
 
     def _masks(self, object_id: str) -> list[np.ndarray | None]:
         photos = self._folder.masked_photos(self._manifest.objects[object_id])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from persrep_ray.config import RunConfig
@@ -11,6 +12,8 @@ from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.generate.generators import generators_of
 from persrep_ray.generate.schedule import chunks
 from persrep_ray.generate.shards import ShardError, shard_report
+from persrep_ray.registry.pointers import in_parallel
+from persrep_ray.storage.store import StorageError
 from persrep_ray.tasks.metrics import mean_sides
 
 
@@ -21,12 +24,22 @@ def summarize(
 
     It reads one small file for each published object.
     """
-    objects: dict[str, Any] = {}
-    for object_id in selected:
+
+    def entry(object_id: str) -> dict[str, Any]:
         error = failed.get(object_id)
-        result = work_report(folder, config, object_id) if error else folder.read_json(folder.published(object_id))
         status = "failed" if error else "published"
-        objects[object_id] = {"status": status, "version": None, "error": error, "metrics": None, **result}
+        return {"status": status, "version": None, "error": error, "metrics": None, **result(object_id, error)}
+
+    def result(object_id: str, error: str | None) -> dict[str, Any]:
+        if error is None:
+            return folder.read_json(folder.published(object_id))
+        try:
+            return work_report(folder, config, object_id)
+        except (StorageError, ValueError):  # what failed is known; how long it took is not worth the run
+            return {}
+
+    selected = list(selected)
+    objects = dict(zip(selected, in_parallel(entry, selected), strict=True))
     return {
         "objects": objects,
         "mean": mean_sides(one["metrics"] for one in objects.values() if one["metrics"]),
@@ -41,18 +54,22 @@ def work_report(folder: RunFolder, config: RunConfig, object_id: str) -> dict[st
     The seconds of a stage that has not ended are None.
     """
 
-    def seconds_in(key: str) -> float | None:
-        return folder.read_json(key)["seconds"] if folder.exists(key) else None
+    def report_in(key: str) -> dict[str, Any]:
+        return folder.read_json(key) if folder.exists(key) else {}
 
-    try:
-        generating = sum(shard_report(folder, chunk)["seconds"] for chunk in chunks(object_id, config))
-    except ShardError:  # a shard is missing or damaged
-        generating = None
+    masks, train = report_in(folder.masks_report(object_id)), report_in(folder.train_report(object_id))
+    evaluation = report_in(folder.evaluation(object_id))
+    generating = None
+    if "generate_seconds" in train and "generate_seconds" in evaluation:  # whoever read the shards has added them up
+        generating = train["generate_seconds"] + evaluation["generate_seconds"]
+    else:
+        with suppress(ShardError):  # a shard is missing or damaged
+            generating = sum(shard_report(folder, chunk)["seconds"] for chunk in chunks(object_id, config))
     seconds = {
-        "mask": seconds_in(folder.masks_report(object_id)),
+        "mask": masks.get("seconds"),
         "generate": generating,
-        "train": seconds_in(folder.train_report(object_id)),
-        "evaluate": seconds_in(folder.evaluation(object_id)),
+        "train": train.get("seconds"),
+        "evaluate": evaluation.get("seconds"),
     }
     report: dict[str, Any] = {}
     for generator in generators_of(config).values():

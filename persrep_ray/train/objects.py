@@ -39,28 +39,32 @@ class ObjectTrainer:
     def __call__(self, object_id: str, progress: Progress) -> None:
         """Trains the object. Rank 0 commits its adapter, whole or not at all."""
         started = time.monotonic()
-        trained = self._trainer.train(self._inputs(object_id), progress)
+        inputs, generate_seconds = self._inputs(object_id)
+        trained = self._trainer.train(inputs, progress)
         if self._rank == 0:
             self._lora.load(trained.state)
             report = {
                 "seconds": time.monotonic() - started,
+                "generate_seconds": generate_seconds,
                 "strength": trained.strength,
                 "loss": trained.history,
                 "cross_validation": trained.cross_validation,
             }
             self._folder.write_trained(object_id, self._lora.files(), report)
 
-    def _inputs(self, object_id: str) -> TrainInputs:
+    def _inputs(self, object_id: str) -> tuple[TrainInputs, float]:
+        """The inputs, and the seconds that the synthetic images took."""
         most, seed = self._config.generate.negative_objects, self._config.seed
         distractors = choose_distractors(object_id, self._categories, most, seed)
         shards = {
             role: read_shards(self._folder, chunks, self._config.data)
             for role, chunks in training_chunks(object_id, self._config).items()
         }
-        return TrainInputs(
+        inputs = TrainInputs(
             object_id=object_id,
             photos=self._objects[object_id].train,
             distractors=tuple(photo for other in distractors for photo in self._objects[other].train),
             positives=shards["positive"],
             negatives=shards["negative"],
         )
+        return inputs, sum(report["seconds"] for rows in shards.values() for report in rows.reports)

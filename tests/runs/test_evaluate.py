@@ -65,6 +65,15 @@ def test_a_card_without_a_new_setting_agrees_with_its_default(registry: Registry
         evaluate(registry, tmp_path)
 
 
+def test_a_card_of_an_earlier_version_may_use_its_names_of_settings(registry: Registry, tmp_path: Path) -> None:
+    old = RunConfig().to_dict()
+    old["train"]["heldout"] = old["train"].pop("cross_validation")
+    old["generate"]["heldout"] = old["generate"].pop("calibration_images")
+    publish(registry, "cup", old)
+    with pytest.raises(ValueError, match="no-data: no such folder"):
+        evaluate(registry, tmp_path)
+
+
 def test_a_card_with_a_bad_configuration_is_named(registry: Registry, tmp_path: Path) -> None:
     publish(registry, "cup", RunConfig().to_dict() | {"sauce": 1})
     with pytest.raises(ConfigError, match=r"the card of cup: .*sauce"):

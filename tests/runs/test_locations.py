@@ -13,7 +13,7 @@ from persrep_ray.config import ConfigError, DataConfig
 from persrep_ray.data.objects import load_manifest
 from persrep_ray.runs.inputs import photos_in
 from persrep_ray.storage.files import RemoteFile
-from persrep_ray.storage.store import open_store
+from persrep_ray.storage.store import StorageError, open_store
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -53,6 +53,45 @@ def test_refused_credentials_end_the_run_at_its_start(
     message = error_of(capsys, *[text for item in given.items() for text in item])
     assert f"{s3.uri}/x" in message
     assert len(s3.requests) < 5, "it is not tried again and again"
+
+
+def test_photos_that_may_not_be_read_end_the_run_at_its_start(
+    s3: FaultyS3, objects: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_store(s3.uri).write("mug/a.png", Path(objects, "mug", "a.png"))
+    s3.fail("AccessDenied", times=100, when=lambda request: request.operation == "GetObject")
+    message = error_of(capsys, "--objects", s3.uri, "--out", str(tmp_path / "run"))
+    assert f"{s3.uri}/mug/a.png" in message and "AccessDenied" in message
+    assert s3.count("GetObject") == 1
+
+
+def test_a_store_that_fails_for_a_while_makes_no_photo_a_bad_photo(s3: FaultyS3, objects: str) -> None:
+    open_store(s3.uri).write("mug/a.png", Path(objects, "mug", "a.png"))
+    s3.fail("SlowDown", times=100, when=lambda request: request.operation == "GetObject")
+    with pytest.raises(StorageError, match=r"mug/a\.png"):
+        load_manifest(s3.uri, DataConfig())
+
+
+def test_storage_that_fails_during_a_run_is_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "objects" / "mug").mkdir(parents=True)
+    (tmp_path / "objects" / "mug" / "a.png").write_bytes(b"no image")  # the object fails, so that nothing is left to do
+
+    def away(*arguments: object) -> None:
+        raise StorageError("write s3://bucket/run/summary.json: there is no answer in time, 7 attempts")
+
+    monkeypatch.setattr("persrep_ray.runs.personalize.summarize", away)
+    assert main(["personalize", "--objects", str(tmp_path / "objects"), "--out", str(tmp_path / "run")]) == 1
+    assert "the run was interrupted: write s3://bucket/run/summary.json" in capsys.readouterr().err
+
+
+def test_the_result_of_an_evaluation_needs_a_place_before_it_begins(
+    objects: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "--objects", objects, "--registry", str(tmp_path / "registry"), "--out", str(tmp_path)]
+    assert main(arguments) == 2
+    assert f"{tmp_path} is a folder; expected a file" in capsys.readouterr().err
 
 
 def test_a_bucket_that_does_not_exist(s3: FaultyS3, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

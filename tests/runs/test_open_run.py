@@ -10,6 +10,7 @@ import pytest
 from persrep_ray.config import ConfigError, RunConfig, load_config
 from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.runs.open_run import open_run
+from persrep_ray.storage.lock import Held
 from persrep_ray.storage.store import open_store
 
 INPUTS = {"object mug": "1", "object cup": "2"}
@@ -19,13 +20,13 @@ def small(*overrides: str) -> RunConfig:
     return load_config("debug", overrides)
 
 
-def opened(root: Path, config: RunConfig, inputs: dict[str, str]) -> AbstractContextManager[RunFolder]:
+def opened(root: Path, config: RunConfig, inputs: dict[str, str]) -> AbstractContextManager[tuple[RunFolder, Held]]:
     return open_run(open_store(root), config, inputs, say=print)
 
 
 def test_the_same_run_can_be_opened_again(tmp_path: Path) -> None:
     for _ in range(2):
-        with opened(tmp_path / "run", small(), INPUTS) as folder:
+        with opened(tmp_path / "run", small(), INPUTS) as (folder, _):
             assert folder.store == open_store(tmp_path / "run")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from helpers.disc_run import disc_run
 
 from persrep_ray.backbones.lora import ADAPTER_FILES, load_lora
+from persrep_ray.generate.schedule import training_chunks
 from persrep_ray.train.objects import ObjectTrainer
 
 
@@ -22,7 +23,8 @@ def test_an_object_is_trained_on_its_shards_and_committed_with_its_report(tmp_pa
     files = {name: run.folder.read_trained("red", name) for name in ADAPTER_FILES}
     assert files == lora.files()
     report = run.folder.read_json(run.folder.train_report("red"))
-    assert set(report) == {"seconds", "strength", "loss", "cross_validation"}
+    assert set(report) == {"seconds", "generate_seconds", "strength", "loss", "cross_validation"}
+    assert report["generate_seconds"] == 0.25 * sum(map(len, training_chunks("red", run.config).values()))
     assert len(report["loss"]) == run.config.train.steps and np.isfinite(report["loss"]).all()
     assert report["cross_validation"]["folds"] == 2
 
