@@ -30,6 +30,10 @@ _ATTEMPTS = 100  # to add a key; whenever one fails, another process has added i
 _log = logging.getLogger(__name__)
 
 
+class _UnreachableError(ConfigError):
+    """The keys file could not be read, and the same content may be readable later."""
+
+
 class KeyEntry(Section):
     """A key as the file stores it."""
 
@@ -76,6 +80,7 @@ class Keys:
         self._entries = entries
         self._file = file
         self._stamp = None if file is None else _stamp(file)
+        self._problem = ""  # that was logged last, so that it is not repeated every second
 
     @classmethod
     def load(cls, http: HttpConfig) -> Keys:
@@ -121,14 +126,20 @@ class Keys:
             return
         stamp = _stamp(self._file)
         if stamp == self._stamp:
+            self._problem = ""
             return
-        self._stamp = stamp
+        problem = ""
         try:
             self._entries = _read(self._file)
+        except _UnreachableError as error:
+            problem, stamp = str(error), self._stamp  # the file is read again next time
         except ConfigError as error:
-            _log.error("%s; the previous keys stay in force", error)
+            problem = str(error)
         else:
             _log.info("%s: reloaded, %d keys", self._file, len(self._entries))
+        if problem and problem != self._problem:
+            _log.error("%s; the previous keys stay in force", problem)
+        self._stamp, self._problem = stamp, problem
 
 
 def new_key(name: str, prefixes: Sequence[str], delete: bool) -> tuple[str, KeyEntry]:
@@ -162,7 +173,7 @@ def add_entry(file: str | Path, entry: KeyEntry) -> None:
         if not is_remote(location):
             os.chmod(location, 0o600)
         return
-    raise ConfigError(f"{location}: too many other processes change it")
+    raise ConfigError(f"{location}: too many concurrent changes; try again")
 
 
 def _digest(key: str) -> str:
@@ -177,7 +188,7 @@ def _read(location: str) -> tuple[KeyEntry, ...]:
     except UnicodeDecodeError:
         raise ConfigError(f"{location}: is not UTF-8 text") from None
     except OSError as error:
-        raise ConfigError(f"{location}: cannot be read: {error.strerror or error}") from None
+        raise _UnreachableError(f"{location}: cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         raise ConfigError(f"{location}: {error}") from None
     return _parse(text, location)

@@ -173,6 +173,27 @@ def test_a_file_that_breaks_leaves_the_keys_from_before_and_says_so_once(
     assert refreshed(keys).access("prk_a") is None and refreshed(keys).access("prk_b") is not None
 
 
+@pytest.mark.parametrize("failing", ["_stamp", "read_file"])
+def test_a_read_that_fails_once_is_made_up_for(
+    failing: str, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_text(text(entry()))
+    keys = keys_of(file)
+    file.write_text(text(entry(sha256=OTHER_DIGEST)))  # prk_a is revoked
+
+    def unreachable(*_: object) -> None:
+        raise OSError("the endpoint cannot be reached")
+
+    with monkeypatch.context() as broken, caplog.at_level(logging.ERROR):
+        broken.setattr(auth, "read_file", unreachable)
+        if failing == "_stamp":
+            broken.setattr(auth, "_stamp", lambda _: None)
+        for _ in range(3):
+            assert refreshed(keys).access("prk_a") is not None
+    assert len(caplog.records) == 1 and "the endpoint cannot be reached; the previous keys stay" in caplog.text
+    assert refreshed(keys).access("prk_a") is None and keys.access("prk_b") is not None
+
+
 def test_the_file_is_followed_and_asking_does_not_wait_for_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text(text(entry()))
     keys = keys_of(file)
