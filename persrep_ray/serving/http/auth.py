@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from persrep_ray.config import ConfigError, HttpConfig, Section
 from persrep_ray.storage.files import RemoteFile, file_at, read_file
+from persrep_ray.storage.local import LocalStore
 from persrep_ray.storage.store import ConflictError, NotFoundError, is_remote, open_store
 
 ENVIRONMENT = "PERSREP_API_KEYS"
@@ -155,9 +156,10 @@ def add_entry(file: str | Path, entry: KeyEntry) -> None:
     """Adds an entry to the keys file at a local path or in S3, by compare-and-swap. Raises `ConfigError`, OSError."""
     location = str(file) if is_remote(str(file)) else os.path.realpath(file)
     folder, _, name = location.rpartition("/")
-    if not is_remote(location) and not os.path.isdir(folder):
+    if not is_remote(location) and not os.path.isdir(folder or "/"):
         raise ConfigError(f"{folder}: no such folder")
-    store = open_store(folder)
+    store = open_store(folder) if is_remote(location) else LocalStore(Path(folder or "/"), mode=0o600)
+    store.check_writable()
     for _ in range(_ATTEMPTS):
         try:
             content, tag = store.read_tagged(name)
@@ -170,8 +172,6 @@ def add_entry(file: str | Path, entry: KeyEntry) -> None:
             store.write_if(name, text.encode(), tag)
         except ConflictError:
             continue
-        if not is_remote(location):
-            os.chmod(location, 0o600)
         return
     raise ConfigError(f"{location}: too many concurrent changes; try again")
 

@@ -20,6 +20,7 @@ from persrep_ray.cli import main
 from persrep_ray.config import ConfigError, HttpConfig
 from persrep_ray.serving.http import auth
 from persrep_ray.serving.http.auth import Access, Keys, add_entry, new_key
+from persrep_ray.storage.store import open_store
 
 __all__ = ["s3", "s3_proxy"]
 
@@ -224,6 +225,10 @@ def test_a_file_in_s3_is_added_to_and_followed(s3: FaultyS3) -> None:
     s3.requests.clear()
     keys.refresh()
     assert [request.operation for request in s3.requests] == ["HeadObject"]
+    s3.ignores_conditions = True
+    with pytest.raises(ConfigError, match="ignores conditional writes"):
+        add_entry(location, new_key("third", [""], delete=False)[1])
+    assert len(json.loads(open_store(s3.uri).read("secrets/keys.json"))["keys"]) == 2
 
 
 def test_all_entries_are_compared_whichever_fits(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +263,23 @@ def test_added_entries_are_all_kept_and_private(file: Path) -> None:
     assert all(keys.access(key) for key, _ in made)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert sorted(os.listdir(file.parent)) == [".persrep", "keys.json"]
+
+
+def test_a_keys_file_is_private_before_it_appears_and_keeps_its_permissions(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    replace = os.replace
+
+    def noted(scratch: Path, target: Path) -> None:
+        modes.append(stat.S_IMODE(scratch.stat().st_mode))
+        replace(scratch, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    add_entry(file, new_key("shop", [""], delete=False)[1])
+    file.chmod(0o640)  # for the group that the endpoint runs as
+    add_entry(file, new_key("ops", [""], delete=False)[1])
+    assert modes == [0o600, 0o640]
 
 
 def test_a_name_that_is_taken_and_a_broken_file_change_nothing(file: Path) -> None:
