@@ -125,7 +125,9 @@ def is_remote(location: str) -> bool:
     if not colon or "/" in scheme:
         return False
     if scheme.lower() != "s3" or not rest.startswith("//"):  # the rest is not repeated: it may hold a password
-        raise ConfigError(f"unknown kind of location {f'{scheme}:'!r:.40}; {_EXPECTED} (a local path with a colon: ./a:b)")
+        raise ConfigError(
+            f"unknown kind of location {f'{scheme}:'!r:.40}; {_EXPECTED} (a local path with a colon: ./a:b)"
+        )
     return True
 
 
