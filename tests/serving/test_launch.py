@@ -10,9 +10,7 @@ from persrep_ray.config import ConfigError, load_serve_config
 from persrep_ray.serving.launch import _with_absolute_locations
 
 
-def test_locations_in_a_file_are_relative_to_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locations_are_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "settings" / "serve.yaml"
     file.parent.mkdir()
