@@ -13,7 +13,7 @@ from typing import Any
 
 import persrep_ray
 from persrep_ray.config import PRESETS, RunConfig, load_config
-from persrep_ray.registry.registry import NotPublishedError, Registry
+from persrep_ray.registry.registry import NotPublishedError, Registry, RegistryError
 from persrep_ray.storage.files import check_file_location, write_file
 from persrep_ray.storage.store import is_remote, join, open_store
 
@@ -100,21 +100,31 @@ def _print_result(result: Mapping[str, Any]) -> int:
     return 1 if failed else 0
 
 
-def _list_objects(options: argparse.Namespace) -> int:
+def _registry(options: argparse.Namespace, *, writable: bool = False) -> Registry:
+    """The registry at `--registry`, which must exist and, if asked for, honour conditional writes."""
     registry = Registry(open_store(options.registry))
+    if not registry.exists():
+        raise RegistryError(f"{registry.store.uri} holds no registry")
+    if writable:
+        registry.store.check_writable()
+    return registry
+
+
+def _list_objects(options: argparse.Namespace) -> int:
+    registry = _registry(options)
     for object_id, version in registry.live().items():
         print(f"{object_id}\t{version}\t{len(registry.versions(object_id))} versions")
     return 0
 
 
 def _show_object(options: argparse.Namespace) -> int:
-    card = Registry(open_store(options.registry)).card(options.object_id, options.version)
+    card = _registry(options).card(options.object_id, options.version)
     print(json.dumps(card, indent=2))
     return 0
 
 
 def _delete_object(options: argparse.Namespace) -> int:
-    registry = Registry(open_store(options.registry))
+    registry = _registry(options, writable=True)
     if registry.current(options.object_id) is None:
         raise NotPublishedError(f"object {options.object_id}: not published in {registry.store.uri}")
     registry.delete(options.object_id)
@@ -122,7 +132,7 @@ def _delete_object(options: argparse.Namespace) -> int:
 
 
 def _rollback_object(options: argparse.Namespace) -> int:
-    Registry(open_store(options.registry)).make_live(options.object_id, options.version)
+    _registry(options, writable=True).make_live(options.object_id, options.version)
     return 0
 
 
@@ -142,8 +152,7 @@ def _serve(options: argparse.Namespace) -> int:
     from persrep_ray.config import load_serve_config
     from persrep_ray.serving.launch import serve_until_interrupted
 
-    registry = None if options.registry is None else open_store(options.registry).uri
-    config = load_serve_config(options.config, options.set, registry=registry)
+    config = load_serve_config(options.config, options.set, registry=options.registry)
     serve_until_interrupted(config, host=options.host, port=options.port, verbose=options.verbose)
     return 0
 
@@ -178,6 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"persrep {persrep_ray.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    place = "a folder or s3://bucket/prefix"
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--verbose", action="store_true", help="show the output of the workers, and tracebacks")
@@ -187,13 +197,13 @@ def _parser() -> argparse.ArgumentParser:
         "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="overrides, such as train.steps=50"
     )
     stored = argparse.ArgumentParser(add_help=False)
-    stored.add_argument("--registry", required=True, metavar="DIR", help="where adapters are published")
+    stored.add_argument("--registry", required=True, metavar="DIR", help=f"where adapters are published: {place}")
     data = argparse.ArgumentParser(add_help=False)
     data.add_argument(
         "--objects",
         required=True,
         metavar="DIR",
-        help="one sub-folder of photos per object, or train/, test/ …; every DIR may also be s3://bucket/prefix",
+        help=f"{place}, which has one sub-folder of photos per object, or train/, test/ …",
     )
     data.add_argument("--only", nargs="+", action="extend", default=[], metavar="ID", help="only these objects")
 
@@ -204,10 +214,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Makes masks and synthetic images, then trains, evaluates and publishes an adapter per object. "
         "Runs on the Ray cluster at RAY_ADDRESS, or else on this machine. The same command resumes a killed run.",
     )
-    command.add_argument("--registry", metavar="DIR", help="where adapters are published (default: OUT/registry)")
-    command.add_argument("--out", metavar="DIR", help="the run folder (default: runs/<name of OBJECTS>)")
-    command.add_argument("--backgrounds", metavar="DIR", help="photos to paste objects onto")
-    command.add_argument("--negatives", metavar="DIR", help="photos of other things, used as negatives")
+    command.add_argument(
+        "--registry", metavar="DIR", help=f"where adapters are published: {place} (default: OUT/registry)"
+    )
+    command.add_argument(
+        "--out", metavar="DIR", help=f"where the run is kept: {place} (default: runs/<name of OBJECTS>)"
+    )
+    command.add_argument("--backgrounds", metavar="DIR", help=f"photos to paste objects onto: {place}")
+    command.add_argument("--negatives", metavar="DIR", help=f"photos of other things, used as negatives: {place}")
     command.set_defaults(command=_personalize)
 
     command = commands.add_parser(
@@ -215,7 +229,9 @@ def _parser() -> argparse.ArgumentParser:
         parents=[data, stored, configured, common],
         help="run the four tasks with the adapters of a registry",
     )
-    command.add_argument("--out", required=True, metavar="FILE", help="where the result is written, as JSON")
+    command.add_argument(
+        "--out", required=True, metavar="FILE", help="where the result is written, as JSON: a file or s3://bucket/key"
+    )
     command.set_defaults(command=_evaluate)
 
     command = commands.add_parser(
@@ -226,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
         "the Ray cluster at RAY_ADDRESS, or else on this machine. New versions go live without a restart. See "
         "docs/SERVING.md.",
     )
-    command.add_argument("--registry", metavar="DIR", help="where adapters are published, also s3://bucket/prefix")
+    command.add_argument("--registry", metavar="DIR", help=f"where adapters are published: {place}")
     command.add_argument("--host", default="127.0.0.1", help="the interface to listen on (default: this machine only)")
     command.add_argument("--port", type=int, default=8000)
     command.add_argument("--config", type=Path, metavar="FILE", help="a YAML file of settings")
@@ -287,7 +303,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the key sees only objects whose id starts with one of these prefixes (default: all objects)",
     )
     command.add_argument("--delete", action="store_true", help="let the key delete objects")
-    command.add_argument("--file", metavar="FILE", help="the keys file to add the entry to, also s3://bucket/key")
+    command.add_argument("--file", metavar="FILE", help="the keys file to add the entry to: a file or s3://bucket/key")
     command.set_defaults(command=_new_key)
     return parser
 

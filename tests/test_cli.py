@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import transformers
+from helpers.s3 import s3, s3_proxy
+from helpers.s3_server import FaultyS3
 from helpers.versions import write_earlier_registry
 from safetensors.numpy import save
 
@@ -15,8 +17,10 @@ from persrep_ray.cli import main
 from persrep_ray.registry.registry import Registry
 from persrep_ray.storage.store import open_store
 
+__all__ = ["s3", "s3_proxy"]
 
-def publish(root: Path, object_id: str, *versions: str) -> None:
+
+def publish(root: Path | str, object_id: str, *versions: str) -> None:
     tensors = save({"cls": np.zeros((1, 2), np.float32)})
     for version in versions:
         files = {
@@ -68,7 +72,32 @@ def test_a_registry_of_the_earlier_layout_is_migrated(tmp_path: Path, capsys: py
     assert capsys.readouterr().out == "2 objects are live\ncup\tv2\t2 versions\nmug\tv1\t1 versions\n"
 
 
+@pytest.mark.parametrize("action", [["list"], ["show", "a"], ["delete", "a"], ["rollback", "a", "--version", "v1"]])
+def test_a_place_without_a_registry_is_an_error(
+    action: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = one_line_error(capsys, "objects", *action, "--registry", tmp_path / "nowhere")
+    assert message == f"persrep: {tmp_path / 'nowhere'} holds no registry\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("action", [["delete", "mug"], ["rollback", "mug", "--version", "v1"], ["migrate"]])
+def test_a_store_that_ignores_conditional_writes_is_not_changed(
+    action: list[str], s3: FaultyS3, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = Registry(open_store(s3.uri))
+    if action == ["migrate"]:
+        write_earlier_registry(registry.store)
+    else:
+        publish(s3.uri, "mug", "v1", "v2")
+    before = list(registry.store.list())
+    s3.ignores_conditions = True
+    assert "ignores conditional writes" in one_line_error(capsys, "objects", *action, "--registry", s3.uri)
+    assert list(registry.store.list()) == before
+
+
 def test_an_unknown_object_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish(tmp_path, "cup", "v1")
     assert "object mug: not published" in one_line_error(capsys, "objects", "show", "mug", "--registry", tmp_path)
     assert "bad object id '../x'" in one_line_error(capsys, "objects", "show", "../x", "--registry", tmp_path)
 

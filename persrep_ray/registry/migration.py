@@ -15,13 +15,15 @@ def migrate(registry: Registry) -> int:
 
     The files of the versions stay where they are. The registry is marked after all pointers are written, so until then
     whoever reads it is told to migrate it. The migration can be killed at any moment and run again; nothing may publish
-    in the earlier layout meanwhile. Raises `RegistryError`, `StorageError`.
+    in the earlier layout meanwhile. Raises `RegistryError`, `StorageError`, and
+    ConfigError if an S3 store ignores conditional writes.
     """
     store = registry.store
     if store.stat(MARKER) is None:
         earlier = list(registry.earlier_pointers())
         if not earlier:
             raise RegistryError(f"there is no registry in {store.uri}")
+        store.check_writable()
         for object_id, key in earlier:
             try:
                 version = check_version(parsed(store.read(key)).get("version"))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from persrep_ray.data.tree import OBJECT_ID
-from persrep_ray.storage.store import AccessError, ConflictError, NotFoundError, Store
+from persrep_ray.storage.store import ConflictError, NotFoundError, StorageError, Store
 
 VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -71,8 +71,8 @@ class Pointers:
         """The pointers of all objects, by id.
 
         Pointers whose tag is the one in `known`, an earlier result, are not read again; the others are read by threads.
-        A pointer that must not be read is one with a `problem`, unless that is so for every pointer: then the registry
-        is out of reach, and AccessError is raised.
+        A pointer that cannot be read is one with a `problem`, and is read again next time. If that is so for every
+        pointer, the registry is out of reach, and the first error is raised.
         """
         tags = {}
         for entry in self.store.list(_PREFIX):
@@ -80,19 +80,19 @@ class Pointers:
             if entry.key.endswith(_SUFFIX) and OBJECT_ID.fullmatch(object_id):
                 tags[object_id] = entry.tag
         changed = [object_id for object_id, tag in tags.items() if known.get(object_id, ABSENT).tag != tag]
-        denied: list[AccessError] = []
+        failed: list[StorageError] = []
 
         def read(object_id: str) -> Pointer:
             try:
                 return self.read(object_id)
-            except AccessError as error:
-                denied.append(error)
+            except StorageError as error:
+                failed.append(error)
                 return Pointer(None, 0, "", str(error))
 
         pointers = {object_id: known[object_id] for object_id in tags if object_id in known}
         pointers |= zip(changed, in_parallel(read, changed), strict=True)
-        if denied and len(denied) == len(pointers):
-            raise denied[0]
+        if failed and len(failed) == len(pointers):
+            raise failed[0]
         return {object_id: pointer for object_id, pointer in pointers.items() if pointer != ABSENT}
 
     def swap(self, object_id: str, old: Pointer, version: str | None, deletions: int) -> bool:

@@ -87,7 +87,7 @@ class Registry:
         return self._pointers.read_all(known or {})
 
     def live(self) -> dict[str, str]:
-        """The live versions by object id, sorted by id. Raises `RegistryError` if a pointer is damaged."""
+        """The live versions by object id, sorted by id. Raises `RegistryError` if a pointer is of no use."""
         live = {}
         for object_id, pointer in sorted(self.pointers().items()):
             if pointer.problem:

@@ -15,7 +15,7 @@ from persrep_ray.config import ConfigError, ServeConfig
 from persrep_ray.distributed.connect import connected
 from persrep_ray.serving import haproxy
 from persrep_ray.serving.http.auth import Keys
-from persrep_ray.storage.store import is_remote
+from persrep_ray.storage.store import is_remote, open_store
 
 _APPLICATION = "persrep"
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
@@ -34,7 +34,7 @@ def serve_until_interrupted(config: ServeConfig, *, host: str, port: int, verbos
 
     from persrep_ray.serving.deployments import build_app
 
-    config = _with_absolute_keys_file(config)
+    config = _with_absolute_locations(config)
     app = build_app(config)
     if host not in _THIS_MACHINE and Keys.load(config.http).are_open:
         print(
@@ -65,12 +65,13 @@ def _ending(serve: Any) -> Iterator[None]:
             serve.shutdown()
 
 
-def _with_absolute_keys_file(config: ServeConfig) -> ServeConfig:
+def _with_absolute_locations(config: ServeConfig) -> ServeConfig:
     """`config` for replicas, which may run in another folder."""
-    if config.http.keys_file is None or is_remote(config.http.keys_file):
-        return config
-    absolute = os.path.abspath(config.http.keys_file)
-    return config.model_copy(update={"http": config.http.model_copy(update={"keys_file": absolute})})
+    changes: dict[str, object] = {"registry": open_store(config.registry).uri}
+    keys_file = config.http.keys_file
+    if keys_file is not None and not is_remote(keys_file):
+        changes["http"] = config.http.model_copy(update={"keys_file": os.path.abspath(keys_file)})
+    return config.model_copy(update=changes)
 
 
 def _check_free(host: str, port: int) -> None:

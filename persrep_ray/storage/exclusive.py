@@ -72,8 +72,13 @@ def _acquired(folder: Path) -> int:
         pause = min(pause * 1.5, _LONGEST_PAUSE_S)
 
 
+def _numbers(folder: Path) -> list[int]:
+    """The numbers that were created, without files of others, such as the .DS_Store of a file manager."""
+    return [int(name) for name in os.listdir(folder) if name.isascii() and name.isdecimal()]
+
+
 def _newest(folder: Path) -> int:
-    return max(map(int, os.listdir(folder)), default=0)
+    return max(_numbers(folder), default=0)
 
 
 def _touched(file: Path) -> int:
@@ -91,11 +96,11 @@ def _created(folder: Path, number: int) -> bool:
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except FileExistsError:
         return False
-    names = [int(name) for name in os.listdir(folder)]
-    if max(names) > number:  # the listing that we acted on was old: this number had been used and removed
+    numbers = _numbers(folder)
+    if max(numbers, default=0) > number:  # the listing that we acted on was old: this number had been used and removed
         file.unlink(missing_ok=True)
         return False
-    for lower in names:
+    for lower in numbers:
         if lower < number:
             (folder / str(lower)).unlink(missing_ok=True)
     return True
@@ -103,5 +108,5 @@ def _created(folder: Path, number: int) -> bool:
 
 def _beat(file: Path, released: threading.Event) -> None:
     while not released.wait(BEAT_S):
-        with suppress(OSError):  # a touch that fails looks like a missed one
+        with suppress(OSError, ValueError):  # a touch that fails looks like a missed one
             os.utime(file)

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from errno import EACCES, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 from typing import BinaryIO
@@ -45,9 +45,13 @@ _LEFTOVER_AGE_S = 3600  # a writer that wrote nothing for so long is dead
 
 @dataclass(frozen=True)
 class LocalStore:
-    """The files below the absolute folder `root`, which is created by the first write."""
+    """The files below the absolute folder `root`, which is created by the first write.
+
+    New files get the permissions `mode`, less the umask; a file that is replaced keeps its own.
+    """
 
     root: Path
+    mode: int = field(default=0o666, compare=False)
 
     @property
     def uri(self) -> str:
@@ -187,6 +191,7 @@ class LocalStore:
         self._writing.mkdir(parents=True, exist_ok=True)
         scratch = self._writing / uuid.uuid4().hex
         try:
+            scratch.touch(self.mode, exist_ok=False)
             if isinstance(data, bytes):
                 scratch.write_bytes(data)
             else:
@@ -262,12 +267,16 @@ def _tag(status: os.stat_result) -> str:
 
 
 def _replace(scratch: Path, target: Path) -> str:
-    """Renames a flushed file to `target`, for readers at one instant; returns its tag."""
+    """Renames a flushed file to `target`, whose permissions stay, for readers at one instant; returns its tag."""
     try:
-        replaced_ns = target.stat().st_mtime_ns
+        replaced = target.stat()
     except FileNotFoundError:
         replaced_ns = 0
         _make_folder(target.parent)
+    else:
+        replaced_ns = replaced.st_mtime_ns
+        if replaced.st_mode != scratch.stat().st_mode:
+            scratch.chmod(stat.S_IMODE(replaced.st_mode))
     tag = _stamp(scratch, replaced_ns)
     os.replace(scratch, target)
     _sync(target.parent)

@@ -48,7 +48,7 @@ class Held:
         beat = 0
         while not self.lost and not self._released.wait(BEAT_S):
             beat += 1
-            with suppress(StorageError):  # the store may come back before another process takes the lock over
+            with suppress(OSError, ValueError):  # the store may come back before another process takes the lock over
                 self._rewrite({**self._owner, "beat": beat})
 
     def _rewrite(self, content: dict[str, Any]) -> None:

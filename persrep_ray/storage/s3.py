@@ -54,6 +54,8 @@ PART_BYTES = 16 * 1024**2  # a larger file is uploaded in parts of this size
 _MOST_PARTS = 10_000
 _CHUNK_BYTES = 1024**2
 _MD5 = re.compile(r"[0-9a-f]{32}")
+_PROBE = ".probe-"  # begins the keys of `check_writable`, which are followed by the time in seconds
+_LEFTOVER_AGE_S = 3600  # a probe that is older was left by a process that was killed
 _WRITER = "writer"  # metadata that tells who wrote an object
 
 _Answer = TypeVar("_Answer")
@@ -164,7 +166,7 @@ class S3Store:
             raise failure(ConflictError, "read", self.url(key), "it was changed since it was listed") from None
 
     def check_writable(self) -> None:
-        probe = f".probe-{uuid.uuid4().hex}"
+        probe = f"{_PROBE}{int(time.time())}-{uuid.uuid4().hex}"
         self.write_if(probe, b"1", None)
         try:
             for stale in (None, "0" * 32):
@@ -176,6 +178,11 @@ class S3Store:
                     )
         finally:
             self.delete(probe)
+        with suppress(StorageError):  # the next check removes them
+            for leftover in self.list(_PROBE):
+                made = leftover.key.removeprefix(_PROBE).partition("-")[0]
+                if made.isdecimal() and time.time() - int(made) > _LEFTOVER_AGE_S:
+                    self.delete(leftover.key)
 
     def _name(self, key: str) -> str:
         return self.prefix + check_key(key)

@@ -59,7 +59,7 @@ _TRANSIENT_ERRORS: dict[type[Exception], str] = {
     boto.ResponseStreamingError: "the connection breaks off",
     boto.SSLError: "the encrypted connection fails",
     HTTPError: "the connection breaks off",
-    ResponseParserError: "the answer is not S3's",
+    ResponseParserError: "the endpoint's answer is not a valid S3 response",
 }
 
 

@@ -32,7 +32,6 @@ __all__ = [
     "open_store",
 ]
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _EXPECTED = "expected a folder or s3://bucket/prefix"
 
@@ -102,9 +101,9 @@ def open_store(location: str | Path) -> Store:
     location = str(location)
     if not is_remote(location):
         return LocalStore(Path(os.path.abspath(location)))
-    if "@" in location:
-        raise ConfigError("an s3:// location must not hold credentials: they come from the usual AWS settings")
     bucket, _, prefix = location[len("s3://") :].partition("/")
+    if "@" in bucket or ":" in bucket:
+        raise ConfigError("an s3:// location must not hold credentials: they come from the usual AWS settings")
     prefix = prefix.rstrip("/")
     if not _BUCKET.fullmatch(bucket):
         raise ConfigError(f"{location}: {bucket!r} is not the name of a bucket; expected s3://bucket/prefix")
@@ -116,14 +115,19 @@ def open_store(location: str | Path) -> Store:
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is in S3, not on a local path. Raises ConfigError for other schemes."""
+    """Whether a location is in S3, not on a local path. Raises ConfigError for other schemes.
+
+    A colon before the first slash belongs to a scheme, so the folder "a:b" is written "./a:b".
+    """
     if not location:
         raise ConfigError(f"an empty location; {_EXPECTED}")
-    scheme = _SCHEME.match(location)
-    if scheme is None:
+    scheme, colon, rest = location.partition(":")
+    if not colon or "/" in scheme:
         return False
-    if scheme[1].lower() != "s3" or not location[scheme.end() :].startswith("/"):
-        raise ConfigError(f"{location}: unknown kind of location; {_EXPECTED}")
+    if scheme.lower() != "s3" or not rest.startswith("//"):  # the rest is not repeated: it may hold a password
+        raise ConfigError(
+            f"unknown kind of location {f'{scheme}:'!r:.40}; {_EXPECTED} (a local path with a colon: ./a:b)"
+        )
     return True
 
 

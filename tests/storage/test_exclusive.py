@@ -99,3 +99,12 @@ def test_a_number_that_was_used_and_removed_gives_no_lock(tmp_path: Path) -> Non
 
     assert not module._created(tmp_path, 6)
     assert os.listdir(tmp_path) == ["7"]
+
+
+def test_files_of_others_do_not_matter(tmp_path: Path) -> None:
+    for name in (".DS_Store", "Thumbs.db", "-3", "²"):
+        (tmp_path / name).write_bytes(b"")
+    for _ in range(2):
+        with exclusive(tmp_path) as lock:
+            assert lock.is_held()
+    assert len(os.listdir(tmp_path)) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,14 @@ def test_a_store_that_ignores_conditions_is_refused(store: Store, s3: FaultyS3) 
     with pytest.raises(ConfigError, match=r"^s3://bucket-\w+: this store ignores conditional writes .*[^\n]$"):
         store.check_writable()
     assert list(store.list()) == []
+
+
+def test_probes_of_killed_processes_are_removed_and_those_of_others_are_not(store: Store) -> None:
+    now = int(time.time())
+    for key in (f".probe-{now - 7200}-ab", f".probe-{now - 60}-ab", ".probe-mine"):
+        store.write(key, b"")
+    store.check_writable()
+    assert [entry.key for entry in store.list()] == [f".probe-{now - 60}-ab", ".probe-mine"]
 
 
 def test_a_store_without_conditions_is_refused(store: Store, s3: FaultyS3) -> None:

@@ -166,7 +166,10 @@ def test_stores_travel_and_compare_by_place(store: Store) -> None:
     [
         ("s3://bucket", "s3://bucket"),
         ("S3://bucket/a/b/", "s3://bucket/a/b"),
+        ("s3://bucket/team@home/a:b", "s3://bucket/team@home/a:b"),
         ("/tmp/../data", "/data"),
+        ("./a:b", str(Path("a:b").absolute())),
+        ("/data/s3://b", "/data/s3:/b"),
         ("runs/a", str(Path("runs/a").absolute())),
     ],
 )
@@ -177,16 +180,26 @@ def test_locations(location: str, uri: str) -> None:
 
 @pytest.mark.parametrize(
     "location",
-    ["gs://bucket/a", "file:///a", "s3:/bucket", "s3://", "s3://b", "s3://bucket/../a", "s3://bucket//a", ""],
+    [
+        *("gs://bucket/a", "file:///a", "hdfs:a", "s3:/bucket", "s3:bucket/a", "s3:", " s3://bucket/a", "a:b"),
+        *("s3://", "s3://b", "s3://bucket/../a", "s3://bucket//a", ""),
+    ],
 )
 def test_locations_that_are_refused(location: str) -> None:
     with pytest.raises(ConfigError, match=r"expected (a folder or )?(s3://bucket/prefix|names)"):
         open_store(location)
 
 
-def test_credentials_in_a_location_are_refused_and_not_repeated() -> None:
+@pytest.mark.parametrize(
+    "location",
+    [
+        *("s3://AKID:the-secret@bucket/a", "s3://AKID:the-secret/rest@bucket/a", "s3://the-secret@bucket/a"),
+        *("gs://AKID:the-secret@bucket/a", "s3:the-secret@bucket/a"),
+    ],
+)
+def test_credentials_in_a_location_are_refused_and_not_repeated(location: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        open_store("s3://AKID:the-secret@bucket/a")
+        open_store(location)
     assert "the-secret" not in str(caught.value)
 
 

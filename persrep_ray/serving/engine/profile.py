@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 
-from persrep_ray.config import BackboneConfig, ConfigError, RunConfig, ServeConfig
+from persrep_ray.config import BackboneConfig, ConfigError, ServeConfig, recorded_config
 from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.serving.engine.errors import QueryError
 from persrep_ray.serving.engine.source import Source
@@ -38,8 +38,9 @@ def read_profile(config: ServeConfig) -> Profile:
     found: Counter[Profile] = Counter()
     for object_id, version in islice(sorted(live.items()), _CARDS):
         try:
-            made_with = RunConfig.model_validate(source.card(AdapterRef(object_id, version))["config"])
-        except (QueryError, ValueError, KeyError):
+            recorded = source.card(AdapterRef(object_id, version))["config"]
+            made_with = recorded_config(recorded, f"object {object_id}")
+        except (QueryError, ValueError, KeyError, TypeError):
             continue
         found[Profile(config.backbone or made_with.backbone, config.dense_size or made_with.evaluate.dense_size)] += 1
     if found:

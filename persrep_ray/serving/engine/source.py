@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from persrep_ray.config import ConfigError
 from persrep_ray.registry.pointers import Pointer
 from persrep_ray.registry.registry import FILES, NotPublishedError, Registry, RegistryError
 from persrep_ray.serving.engine.answers import AdapterRef
@@ -28,6 +29,7 @@ class Source:
         self._registry = Registry(open_store(location))
         self._is_remote = is_remote(location)
         self._pointers: dict[str, Pointer] = {}
+        self._is_writable = False  # whether the store is known to honour conditional writes
 
     @property
     def listing_requests(self) -> int:
@@ -37,8 +39,8 @@ class Source:
     def live(self) -> dict[str, str]:
         """The live version of every object. One call at a time.
 
-        Only pointers that changed since the last call are read. An object whose pointer is damaged keeps the version
-        that it had.
+        Only pointers that changed since the last call are read. An object whose pointer is damaged or cannot be read
+        keeps the version that it had.
         """
         self._check()
         try:
@@ -90,8 +92,12 @@ class Source:
     def delete(self, object_id: str) -> None:
         self._check()
         try:
+            if not self._is_writable:
+                self._registry.store.check_writable()
+                self._is_writable = True
             self._registry.delete(object_id)
-        except RegistryError as error:
+        except (ConfigError, StorageError, RegistryError) as error:
+            _log.error("object %s cannot be deleted: %s", object_id, error)
             raise RegistryUnavailableError(f"object {object_id} cannot be deleted now") from error
 
     def _check(self) -> None:

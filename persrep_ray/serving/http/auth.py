@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from persrep_ray.config import ConfigError, HttpConfig, Section
 from persrep_ray.storage.files import RemoteFile, file_at, read_file
+from persrep_ray.storage.local import LocalStore
 from persrep_ray.storage.store import ConflictError, NotFoundError, is_remote, open_store
 
 ENVIRONMENT = "PERSREP_API_KEYS"
@@ -28,6 +29,10 @@ _MAX_FILE_BYTES = 16 * 1024 * 1024
 _LOOK_EVERY_S = 1.0
 _ATTEMPTS = 100  # to add a key; whenever one fails, another process has added its key
 _log = logging.getLogger(__name__)
+
+
+class _UnreachableError(ConfigError):
+    """The keys file could not be read, and the same content may be readable later."""
 
 
 class KeyEntry(Section):
@@ -76,6 +81,7 @@ class Keys:
         self._entries = entries
         self._file = file
         self._stamp = None if file is None else _stamp(file)
+        self._problem = ""  # that was logged last, so that it is not repeated every second
 
     @classmethod
     def load(cls, http: HttpConfig) -> Keys:
@@ -121,14 +127,20 @@ class Keys:
             return
         stamp = _stamp(self._file)
         if stamp == self._stamp:
+            self._problem = ""
             return
-        self._stamp = stamp
+        problem = ""
         try:
             self._entries = _read(self._file)
+        except _UnreachableError as error:
+            problem, stamp = str(error), self._stamp  # the file is read again next time
         except ConfigError as error:
-            _log.error("%s; the previous keys stay in force", error)
+            problem = str(error)
         else:
             _log.info("%s: reloaded, %d keys", self._file, len(self._entries))
+        if problem and problem != self._problem:
+            _log.error("%s; the previous keys stay in force", problem)
+        self._stamp, self._problem = stamp, problem
 
 
 def new_key(name: str, prefixes: Sequence[str], delete: bool) -> tuple[str, KeyEntry]:
@@ -144,9 +156,10 @@ def add_entry(file: str | Path, entry: KeyEntry) -> None:
     """Adds an entry to the keys file at a local path or in S3, by compare-and-swap. Raises `ConfigError`, OSError."""
     location = str(file) if is_remote(str(file)) else os.path.realpath(file)
     folder, _, name = location.rpartition("/")
-    if not is_remote(location) and not os.path.isdir(folder):
+    if not is_remote(location) and not os.path.isdir(folder or "/"):
         raise ConfigError(f"{folder}: no such folder")
-    store = open_store(folder)
+    store = open_store(folder) if is_remote(location) else LocalStore(Path(folder or "/"), mode=0o600)
+    store.check_writable()
     for _ in range(_ATTEMPTS):
         try:
             content, tag = store.read_tagged(name)
@@ -159,10 +172,8 @@ def add_entry(file: str | Path, entry: KeyEntry) -> None:
             store.write_if(name, text.encode(), tag)
         except ConflictError:
             continue
-        if not is_remote(location):
-            os.chmod(location, 0o600)
         return
-    raise ConfigError(f"{location}: too many other processes change it")
+    raise ConfigError(f"{location}: too many concurrent changes; try again")
 
 
 def _digest(key: str) -> str:
@@ -177,7 +188,7 @@ def _read(location: str) -> tuple[KeyEntry, ...]:
     except UnicodeDecodeError:
         raise ConfigError(f"{location}: is not UTF-8 text") from None
     except OSError as error:
-        raise ConfigError(f"{location}: cannot be read: {error.strerror or error}") from None
+        raise _UnreachableError(f"{location}: cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         raise ConfigError(f"{location}: {error}") from None
     return _parse(text, location)

@@ -256,7 +256,7 @@ def test_a_changed_folder_is_another_input(run: Run) -> None:
     ("override", "message"),
     [
         ("generate.folder.path=null", "needs the folder of your images"),
-        ("generate.folder.path=ftp://host/images", "ftp://host/images: unknown kind of location"),
+        ("generate.folder.path=ftp://host/images", "unknown kind of location 'ftp:'"),
     ],
 )
 def test_a_location_that_cannot_be_used_is_named_by_its_setting(override: str, message: str) -> None:

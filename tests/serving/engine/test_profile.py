@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.versions import write_earlier_registry
 from safetensors.numpy import save
 
 from persrep_ray.config import BackboneConfig, ConfigError, EvaluateConfig, RunConfig, ServeConfig
+from persrep_ray.config.text import RENAMED
+from persrep_ray.registry.migration import migrate
 from persrep_ray.registry.registry import FILES, Registry
 from persrep_ray.serving.engine.profile import Profile, read_profile
 from persrep_ray.storage.store import open_store
@@ -35,6 +38,18 @@ def test_the_cards_say_what_the_settings_leave_open(tmp_path: Path) -> None:
     assert read_profile(ServeConfig(registry=str(tmp_path), dense_size=56)) == Profile(MADE_WITH.backbone, 56)
     other = BackboneConfig(image_size=112)
     assert read_profile(ServeConfig(registry=str(tmp_path), backbone=other)) == Profile(other, 112)
+
+
+def test_cards_of_an_earlier_version_are_understood(tmp_path: Path) -> None:
+    registry = write_earlier_registry(open_store(tmp_path))
+    config = MADE_WITH.to_dict()
+    for old, new in RENAMED.items():
+        (section, key), (_, new_key) = old.split("."), new.split(".")
+        config[section][key] = config[section].pop(new_key)
+    for key in ("cup/versions/v2", "mug/versions/v1"):
+        registry.store.write(f"objects/{key}/card.json", json.dumps({"config": config}).encode())
+    migrate(registry)
+    assert read_profile(ServeConfig(registry=str(tmp_path))) == Profile(MADE_WITH.backbone, 112)
 
 
 def test_settings_that_say_it_all_need_no_registry(tmp_path: Path) -> None:

@@ -116,16 +116,18 @@ class TestLive:
         registry.publish("mug", "v2", files("mug v2"))
         assert source.live() == {"mug": "v2", "cup": "v1"}
 
-    def test_an_object_that_may_not_be_looked_into_disturbs_no_other(
-        self, folder: Registry, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("error", [StorageError, AccessError])
+    def test_an_object_whose_pointer_cannot_be_read_disturbs_no_other(
+        self, folder: Registry, error: type[StorageError], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         source = Source(folder.store.uri)
         source.live()
         folder.publish("mug", "v2", files("mug v2"))
         folder.publish("cup", "v2", files("cup v2"))
         with monkeypatch.context() as patch:
-            refuse(patch, "live/mug.json", AccessError)
-            assert source.live() == {"mug": "v1", "cup": "v2"}
+            refuse(patch, "live/mug.json", error)
+            for _ in range(2):
+                assert source.live() == {"mug": "v1", "cup": "v2"}
         assert source.live() == {"mug": "v2", "cup": "v2"}
 
     @pytest.mark.parametrize("error", [StorageError, AccessError])
@@ -134,7 +136,7 @@ class TestLive:
     ) -> None:
         source = Source(folder.store.uri)
         with monkeypatch.context() as patch:
-            refuse(patch, ".json" if error is AccessError else "live/mug.json", error)
+            refuse(patch, ".json", error)
             for _ in range(2):
                 with pytest.raises(RegistryUnavailableError):
                     source.live()
@@ -282,6 +284,15 @@ class TestFiles:
             with pytest.raises(QueryError):
                 call()
         assert source.live() == {"mug": "v1", "cup": "v1"}
+
+
+def test_a_store_that_ignores_conditional_writes_is_not_deleted_from(s3: FaultyS3) -> None:
+    source = Source(published(f"{s3.uri}/registry").store.uri)
+    s3.ignores_conditions = True
+    with pytest.raises(RegistryUnavailableError, match="cannot be deleted"):
+        source.delete("mug")
+    s3.ignores_conditions = False
+    assert source.live() == {"mug": "v1", "cup": "v1"}
 
 
 def test_deleting(registry: Registry, source: Source) -> None:

@@ -20,6 +20,7 @@ from persrep_ray.cli import main
 from persrep_ray.config import ConfigError, HttpConfig
 from persrep_ray.serving.http import auth
 from persrep_ray.serving.http.auth import Access, Keys, add_entry, new_key
+from persrep_ray.storage.store import open_store
 
 __all__ = ["s3", "s3_proxy"]
 
@@ -173,6 +174,27 @@ def test_a_file_that_breaks_leaves_the_keys_from_before_and_says_so_once(
     assert refreshed(keys).access("prk_a") is None and refreshed(keys).access("prk_b") is not None
 
 
+@pytest.mark.parametrize("failing", ["_stamp", "read_file"])
+def test_a_read_that_fails_once_is_made_up_for(
+    failing: str, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_text(text(entry()))
+    keys = keys_of(file)
+    file.write_text(text(entry(sha256=OTHER_DIGEST)))  # prk_a is revoked
+
+    def unreachable(*_: object) -> None:
+        raise OSError("the endpoint cannot be reached")
+
+    with monkeypatch.context() as broken, caplog.at_level(logging.ERROR):
+        broken.setattr(auth, "read_file", unreachable)
+        if failing == "_stamp":
+            broken.setattr(auth, "_stamp", lambda _: None)
+        for _ in range(3):
+            assert refreshed(keys).access("prk_a") is not None
+    assert len(caplog.records) == 1 and "the endpoint cannot be reached; the previous keys stay" in caplog.text
+    assert refreshed(keys).access("prk_a") is None and keys.access("prk_b") is not None
+
+
 def test_the_file_is_followed_and_asking_does_not_wait_for_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text(text(entry()))
     keys = keys_of(file)
@@ -203,6 +225,10 @@ def test_a_file_in_s3_is_added_to_and_followed(s3: FaultyS3) -> None:
     s3.requests.clear()
     keys.refresh()
     assert [request.operation for request in s3.requests] == ["HeadObject"]
+    s3.ignores_conditions = True
+    with pytest.raises(ConfigError, match="ignores conditional writes"):
+        add_entry(location, new_key("third", [""], delete=False)[1])
+    assert len(json.loads(open_store(s3.uri).read("secrets/keys.json"))["keys"]) == 2
 
 
 def test_all_entries_are_compared_whichever_fits(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +263,23 @@ def test_added_entries_are_all_kept_and_private(file: Path) -> None:
     assert all(keys.access(key) for key, _ in made)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert sorted(os.listdir(file.parent)) == [".persrep", "keys.json"]
+
+
+def test_a_keys_file_is_private_before_it_appears_and_keeps_its_permissions(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    replace = os.replace
+
+    def noted(scratch: Path, target: Path) -> None:
+        modes.append(stat.S_IMODE(scratch.stat().st_mode))
+        replace(scratch, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    add_entry(file, new_key("shop", [""], delete=False)[1])
+    file.chmod(0o640)  # for the group that the endpoint runs as
+    add_entry(file, new_key("ops", [""], delete=False)[1])
+    assert modes == [0o600, 0o640]
 
 
 def test_a_name_that_is_taken_and_a_broken_file_change_nothing(file: Path) -> None:
