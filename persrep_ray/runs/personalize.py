@@ -185,9 +185,8 @@ class _Run:
         most, seed = self._config.generate.negative_objects, self._config.seed
         needed = set(self._to_train)
         if most * len(needed) >= len(self._categories):
-            needed.update(
-                self._categories
-            )  # so many need nearly all; in a large run, choosing for each would take hours
+            # So many objects need nearly all others; in a large run, choosing for each would take hours.
+            needed.update(self._categories)
         else:
             for object_id in self._to_train:
                 needed.update(choose_distractors(object_id, self._categories, most, seed))
