@@ -33,7 +33,7 @@ def connected(*, verbose: bool = False) -> Iterator[None]:
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
     with nullcontext() if verbose else _standard_error_closed():
-        ray.init(
+        start_ray(
             address=address or "local",
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
@@ -43,6 +43,16 @@ def connected(*, verbose: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def start_ray(**options: Any) -> None:
+    """`ray.init`, a second time if the machine was too busy for the 30 seconds that Ray gives a new node."""
+    try:
+        ray.init(**options)
+    except Exception as error:  # Ray has no class for it
+        if "timed out during startup" not in str(error):
+            raise
+        ray.init(**options)
 
 
 @contextmanager

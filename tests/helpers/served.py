@@ -22,8 +22,11 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
+import ray
 from helpers.published import PHOTOS, photo, publish_object, tiny_checkpoint
 from PIL import Image
+from ray import serve
+from ray.serve.schema import ReplicaState
 
 from persrep_ray.backbones.lora import load_lora
 from persrep_ray.registry.registry import Registry
@@ -66,6 +69,22 @@ class Endpoint:
     def replicas(self, deployment: str) -> list[int]:
         """Process ids of the replicas of "encoder" or "ingress"."""
         return processes_below(self.process.pid, f"ray::ServeReplica:persrep:{deployment}")
+
+    def wait_for_replicas(self, deployment: str, count: int) -> None:
+        """Waits until `count` replicas are running; the process of a replica that starts is there long before."""
+        (raylet,) = processes_below(self.process.pid, "raylet/raylet ")
+        flags = Path(f"/proc/{raylet}/cmdline").read_text().split("\0")
+        (address,) = {flag.partition("=")[2] for flag in flags if flag.startswith("--gcs-address=")}
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        try:
+
+            def running() -> int:
+                states = serve.status().applications["persrep"].deployments[deployment].replica_states
+                return states.get(ReplicaState.RUNNING, 0) if len(states) == 1 else 0
+
+            wait_until(lambda: running() == count)
+        finally:
+            ray.shutdown()
 
     def resident_bytes(self) -> int:
         """The resident memory of the replicas and the proxy."""

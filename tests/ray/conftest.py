@@ -18,6 +18,8 @@ import torch
 import transformers
 from helpers.s3 import s3, s3_proxy
 
+from persrep_ray.distributed.connect import start_ray
+
 __all__ = ["s3", "s3_proxy"]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +80,7 @@ def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in RAY_SETTINGS.items():
             patch.setenv(name, value)
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        start_ray(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()
 
