@@ -58,8 +58,8 @@ def _components(mask: np.ndarray, least: int) -> list[np.ndarray]:
 def true_edges(image: np.ndarray, coarse: np.ndarray) -> np.ndarray:
     """`coarse` (H, W) bool with its border moved to the edges of `image` (H, W, 3) uint8.
 
-    GrabCut (Rother et al., SIGGRAPH 2004) finds the edges. Only a band along the border is decided anew. If colours say something that contradicts the coarse mask, or nothing
-    at all, the coarse mask is returned.
+    GrabCut (Rother et al., SIGGRAPH 2004) finds the edges. Only a band along the
+    border is decided anew. Where colours are degenerate, the coarse mask is returned.
     """
     rows, columns = np.flatnonzero(coarse.any(axis=1)), np.flatnonzero(coarse.any(axis=0))
     extent = max(len(rows), len(columns))
