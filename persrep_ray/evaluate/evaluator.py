@@ -233,13 +233,13 @@ class Evaluator:
         self, subject: ObjectPhotos, batch: Sequence[Photo], references: References, seen: dict[Side, dict[File, Seen]]
     ) -> None:
         """Adds to `seen` what each side finds on the photos of `batch` that take part in the dense tasks."""
-        truths: dict[File, np.ndarray | None] = {}
+        truths: dict[File, list[np.ndarray]] = {}
         for photo in batch:
             if photo.object_id != subject.object_id:
                 if photo.mask or not any(other.mask for other in self._objects[photo.object_id].test):
-                    truths[photo.path] = None
+                    truths[photo.path] = []
             elif (truth := self._cache.truth(photo)) is not None:
-                truths[photo.path] = truth
+                truths[photo.path] = [truth]
         wanted = self._cache.readable([photo for photo in batch if photo.path in truths], "dense")
         for side, reference in references.items():
             for photo, prediction in zip(wanted, self._predict(wanted, side, reference), strict=True):
@@ -295,7 +295,7 @@ class Evaluator:
                 title=titles[photo],
                 truth=self._cache.truth(photo) if photo.object_id == tests["pretrained"].object_id else None,
                 similarity={side: predictions[side].similarity for side in SIDES},
-                found={side: predictions[side].mask for side in SIDES},
+                found={side: predictions[side].mask() for side in SIDES},
             )
 
 

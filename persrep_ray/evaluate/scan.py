@@ -64,6 +64,6 @@ def metrics(gallery: Scan, tests: Scan) -> dict[str, float]:
     if is_object.any() and not relevant.all():
         tasks["retrieval"] = retrieval.scores(tests.of_object().cls, gallery.cls, relevant)
     outcomes = [one.outcome for one in tests.seen if one.outcome]
-    if any(one.true_box for one in outcomes):
+    if any(one.true_boxes for one in outcomes):
         tasks |= coco_of_outcomes(outcomes)
     return flatten(tasks)

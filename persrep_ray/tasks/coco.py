@@ -1,10 +1,10 @@
-"""COCO average precision of one prediction per photo, for boxes or masks."""
+"""COCO average precision of boxes or masks. A photo may show the object several times."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -24,6 +24,13 @@ class Region:
     size: tuple[int, int]
 
 
+class Scored(NamedTuple):
+    """A predicted region; predictions of all photos are ranked by their scores."""
+
+    region: Region
+    score: float
+
+
 def box_region(box: np.ndarray, size: tuple[int, int]) -> Region:
     """`box` (4,) = [xmin, ymin, width, height] in pixels of a photo of `size` (H, W)."""
     values = [float(value) for value in box]
@@ -37,15 +44,11 @@ def mask_region(mask: np.ndarray) -> Region:
 
 
 def average_precision(
-    truths: Sequence[Region | None],
-    predictions: Sequence[Region | None],
-    scores: Sequence[float],
-    kind: Literal["bbox", "segm"],
+    truths: Sequence[Sequence[Region]], predictions: Sequence[Sequence[Scored]], kind: Literal["bbox", "segm"]
 ) -> dict[str, float]:
-    """COCO metrics over photos with at most one true and one predicted region each.
+    """COCO metrics over photos; `truths[i]` and `predictions[i]` are the regions of photo i.
 
-    `truths[i]`, `predictions[i]` and `scores[i]` belong to photo i. A prediction on a photo without a truth is a false
-    positive, ranked by its score.
+    A prediction that meets no truth is a false positive. At most the 100 best predictions of a photo count.
 
     Returns:
         `map` (mean over IoU .5:.05:.95) and `map50`, over 101 recall points and all object areas. `f1` follows the
@@ -55,28 +58,28 @@ def average_precision(
     Raises:
         ValueError: there is no truth, so the metrics are undefined, or the lengths differ.
     """
-    if not len(truths) == len(predictions) == len(scores):
-        raise ValueError(
-            f"{len(truths)} ground truths, {len(predictions)} predictions, {len(scores)} scores: one of each per photo"
-        )
-    if all(truth is None for truth in truths):
+    if len(truths) != len(predictions):
+        raise ValueError(f"ground truths of {len(truths)} photos, predictions of {len(predictions)}")
+    if not any(truths):
         raise ValueError("average precision is undefined: no photo has a ground truth")
 
-    images, true_rows, predicted_rows = [], [], []
+    images: list[dict[str, Any]] = []
+    true_rows: list[dict[str, Any]] = []
+    predicted_rows: list[dict[str, Any]] = []
     key = "bbox" if kind == "bbox" else "segmentation"
-    for image_id, (truth, prediction, score) in enumerate(zip(truths, predictions, scores, strict=True), start=1):
-        region = truth or prediction
-        height, width = region.size if region else (1, 1)
+    for image_id, (true, found) in enumerate(zip(truths, predictions, strict=True), start=1):
+        regions = [*true, *(one.region for one in found)]
+        height, width = regions[0].size if regions else (1, 1)
         images.append({"id": image_id, "height": height, "width": width})
-        if truth is not None:
+        row: dict[str, Any] = {"image_id": image_id, "category_id": _OBJECT}
+        for region in true:
             # ids start at 1 because COCO's matching takes an annotation with id 0 for no match
-            row: dict[str, Any] = {"id": image_id, "image_id": image_id, "category_id": _OBJECT, "iscrowd": 0}
-            true_rows.append({**row, key: truth.geometry, "area": truth.area})
-        if prediction is not None:
+            number = len(true_rows) + 1
+            true_rows.append({**row, "id": number, "iscrowd": 0, key: region.geometry, "area": region.area})
+        for region, score in found:
             if not np.isfinite(score):
-                raise ValueError(f"the score of the prediction on photo {image_id - 1} is not finite")
-            row = {"image_id": image_id, "category_id": _OBJECT, "score": float(score)}
-            predicted_rows.append({**row, key: prediction.geometry})
+                raise ValueError(f"the score of a prediction on photo {image_id - 1} is not finite")
+            predicted_rows.append({**row, "score": float(score), key: region.geometry})
 
     truth_set = COCO(
         {"images": images, "annotations": true_rows, "categories": [{"id": _OBJECT, "name": "object"}]},

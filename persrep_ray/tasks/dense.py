@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from persrep_ray.tasks.coco import Region, average_precision, box_region, mask_region
+from persrep_ray.tasks.coco import Region, Scored, average_precision, box_region, mask_region
 from persrep_ray.tasks.features import check_same_width, normalize
 
 LONGEST_SIDE = 640
@@ -36,18 +36,44 @@ class DenseReference:
 
 
 @dataclass(frozen=True)
+class Instance:
+    """The object at one place of a photo.
+
+    `box` (4,) int32 = [xmin, ymin, width, height] in pixels, and `mask` (height, width) bool is the part of the box
+    that is the object. Instances are ranked by `score`. `probability` says how sure it is that this is the object; it
+    is None in the modes `threshold` and `persam`, which do not know.
+    """
+
+    box: np.ndarray
+    mask: np.ndarray
+    score: float
+    probability: float | None = None
+
+    def mask_in(self, size: tuple[int, int]) -> np.ndarray:
+        """The mask (H, W) bool on the whole photo of `size` (H, W)."""
+        left, top, width, height = (int(value) for value in self.box)
+        whole = np.zeros(size, dtype=bool)
+        whole[top : top + height, left : left + width] = self.mask
+        return whole
+
+
+@dataclass(frozen=True)
 class DensePrediction:
     """What was found on one photo.
 
-    `mask` (H, W) bool is the largest component with its holes filled. `box` (4,) int32 = [xmin, ymin, width, height],
-    in pixels, surrounds ALL components, as in the reference. Both are None if nothing was found. `score` is a cosine,
-    and -1 if nothing was found. `similarity` (h, w) float32 holds the cosine of each patch to the target.
+    `instances` are the places that may show the object, best first, in pixels of a photo of `size` (H, W). `similarity`
+    (h, w) float32 says how much each patch looks like the object, -1..1.
     """
 
-    mask: np.ndarray | None
-    box: np.ndarray | None
-    score: float
+    instances: tuple[Instance, ...]
     similarity: np.ndarray
+    size: tuple[int, int]
+
+    def mask(self, least: float = 0.5) -> np.ndarray | None:
+        """The union (H, W) bool of the instances; None if there is none. Instances less probable than `least` go."""
+        likely = [one for one in self.instances if one.probability is None or one.probability >= least]
+        masks = [one.mask_in(self.size) for one in likely]
+        return np.logical_or.reduce(masks) if masks else None
 
 
 def make_reference(train_patches: Sequence[np.ndarray], train_masks: Sequence[np.ndarray]) -> DenseReference:
@@ -71,7 +97,7 @@ def make_reference(train_patches: Sequence[np.ndarray], train_masks: Sequence[np
     box_means = []
     for index, (patches, mask) in enumerate(zip(train_patches, train_masks, strict=True)):
         name = f"train photo {index}"
-        unit = _unit_patches(patches, name)
+        unit = unit_patches(patches, name)
         check_same_width(unit, f"patches of {name}", np.asarray(train_patches[0]), "patches of train photo 0")
         box = bounding_box(mask)
         if box is None:
@@ -108,7 +134,10 @@ def threshold(similarity: np.ndarray, photo_size: tuple[int, int]) -> np.ndarray
 def predict(
     reference: DenseReference, patches: np.ndarray, photo_size: tuple[int, int], find: Find = threshold
 ) -> DensePrediction:
-    """Finds the object on one photo.
+    """Finds the object on one photo, at most once.
+
+    As in the reference, the box surrounds ALL components, and the mask is the largest component with its holes filled.
+    The score is the largest cosine between the mean patch in the box and those in the boxes of the train photos.
 
     Args:
         reference: the object's, from the same backbone and adapter as `patches`.
@@ -119,47 +148,48 @@ def predict(
     Raises:
         ValueError: shapes do not fit, or features are not finite.
     """
-    unit = _unit_patches(patches, "the photo")
+    unit = unit_patches(patches, "the photo")
     check_same_width(unit, "patches of the photo", reference.target, "the reference")
     similarity = unit @ reference.target
     components = find(similarity, photo_size)
     box = bounding_box(components)
     if box is None:
-        return DensePrediction(mask=None, box=None, score=-1.0, similarity=similarity)
+        return DensePrediction((), similarity, photo_size)
     inside = normalize(_mean_inside(unit, box, photo_size))
     score = float((normalize(reference.box_means) @ inside).max())
-    return DensePrediction(mask=largest_component(components), box=box, score=score, similarity=similarity)
+    return DensePrediction((Instance(box, crop(largest_component(components), box), score),), similarity, photo_size)
 
 
 @dataclass(frozen=True)
 class DenseOutcome:
-    """A prediction and the truth of its photo as COCO compares them, small enough to hold thousands."""
+    """Predictions and truths of a photo as COCO compares them, small enough to hold thousands."""
 
-    true_box: Region | None
-    true_mask: Region | None
-    box: Region | None
-    mask: Region | None
-    score: float
+    true_boxes: tuple[Region, ...]
+    true_masks: tuple[Region, ...]
+    boxes: tuple[Scored, ...]
+    masks: tuple[Scored, ...]
 
 
-def outcome(prediction: DensePrediction, truth: np.ndarray | None) -> DenseOutcome:
-    """`truth` is the mask (H, W) bool of the object on the photo, or None if the photo does not show it.
+def outcome(prediction: DensePrediction, truths: Sequence[np.ndarray]) -> DenseOutcome:
+    """`truths` are the masks (H, W) bool of the object on the photo, one for each time that the photo shows it.
 
-    The true box surrounds the whole mask, and the true segmentation is its largest component with holes filled, as in
-    the reference implementation. Raises ValueError if the truth is empty or differs in size from the prediction.
+    A true box surrounds the whole mask, and the true segmentation is its largest component with holes filled, as in
+    the reference implementation. Raises ValueError if a truth is empty or differs in size from the prediction.
     """
-    found = prediction.mask
-    if found is not None and truth is not None and found.shape != truth.shape:
-        raise ValueError(f"predicted mask {found.shape}, ground truth {truth.shape}: sizes differ")
-    true_box = None if truth is None else bounding_box(truth)
-    if truth is not None and true_box is None:
-        raise ValueError("the ground truth mask is empty")
+    true_boxes = []
+    for truth in truths:
+        if prediction.size != truth.shape:
+            raise ValueError(f"prediction of size {prediction.size}, ground truth {truth.shape}: sizes differ")
+        box = bounding_box(truth)
+        if box is None:
+            raise ValueError("the ground truth mask is empty")
+        true_boxes.append(box_region(box, prediction.size))
+    found = prediction.instances
     return DenseOutcome(
-        true_box=None if truth is None or true_box is None else box_region(true_box, truth.shape),
-        true_mask=None if truth is None else mask_region(largest_component(truth)),
-        box=None if found is None or prediction.box is None else box_region(prediction.box, found.shape),
-        mask=None if found is None else mask_region(found),
-        score=prediction.score,
+        true_boxes=tuple(true_boxes),
+        true_masks=tuple(mask_region(largest_component(truth)) for truth in truths),
+        boxes=tuple(Scored(box_region(one.box, prediction.size), one.score) for one in found),
+        masks=tuple(Scored(mask_region(one.mask_in(prediction.size)), one.score) for one in found),
     )
 
 
@@ -169,19 +199,16 @@ def coco_of_outcomes(outcomes: Sequence[DenseOutcome]) -> dict[str, dict[str, fl
     A prediction on a photo without the object is a false positive, so the caller must leave out photos that show the
     object but have no mask. Raises ValueError if no outcome has a truth.
     """
-    scores = [one.score for one in outcomes]
     return {
-        "detection": average_precision(
-            [one.true_box for one in outcomes], [one.box for one in outcomes], scores, "bbox"
-        ),
+        "detection": average_precision([one.true_boxes for one in outcomes], [one.boxes for one in outcomes], "bbox"),
         "segmentation": average_precision(
-            [one.true_mask for one in outcomes], [one.mask for one in outcomes], scores, "segm"
+            [one.true_masks for one in outcomes], [one.masks for one in outcomes], "segm"
         ),
     }
 
 
 def coco_metrics(
-    predictions: Sequence[DensePrediction], ground_truths: Sequence[np.ndarray | None]
+    predictions: Sequence[DensePrediction], ground_truths: Sequence[Sequence[np.ndarray]]
 ) -> dict[str, dict[str, float]]:
     """`coco_of_outcomes` of the predictions and the ground truths of the same photos.
 
@@ -191,9 +218,9 @@ def coco_metrics(
     if len(predictions) != len(ground_truths):
         raise ValueError(f"{len(predictions)} predictions for {len(ground_truths)} ground truths")
     outcomes = []
-    for index, (prediction, truth) in enumerate(zip(predictions, ground_truths, strict=True)):
+    for index, (prediction, truths) in enumerate(zip(predictions, ground_truths, strict=True)):
         try:
-            outcomes.append(outcome(prediction, truth))
+            outcomes.append(outcome(prediction, truths))
         except ValueError as error:
             raise ValueError(f"photo {index}: {error}") from error
     return coco_of_outcomes(outcomes)
@@ -207,6 +234,12 @@ def bounding_box(mask: np.ndarray) -> np.ndarray | None:
     columns = np.flatnonzero(mask.any(axis=0))
     top, left = rows[0], columns[0]
     return np.array([left, top, columns[-1] - left + 1, rows[-1] - top + 1], dtype=np.int32)
+
+
+def crop(mask: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The part of `mask` (H, W) inside `box` [xmin, ymin, width, height], a copy."""
+    left, top, width, height = (int(value) for value in box)
+    return mask[top : top + height, left : left + width].copy()
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
@@ -247,7 +280,7 @@ def _cells_inside(start: int, length: int, cells: int, pixels: int) -> slice:
     return slice(int(inside[0]), int(inside[-1]) + 1)
 
 
-def _unit_patches(patches: np.ndarray, name: str) -> np.ndarray:
+def unit_patches(patches: np.ndarray, name: str) -> np.ndarray:
     """Checks patch features and scales each to unit length, (h, w, D) float32; `name` says whose they are."""
     patches = np.asarray(patches, dtype=np.float32)
     if patches.ndim != 3 or 0 in patches.shape:

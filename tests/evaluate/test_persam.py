@@ -103,7 +103,7 @@ def test_the_examples_show_what_sam_finds(root: Path, sam: Path) -> None:
     own = naive.objects["red"]
     reference = make_reference([naive.patches(photo) for photo in own.train], [naive.mask(p) for p in own.train])
     for photo, example in zip(own.test[:TEST], examples, strict=False):
-        expected = naive.predict(reference, photo, own.train[0]).mask
+        expected = naive.predict(reference, photo, own.train[0]).mask()
         assert expected is not None
         for side in SIDES:  # a fresh adapter changes nothing
             np.testing.assert_array_equal(example.found[side], expected)
@@ -188,7 +188,7 @@ class TestNothingFound:
         assert photos.learn_weights(photo, flat, np.ones((56, 64), bool)) is None
         reference = DenseReference(target=np.array([1, 0], np.float32), box_means=np.array([[1, 0]], np.float32))
         prediction = predict(reference, np.ones((8, 8, 2)), (56, 64), photos.find(photo, None))
-        assert prediction.mask is None and prediction.box is None and prediction.score == -1
+        assert prediction.instances == ()
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_named(root: Path, tmp_path: Path) -> None:

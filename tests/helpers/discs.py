@@ -31,7 +31,7 @@ TRAIN, TEST = 2, 3
 def config(**evaluate: Any) -> RunConfig:
     return RunConfig(
         backbone=BackboneConfig(image_size=SIZE, precision="float32"),
-        evaluate=EvaluateConfig(**{"dense_size": DENSE, "batch_size": 2, **evaluate}),
+        evaluate=EvaluateConfig(**{"dense_size": DENSE, "batch_size": 2, "mode": "threshold", **evaluate}),
     )
 
 
@@ -148,7 +148,7 @@ class Naive:
         predictions, truths = [], []
         for photo in tests:
             predictions.append(self.predict(reference, photo, own.train[0]))
-            truths.append(self.mask(photo) if photo.object_id == object_id else None)
+            truths.append([self.mask(photo)] if photo.object_id == object_id else [])
         tasks = {
             "classification": {"pr_auc": classification.pr_auc(train, seen, is_own)},
             "retrieval": retrieval.scores(seen[is_own], known, relevant),

@@ -6,8 +6,10 @@ import pytest
 from persrep_ray.tasks.dense import (
     DensePrediction,
     DenseReference,
+    Instance,
     bounding_box,
     coco_metrics,
+    crop,
     largest_component,
     make_reference,
     predict,
@@ -88,23 +90,27 @@ class TestReference:
             make_reference([patches, patches[..., :2]], [mask, mask])
 
 
+def the_only(prediction: DensePrediction) -> Instance:
+    (instance,) = prediction.instances
+    return instance
+
+
 class TestPredict:
     reference = make_reference([grid_with((2, 3, 4, 4))], [mask_with((2, 3, 4, 4))])
 
     def test_it_finds_the_object_with_a_score_of_one(self) -> None:
         prediction = predict(self.reference, grid_with((6, 5, 4, 5)), (120, 120))
-        assert prediction.mask is not None and prediction.box is not None
-        assert prediction.mask.shape == (120, 120) and prediction.mask.dtype == bool
-        assert iou(prediction.mask, mask_with((6, 5, 4, 5))) > 0.9
-        np.testing.assert_allclose(prediction.box, [50, 60, 50, 40], atol=2)
-        assert prediction.score == pytest.approx(1.0)
+        found, mask = the_only(prediction), prediction.mask()
+        assert mask is not None and mask.shape == (120, 120) and mask.dtype == bool
+        assert iou(mask, mask_with((6, 5, 4, 5))) > 0.9
+        np.testing.assert_allclose(found.box, [50, 60, 50, 40], atol=2)
+        assert found.score == pytest.approx(1.0) and found.probability is None
         np.testing.assert_allclose(prediction.similarity, mask_with((6, 5, 4, 5), scale=1, size=(12, 12)), atol=1e-6)
 
     def test_it_maps_back_to_a_photo_that_is_not_square(self) -> None:
         prediction = predict(self.reference, grid_with((6, 5, 4, 5)), (120, 360))
-        assert prediction.box is not None and prediction.mask is not None
-        assert prediction.mask.shape == (120, 360)
-        np.testing.assert_allclose(prediction.box, [150, 60, 150, 40], atol=6)
+        assert prediction.size == (120, 360)
+        np.testing.assert_allclose(the_only(prediction).box, [150, 60, 150, 40], atol=6)
 
     def test_the_score_is_the_best_over_the_train_photos(self) -> None:
         # Like the box of the second train photo, the box of the prediction holds 7 object patches of 16.
@@ -114,85 +120,110 @@ class TestPredict:
             [grid_with((2, 3, 4, 4)), grid_with(*ell)], [mask_with((2, 3, 4, 4)), mask_with(*ell)]
         )
         photo = grid_with(*ell)
-        assert predict(whole, photo, (120, 120)).score == pytest.approx(7 / np.hypot(7, 9), abs=1e-6)
-        assert predict(with_ell, photo, (120, 120)).score == pytest.approx(1.0)
+        assert the_only(predict(whole, photo, (120, 120))).score == pytest.approx(7 / np.hypot(7, 9), abs=1e-6)
+        assert the_only(predict(with_ell, photo, (120, 120))).score == pytest.approx(1.0)
 
     def test_the_mask_is_the_largest_component_and_the_box_surrounds_all(self) -> None:
         prediction = predict(self.reference, grid_with((1, 1, 3, 3), (7, 6, 4, 4)), (120, 120))
-        assert prediction.mask is not None and prediction.box is not None
-        assert iou(prediction.mask, mask_with((7, 6, 4, 4))) > 0.9
-        np.testing.assert_allclose(prediction.box, [10, 10, 90, 100], atol=2)
+        mask = prediction.mask()
+        assert mask is not None and iou(mask, mask_with((7, 6, 4, 4))) > 0.9
+        np.testing.assert_allclose(the_only(prediction).box, [10, 10, 90, 100], atol=2)
 
     def test_components_below_100_pixels_are_dropped(self) -> None:
         # A patch is 5 x 5 pixels on the small photo and 25 x 25 on the large photo.
-        assert predict(self.reference, grid_with((4, 4, 1, 1)), (60, 60)).mask is None
-        assert predict(self.reference, grid_with((4, 4, 1, 1)), (300, 300)).mask is not None
+        assert predict(self.reference, grid_with((4, 4, 1, 1)), (60, 60)).instances == ()
+        assert predict(self.reference, grid_with((4, 4, 1, 1)), (300, 300)).mask() is not None
 
-    def test_nothing_found_is_no_prediction_with_the_lowest_score(self) -> None:
+    def test_nothing_found_is_no_instance(self) -> None:
         prediction = predict(self.reference, grid_with(), (120, 120))
-        assert (prediction.mask, prediction.box, prediction.score) == (None, None, -1.0)
+        assert prediction.instances == () and prediction.mask() is None
         assert prediction.similarity.shape == (GRID, GRID)
 
     def test_the_length_of_features_does_not_matter(self) -> None:
         photo = grid_with((6, 5, 4, 5))
         lengths = np.random.default_rng(0).uniform(0.1, 9, size=(GRID, GRID, 1)).astype(np.float32)
         plain, scaled = (predict(self.reference, patches, (120, 120)) for patches in (photo, photo * lengths))
-        np.testing.assert_array_equal(plain.mask, scaled.mask)
-        assert plain.score == pytest.approx(scaled.score)
+        np.testing.assert_array_equal(plain.mask(), scaled.mask())
+        assert the_only(plain).score == pytest.approx(the_only(scaled).score)
 
     def test_the_grid_need_not_be_square(self) -> None:
         patches = grid_with((2, 10, 4, 5), rows=8, columns=20)
         prediction = predict(self.reference, patches, (80, 200))
-        assert prediction.box is not None
-        np.testing.assert_allclose(prediction.box, [100, 20, 50, 40], atol=2)
+        np.testing.assert_allclose(the_only(prediction).box, [100, 20, 50, 40], atol=2)
 
     def test_features_of_another_backbone_are_refused(self) -> None:
         with pytest.raises(ValueError, match="patches of the photo have 2 dimensions, the reference 3"):
             predict(self.reference, grid_with()[..., :2], (120, 120))
 
 
+def found(mask: np.ndarray, score: float, box: np.ndarray | None = None) -> DensePrediction:
+    """One instance, in the box of its mask if no other is given."""
+    box = bounding_box(mask) if box is None else box
+    assert box is not None
+    similarity = np.zeros((GRID, GRID), dtype=np.float32)
+    return DensePrediction((Instance(box, crop(mask, box), score),), similarity, mask.shape)
+
+
+class TestPrediction:
+    def test_its_mask_is_that_of_the_probable_instances(self) -> None:
+        left, right = mask_with((0, 0, 2, 2)), mask_with((4, 4, 5, 5))
+        instances = [
+            Instance(box, crop(mask, box), 0.5, probability)
+            for mask, probability in ((left, 0.7), (right, 0.4))
+            if (box := bounding_box(mask)) is not None
+        ]
+        prediction = DensePrediction(tuple(instances), np.zeros((1, 1), np.float32), (120, 120))
+        np.testing.assert_array_equal(prediction.mask(), left)
+        np.testing.assert_array_equal(prediction.mask(least=0.3), left | right)
+        assert prediction.mask(least=0.8) is None
+
+
 class TestCocoMetrics:
     truth = mask_with((2, 3, 4, 4))
-
-    @staticmethod
-    def found(mask: np.ndarray, score: float) -> DensePrediction:
-        return DensePrediction(mask, bounding_box(mask), score, np.zeros((GRID, GRID), dtype=np.float32))
-
-    nothing = DensePrediction(None, None, -1.0, np.zeros((GRID, GRID), dtype=np.float32))
+    nothing = DensePrediction((), np.zeros((GRID, GRID), dtype=np.float32), (120, 120))
 
     def test_perfect_is_one(self) -> None:
-        metrics = coco_metrics([self.found(self.truth, 0.4), self.nothing], [self.truth, None])
+        metrics = coco_metrics([found(self.truth, 0.4), self.nothing], [[self.truth], []])
         assert metrics == {task: {"map": 1.0, "map50": 1.0, "f1": 1.0} for task in ("detection", "segmentation")}
+
+    def test_several_copies_on_a_photo(self) -> None:
+        other = mask_with((7, 7, 4, 4))
+        both = DensePrediction(
+            (*found(other, 0.9).instances, *found(self.truth, 0.8).instances), np.zeros((1, 1), np.float32), (120, 120)
+        )
+        metrics = coco_metrics([both], [[self.truth, other]])
+        assert metrics["detection"]["map"] == metrics["segmentation"]["map"] == 1.0
+        metrics = coco_metrics([found(self.truth, 0.8)], [[self.truth, other]])
+        assert metrics["detection"]["map50"] == metrics["segmentation"]["map50"] == pytest.approx(51 / 101)
 
     def test_a_distractor_that_outranks_halves_map(self) -> None:
         distractor = np.ones((50, 40), dtype=bool)  # on a photo of another size; as large as the truth
-        metrics = coco_metrics([self.found(self.truth, 0.4), self.found(distractor, 0.5)], [self.truth, None])
+        metrics = coco_metrics([found(self.truth, 0.4), found(distractor, 0.5)], [[self.truth], []])
         for task in metrics.values():
             assert [task["map"], task["map50"]] == pytest.approx([0.5, 0.5])
 
     def test_boxes_and_masks_are_scored_apart(self) -> None:
         ring = self.truth.copy()
         ring[30:60, 40:70] = False  # 700 of 1,600 pixels remain in the same box; the truth has no hole
-        metrics = coco_metrics([DensePrediction(ring, bounding_box(ring), 0.4, np.zeros((1, 1)))], [self.truth])
+        metrics = coco_metrics([found(ring, 0.4)], [[self.truth]])
         assert metrics["detection"]["map"] == 1.0
         assert metrics["segmentation"]["map"] == 0.0
 
     def test_the_true_box_surrounds_the_whole_mask_and_the_true_mask_is_its_largest_part(self) -> None:
         truth = mask_with((1, 1, 2, 2), (5, 5, 4, 4))
         whole = np.array([10, 10, 80, 80], dtype=np.int32)
-        prediction = DensePrediction(mask_with((5, 5, 4, 4)), whole, 0.4, np.zeros((1, 1)))
-        metrics = coco_metrics([prediction], [truth])
+        metrics = coco_metrics([found(mask_with((5, 5, 4, 4)), 0.4, whole)], [[truth]])
         assert metrics["detection"]["map"] == metrics["segmentation"]["map"] == 1.0
 
     def test_bad_input_is_named(self) -> None:
         with pytest.raises(ValueError, match="1 predictions for 2 ground truths"):
-            coco_metrics([self.nothing], [self.truth, None])
-        with pytest.raises(ValueError, match=r"photo 0: predicted mask \(2, 2\), ground truth \(120, 120\)"):
-            coco_metrics([self.found(np.ones((2, 2), dtype=bool), 0.4)], [self.truth])
+            coco_metrics([self.nothing], [[self.truth], []])
+        with pytest.raises(ValueError, match=r"photo 0: prediction of size \(2, 2\), ground truth \(120, 120\)"):
+            coco_metrics([found(np.ones((2, 2), dtype=bool), 0.4)], [[self.truth]])
         with pytest.raises(ValueError, match="photo 0: the ground truth mask is empty"):
-            coco_metrics([self.nothing], [np.zeros((5, 5), dtype=bool)])
+            coco_metrics([self.nothing], [[np.zeros((120, 120), dtype=bool)]])
         with pytest.raises(ValueError, match="no photo has a ground truth"):
-            coco_metrics([self.nothing], [None])
+            coco_metrics([self.nothing], [[]])
 
 
 def test_from_reference_to_metrics() -> None:
@@ -200,7 +231,7 @@ def test_from_reference_to_metrics() -> None:
     assert isinstance(reference, DenseReference)
     blocks = [(1, 1, 5, 5), (4, 2, 6, 6), (0, 6, 7, 5)]
     predictions = [predict(reference, grid_with(block), (240, 240)) for block in blocks]
-    truths = [mask_with(block, scale=20, size=(240, 240)) for block in blocks]
+    truths = [[mask_with(block, scale=20, size=(240, 240))] for block in blocks]
     metrics = coco_metrics(predictions, truths)
     for task in metrics.values():
         assert task["map50"] == 1.0

@@ -230,12 +230,15 @@ def _locate(adapter: Adapter, patches: np.ndarray, size: tuple[int, int]) -> Loc
     assert adapter.dense is not None
     searched = capped_size(size, LONGEST_SIDE)
     found = predict(adapter.dense, patches, searched)
-    if found.box is None or found.mask is None:
-        return Localization(None, None, found.score, found.similarity)
-    mask = cv2.resize(found.mask.astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST).astype(bool)
-    left, top, width, height = (int(value) for value in found.box)
+    if not found.instances:
+        return Localization(None, None, -1.0, found.similarity)
+    (instance,) = found.instances
+    mask = cv2.resize(
+        instance.mask_in(searched).astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST
+    ).astype(bool)
+    left, top, width, height = (int(value) for value in instance.box)
     across, down = size[1] / searched[1], size[0] / searched[0]
     x, y = math.floor(left * across), math.floor(top * down)
     right, bottom = math.ceil((left + width) * across), math.ceil((top + height) * down)
     box = (x, y, min(right, size[1]) - x, min(bottom, size[0]) - y)
-    return Localization(box, mask, found.score, found.similarity)
+    return Localization(box, mask, instance.score, found.similarity)

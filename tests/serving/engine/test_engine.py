@@ -112,10 +112,10 @@ class TestAnswersEqualEvaluation:
         found = ask(engine, lambda one: one.locate(ref, view, size))
         expected = evaluation.prediction(ref, image)
         np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-5)
-        assert expected.box is not None and expected.mask is not None
-        assert found.box == tuple(expected.box) and found.score == pytest.approx(expected.score, abs=1e-5)
+        (instance,) = expected.instances
+        assert found.box == tuple(instance.box) and found.score == pytest.approx(instance.score, abs=1e-5)
         assert found.mask.shape == size and found.mask.dtype == bool
-        assert (found.mask != expected.mask).mean() < 0.001
+        assert (found.mask != expected.mask()).mean() < 0.001
 
     def test_locate_on_a_large_image_is_told_in_its_own_pixels(self, sample: Sample, evaluation: ByEvaluation) -> None:
         engine, ref, size = engine_of(sample), REFS[1], (1500, 1100)
@@ -123,12 +123,13 @@ class TestAnswersEqualEvaluation:
         image = np.array(small.resize((size[1], size[0])))
         found = ask(engine, lambda one: one.locate(ref, resize_square(image, DENSE), size))
         expected = evaluation.prediction(ref, image)  # at most 640 pixels high
-        assert expected.mask is not None and expected.box is not None and expected.mask.shape == (640, 469)
+        (instance,), mask = expected.instances, expected.mask()
+        assert mask is not None and mask.shape == (640, 469)
         assert found.mask.shape == size
-        enlarged = cv2.resize(expected.mask.astype(np.uint8), (1100, 1500), interpolation=cv2.INTER_NEAREST)
+        enlarged = cv2.resize(mask.astype(np.uint8), (1100, 1500), interpolation=cv2.INTER_NEAREST)
         assert (found.mask != enlarged).mean() < 1e-4  # searched at that size, as in evaluation, then enlarged
         scale = np.array([1100 / 469, 1500 / 640, 1100 / 469, 1500 / 640])
-        np.testing.assert_allclose(found.box, expected.box * scale, atol=2.5)
+        np.testing.assert_allclose(found.box, instance.box * scale, atol=2.5)
         left, top, width, height = bounding_box(found.mask)  # type: ignore[misc]
         x, y, w, h = found.box
         assert 0 <= x <= left + 1 and 0 <= y <= top + 1 and x + w <= 1100 and y + h <= 1500
