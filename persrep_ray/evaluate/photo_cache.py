@@ -16,7 +16,7 @@ import torch
 from persrep_ray.backbones.backbone import Features
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
-from persrep_ray.data.images import ImageError, capped_size, read_mask, read_rgb, resize_square, standard_view
+from persrep_ray.data.images import ImageError, bounded, capped_size, read_mask, read_rgb, resize_square, standard_view
 from persrep_ray.data.lru import Lru, nbytes
 from persrep_ray.data.objects import Photo
 from persrep_ray.data.tree import Problem
@@ -168,7 +168,7 @@ class PhotoCache:
     def _decode(self, photo: Photo) -> _Decoded:
         if photo.path in self._decoded:
             return self._decoded[photo.path]
-        image = read_rgb(photo.path, self._limits)
+        image = bounded(read_rgb(photo.path, self._limits))
         return _Decoded(
             standard=standard_view(image, self._side["standard"]),
             dense=resize_square(image, self._side["dense"]),
