@@ -44,7 +44,9 @@ class PeftEncoder:
         self._side = profile.backbone.image_size
         self._thread = ThreadPoolExecutor(1)
 
-    async def ask(self, method: str, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+    async def ask(
+        self, method: str, arguments: tuple[Any, ...], options: Mapping[str, Any], held: AdapterRef | None = None
+    ) -> Any:
         if method == "view_sides":
             return self._side, self._side
         assert method == "classify"

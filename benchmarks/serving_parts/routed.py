@@ -18,7 +18,7 @@ from persrep_ray.serving.engine.metrics import Metrics
 from persrep_ray.serving.engine.profile import Profile, read_profile
 
 ROUTERS = {
-    "consistent_hashing": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
+    "consistent_hashing": "persrep_ray.serving.router.EncoderRouter",
     "power_of_two": "ray.serve._private.request_router.pow_2_router.PowerOfTwoChoicesRequestRouter",
 }
 

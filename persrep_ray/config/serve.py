@@ -56,6 +56,10 @@ class EncoderConfig(Section):
             raise ValueError(f"at least min_replicas, {least}")
         return most
 
+    @property
+    def most_replicas(self) -> int:
+        return self.max_replicas or self.min_replicas
+
 
 class IdentifyConfig(Section):
     """Finding which of all objects an image shows."""

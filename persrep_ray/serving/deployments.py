@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from ray.util.metrics import Counter, Histogram
 from persrep_ray.config import ConfigError, ServeConfig, load_serve_config
 from persrep_ray.serving.engine.answers import AdapterRef, Classification, Comparison, Identification
 from persrep_ray.serving.engine.catalog import Catalog
-from persrep_ray.serving.engine.errors import Failure, OverloadedError, QueryError
+from persrep_ray.serving.engine.errors import Failure, OverloadedError, QueryError, RegistryUnavailableError
 from persrep_ray.serving.engine.metrics import Metrics
 from persrep_ray.serving.engine.profile import Profile, read_profile
 from persrep_ray.serving.engine.source import Source
@@ -33,7 +34,7 @@ from persrep_ray.tasks.dense import DensePrediction
 
 _RETRY_PAUSE_S = 0.1
 _HEALTH_CHECK_S = 5
-_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+_ROUTER = "persrep_ray.serving.router.EncoderRouter"
 _GONE = (RayActorError, ObjectLostError, DeploymentUnavailableError, ReplicaUnavailableError)
 _SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
 _ROWS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
@@ -53,8 +54,12 @@ class Encoder:
         self._engine = LocalEngine(config, profile, device=device, metrics=RayMetrics())
         self._follower = asyncio.create_task(self._engine.run())
 
-    async def ask(self, method: str, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
-        """The answer of the engine's `method`, or a `Failure`."""
+    async def ask(
+        self, method: str, arguments: tuple[Any, ...], options: Mapping[str, Any], held: AdapterRef | None = None
+    ) -> Any:
+        """The answer of the engine's `method`, or a `Failure`, at once if the adapter `held` is not in memory."""
+        if held is not None and held not in self._engine.bank:
+            return Failure.of(RegistryUnavailableError("the adapter is not in memory"))
         try:
             return await getattr(self._engine, method)(*arguments, **options)
         except QueryError as error:
@@ -62,10 +67,15 @@ class Encoder:
 
 
 class RemoteEngine:
-    """An `answers.Engine` that sends queries to the encoders. A query that is lost with an encoder is sent again."""
+    """An `answers.Engine` that sends queries to the encoders, at most `most`.
 
-    def __init__(self, encoders: DeploymentHandle[Any]) -> None:
+    A query that is lost with an encoder is sent again. An encoder that has just joined has nothing in memory. If it
+    cannot read an adapter because the registry is out of reach, the encoders that hold the adapter answer.
+    """
+
+    def __init__(self, encoders: DeploymentHandle[Any], most: int) -> None:
         self._encoders = encoders
+        self._most = most
 
     async def ping(self) -> None:
         await self._ask("", "ping")
@@ -81,33 +91,45 @@ class RemoteEngine:
                 await asyncio.sleep(_RETRY_PAUSE_S)
 
     async def embed(self, ref: AdapterRef, image: np.ndarray) -> np.ndarray:
-        answer: np.ndarray = await self._ask(ref.object_id, "embed", ref, image)
+        answer: np.ndarray = await self._ask_about(ref, "embed", image)
         return answer
 
     async def classify(self, ref: AdapterRef, image: np.ndarray) -> Classification:
-        answer: Classification = await self._ask(ref.object_id, "classify", ref, image)
+        answer: Classification = await self._ask_about(ref, "classify", image)
         return answer
 
     async def locate(self, ref: AdapterRef, image: np.ndarray) -> DensePrediction:
-        answer: DensePrediction = await self._ask(ref.object_id, "locate", ref, image)
+        answer: DensePrediction = await self._ask_about(ref, "locate", image)
         return answer
 
     async def compare(self, ref: AdapterRef, images: tuple[np.ndarray, np.ndarray]) -> Comparison:
-        answer: Comparison = await self._ask(ref.object_id, "compare", ref, images)
+        answer: Comparison = await self._ask_about(ref, "compare", images)
         return answer
 
     async def identify(self, image: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool) -> Identification:
         answer: Identification = await self._ask("", "identify", image, tuple(prefixes), top_k=top_k, exact=exact)
         return answer
 
-    async def _ask(self, object_id: str, method: str, *arguments: Any, **options: Any) -> Any:
-        """The answer of an encoder. It tries again while encoders are lost; the caller limits the time.
+    async def _ask_about(self, ref: AdapterRef, method: str, *arguments: Any) -> Any:
+        """The answer of the object's encoder or, if it cannot read the adapter now, of one that holds it."""
+        try:
+            return await self._ask(ref.object_id, method, ref, *arguments)
+        except RegistryUnavailableError:
+            for place in range(1, self._most):
+                with suppress(RegistryUnavailableError):
+                    return await self._ask(f"{ref.object_id}/{place}", method, ref, *arguments, held=ref)
+            raise
 
-        Raises `QueryError`.
+    async def _ask(
+        self, session: str, method: str, *arguments: Any, held: AdapterRef | None = None, **options: Any
+    ) -> Any:
+        """The answer of the encoder that `EncoderRouter` finds for the session, of any encoder for the session "".
+
+        It tries again while encoders are lost; the caller limits the time. Raises `QueryError`.
         """
-        handle = self._encoders.options(session_id=object_id) if object_id else self._encoders
+        handle = self._encoders.options(session_id=session) if session else self._encoders
         while True:
-            response = handle.ask.remote(method, arguments, options)
+            response = handle.ask.remote(method, arguments, options, held)
             try:
                 answer = await response
             except asyncio.CancelledError:  # the client has gone or the time is over, so the encoder can stop
@@ -129,7 +151,7 @@ class Ingress:
 
     async def __init__(self, config: ServeConfig, encoders: DeploymentHandle[Any], keys_needed: bool) -> None:  # type: ignore[misc]
         self._config = config
-        self._engine = RemoteEngine(encoders)
+        self._engine = RemoteEngine(encoders, config.encoder.most_replicas)
         self._catalog = Catalog(Source(config.registry), config.refresh_s)
         self._keys = Keys.load(config.http)
         if keys_needed and self._keys.are_open:  # no endpoint is better than an open one
@@ -214,11 +236,11 @@ def application(config: ServeConfig, profile: Profile, encoder_class: type) -> s
     """An ingress in front of replicas of `encoder_class`, which has the same constructor and `ask` as `Encoder`."""
     encoder, http = config.encoder, config.http
     scaling: dict[str, Any] = {"num_replicas": encoder.min_replicas}
-    if encoder.max_replicas is not None and encoder.max_replicas > encoder.min_replicas:
+    if encoder.most_replicas > encoder.min_replicas:
         scaling = {
             "autoscaling_config": AutoscalingConfig(
                 min_replicas=encoder.min_replicas,
-                max_replicas=encoder.max_replicas,
+                max_replicas=encoder.most_replicas,
                 target_ongoing_requests=encoder.batch_rows,
             )
         }
@@ -227,7 +249,10 @@ def application(config: ServeConfig, profile: Profile, encoder_class: type) -> s
         max_ongoing_requests=encoder.max_waiting,
         max_queued_requests=encoder.max_queued,
         ray_actor_options={"num_cpus": encoder.cpus_per_replica, "num_gpus": encoder.gpus_per_replica},
-        request_router_config={"request_router_class": _ROUTER},
+        request_router_config={
+            "request_router_class": _ROUTER,
+            "request_router_kwargs": {"num_fallback_replicas": encoder.most_replicas},
+        },
         health_check_period_s=_HEALTH_CHECK_S,
         **scaling,
     )(encoder_class)

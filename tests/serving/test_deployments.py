@@ -16,12 +16,20 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from persrep_ray.config import ConfigError, ServeConfig
 from persrep_ray.serving import deployments
-from persrep_ray.serving.deployments import Ingress, RemoteEngine
+from persrep_ray.serving.deployments import Encoder, Ingress, RemoteEngine
 from persrep_ray.serving.engine.answers import AdapterRef, Classification
-from persrep_ray.serving.engine.errors import AdapterUnusableError, Failure, OverloadedError
+from persrep_ray.serving.engine.errors import (
+    AdapterUnusableError,
+    Failure,
+    OverloadedError,
+    RegistryUnavailableError,
+)
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
+MUG, CUP = AdapterRef("mug", "v1"), AdapterRef("cup", "v1")
 CLASSIFICATION = Classification(0.9, 0.8, 0.5)
+OUT_OF_REACH = Failure.of(RegistryUnavailableError("the registry cannot be read"))
+NOT_HELD = Failure.of(RegistryUnavailableError("the adapter is not in memory"))
 
 
 class Handle:
@@ -30,41 +38,76 @@ class Handle:
     def __init__(self, outcomes: Sequence[Any]) -> None:
         self.outcomes = list(outcomes)
         self.sessions: list[str] = []
+        self.held: list[AdapterRef | None] = []
         self.ask = self
 
     def options(self, *, session_id: str) -> Handle:
         self.sessions.append(session_id)
         return self
 
-    async def remote(self, method: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    async def remote(
+        self, method: str, arguments: tuple[Any, ...], options: dict[str, Any], held: AdapterRef | None
+    ) -> Any:
+        self.held.append(held)
         outcome = self.outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
 
-def classify(outcomes: Sequence[Any], monkeypatch: pytest.MonkeyPatch) -> tuple[Classification, Handle]:
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployments, "_RETRY_PAUSE_S", 0)
-    handle = Handle(outcomes)
-    engine = RemoteEngine(handle)  # type: ignore[arg-type]
-    return asyncio.run(engine.classify(AdapterRef("mug", "v1"), IMAGE)), handle
 
 
-def test_a_lost_encoder_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = [ActorDiedError(), DeploymentUnavailableError("encoder")]
-    classification, handle = classify([*gone, CLASSIFICATION], monkeypatch)
-    assert classification == CLASSIFICATION and not handle.outcomes
+def classify(handle: Handle, most: int = 1) -> Classification:
+    engine = RemoteEngine(handle, most)  # type: ignore[arg-type]
+    return asyncio.run(engine.classify(MUG, IMAGE))
+
+
+def test_a_lost_encoder_is_asked_again() -> None:
+    handle = Handle([ActorDiedError(), DeploymentUnavailableError("encoder"), CLASSIFICATION])
+    assert classify(handle) == CLASSIFICATION and not handle.outcomes
     assert handle.sessions == ["mug"], "queries about an object go to the encoder that has its adapter"
 
 
-def test_a_full_queue_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_is_told() -> None:
     with pytest.raises(OverloadedError):
-        classify([BackPressureError(num_queued_requests=9, max_queued_requests=9)], monkeypatch)
+        classify(Handle([BackPressureError(num_queued_requests=9, max_queued_requests=9)]))
 
 
-def test_an_encoders_error_arrives_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoders_error_arrives_as_what_it_is() -> None:
+    handle = Handle([Failure.of(AdapterUnusableError("damaged"))])
     with pytest.raises(AdapterUnusableError, match="damaged"):
-        classify([Failure.of(AdapterUnusableError("damaged"))], monkeypatch)
+        classify(handle, most=3)
+
+
+def test_with_the_registry_out_of_reach_an_encoder_that_holds_the_adapter_answers() -> None:
+    handle = Handle([OUT_OF_REACH, NOT_HELD, ActorDiedError(), CLASSIFICATION])
+    assert classify(handle, most=4) == CLASSIFICATION
+    assert handle.sessions == ["mug", "mug/1", "mug/2"]
+    assert handle.held == [None, MUG, MUG, MUG], "only the object's encoder may try to read the registry"
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_an_adapter_that_no_encoder_holds_is_an_error_of_the_registry(most: int) -> None:
+    handle = Handle([OUT_OF_REACH] + [NOT_HELD] * (most - 1))
+    with pytest.raises(RegistryUnavailableError, match="cannot be read"):
+        classify(handle, most)
+    assert not handle.outcomes
+
+
+@pytest.mark.parametrize(("held", "answer"), [(None, CLASSIFICATION), (MUG, CLASSIFICATION), (CUP, NOT_HELD)])
+def test_an_encoder_asked_for_what_it_holds_reads_nothing(held: AdapterRef | None, answer: Any) -> None:
+    class Engine:
+        bank = frozenset({MUG})
+
+        async def classify(self, ref: AdapterRef, standard: np.ndarray) -> Classification:
+            return CLASSIFICATION
+
+    encoder = object.__new__(Encoder)
+    encoder._engine = Engine()  # type: ignore[assignment]
+    assert asyncio.run(encoder.ask("classify", (held, IMAGE), {}, held)) == answer
 
 
 def test_a_query_that_nobody_waits_for_is_called_off() -> None:
@@ -80,11 +123,11 @@ def test_a_query_that_nobody_waits_for_is_called_off() -> None:
     response = Endless()
 
     class Busy(Handle):
-        def remote(self, method: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        def remote(self, *arguments: Any) -> Any:
             return response
 
     async def scenario() -> None:
-        query = asyncio.create_task(RemoteEngine(Busy([])).classify(AdapterRef("mug", "v1"), IMAGE))  # type: ignore[arg-type]
+        query = asyncio.create_task(RemoteEngine(Busy([]), 1).classify(MUG, IMAGE))  # type: ignore[arg-type]
         await asyncio.sleep(0)
         query.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -94,10 +137,9 @@ def test_a_query_that_nobody_waits_for_is_called_off() -> None:
     assert response.cancelled
 
 
-def test_ready_once_an_encoder_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployments, "_RETRY_PAUSE_S", 0)
+def test_ready_once_an_encoder_answers() -> None:
     handle = Handle([BackPressureError(num_queued_requests=9, max_queued_requests=9), ActorDiedError(), (56, 112)])
-    engine = RemoteEngine(handle)  # type: ignore[arg-type]
+    engine = RemoteEngine(handle, 1)  # type: ignore[arg-type]
     asyncio.run(engine.reach())
     assert asyncio.run(engine.view_sides()) == (56, 112) and not handle.outcomes
 
