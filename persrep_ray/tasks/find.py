@@ -63,6 +63,10 @@ class Finder:
         """Whether `propose` needs the image's keypoints."""
         return False
 
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.to_arrays().values())
+
     def propose(self, image: np.ndarray, patches: np.ndarray, keypoints: Any = None) -> Proposals:
         """The first look.
 
