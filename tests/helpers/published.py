@@ -15,6 +15,7 @@ from helpers.tiny import shape
 from helpers.vits import KINDS
 from safetensors.numpy import save
 
+from persrep_ray.backbones.backbone import Backbone
 from persrep_ray.backbones.lora import LoraBackbone, State, load_lora
 from persrep_ray.config import BackboneConfig, EvaluateConfig, LoraSection, RunConfig, TrainConfig
 from persrep_ray.data.images import standard_view
@@ -23,6 +24,9 @@ from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.storage.store import open_store
 from persrep_ray.tasks.calibration import Calibration
 from persrep_ray.tasks.dense import make_reference
+from persrep_ray.tasks.discriminant import fit_discriminant
+from persrep_ray.tasks.features import normalize
+from persrep_ray.tasks.find import Finder, look_of_photo
 
 SIZE, DENSE = 56, 112  # sides of the two views, pixels
 PHOTOS = 3  # of an object
@@ -79,6 +83,21 @@ def publish_object(
     return AdapterRef(object_id, version)
 
 
+def make_finder(backbone: Backbone, config: RunConfig, number: int) -> Finder:
+    """A finder under the adapter that `backbone` holds, fitted on the object's photos and on those of three others."""
+    side, dense = config.backbone.image_size, config.evaluate.dense_size
+    photos, truths = zip(*(photo(number, index) for index in range(PHOTOS)), strict=True)
+    others = [photo(number + other, PHOTOS + 1)[0] for other in (1, 2, 3)]
+    with torch.no_grad(), backbone.full_precision():
+        patches = backbone.suffix(backbone.prefix(backbone.pixels([*photos, *others], dense))).patches.numpy()
+        looks = [standard_view(look_of_photo(one, mask), side) for one, mask in zip(photos, truths, strict=True)]
+        cls = backbone.suffix(backbone.prefix(backbone.pixels(looks, side))).cls.numpy()
+    grid = dense // backbone.patch_size
+    masks = [*truths, *(np.zeros_like(truths[0]) for _ in others)]
+    discriminant = fit_discriminant(list(patches.reshape(len(patches), grid, grid, -1)), masks)
+    return Finder(discriminant, normalize(cls), calibration=(10.0, -14.0))
+
+
 def object_files(
     object_id: str,
     config: RunConfig,
@@ -86,6 +105,7 @@ def object_files(
     *,
     lora: LoraBackbone | None = None,
     masks: bool = True,
+    finder: bool = True,
     card: dict[str, Any] | None = None,
 ) -> dict[str, bytes]:
     """The files of an object that looks like `photo(number, …)`.
@@ -93,6 +113,7 @@ def object_files(
     Args:
         lora: what `load_lora(config)` gives; for many objects, load it once.
         masks: whether the object can be detected and segmented.
+        finder: whether it has a finder, as objects with masks have that this release publishes.
         card: laid over the card that is made, say `{"threshold": 0.9}`.
     """
     lora = lora or load_lora(config)
@@ -111,6 +132,8 @@ def object_files(
         grid = dense // lora.backbone.patch_size
         reference = make_reference(list(patches.numpy().reshape(PHOTOS, grid, grid, -1)), truths)
         prototypes |= {"target": reference.target, "box_means": reference.box_means}
+        if finder:
+            prototypes |= make_finder(lora.backbone, config, number).to_arrays()
     calibration = asdict(Calibration(0.85, 20.0, -17.0, 5, 7, 1.0, 0.0))
     made = {
         "object_id": object_id,

@@ -81,8 +81,8 @@ class Adapter:
     """A version's LoRA, prototypes, threshold and calibration.
 
     `a` (L, r, D) and `b` (L, D, r) have the encoder's dtype and device, and `b` includes LoRA's scale alpha / r. `cls`
-    (T, D) float32 are the unit features of the object's photos. `dense` is None for an object without masks. `finder` is
-    None, too, for an object that was published before there were finders.
+    (T, D) float32 are the unit features of the object's photos. `dense` is None for an object without masks, and
+    `finder` also for an object that was published before there were finders.
     """
 
     ref: AdapterRef
@@ -98,7 +98,7 @@ class Adapter:
     @property
     def nbytes(self) -> int:
         dense = 0 if self.dense is None else self.dense.target.nbytes + self.dense.box_means.nbytes
-        finder = 0 if self.finder is None else sum(array.nbytes for array in self.finder.to_arrays().values())
+        finder = 0 if self.finder is None else self.finder.nbytes
         return self.a.nbytes + self.b.nbytes + self.cls.nbytes + dense + finder
 
     def classification(self, score: float) -> Classification:
