@@ -11,12 +11,15 @@ from typing import TypeVar
 import numpy as np
 
 from persrep_ray.data.images import resize_square, standard_view
+from persrep_ray.data.lru import Lru
 from persrep_ray.serving.engine.adapters import Adapter, unusable
 from persrep_ray.serving.engine.batcher import Batcher
-from persrep_ray.serving.engine.encoder import ImageInput, MultiAdapterEncoder, Row
+from persrep_ray.serving.engine.encoder import ImageInput, MultiAdapterEncoder, Row, digest_of
 from persrep_ray.serving.engine.metrics import Metrics
 from persrep_ray.serving.engine.profile import Profile
+from persrep_ray.tasks.keypoints import Keypoints, describe
 
+_DESCRIBED = 8  # images, each with keypoints of 5 MB; a page asks several questions about the same image
 _T = TypeVar("_T")
 
 
@@ -41,6 +44,7 @@ class FeatureExtractor:
         self._batcher: Batcher[Row, ImageFeatures] = Batcher(
             self._encode, rows=batch_rows, adapters=_distinct_adapters, metrics=metrics
         )
+        self._described: Lru[bytes, asyncio.Future[Keypoints]] = Lru(_DESCRIBED)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="arithmetic")
 
     async def standard(self, image: np.ndarray) -> ImageInput:
@@ -58,6 +62,16 @@ class FeatureExtractor:
         if adapter is not None and not (np.isfinite(found.cls).all() and np.isfinite(found.patches).all()):
             raise unusable(adapter.ref, "its features are not finite")
         return found
+
+    async def keypoints(self, image: np.ndarray) -> Keypoints:
+        """The image's keypoints. Queries about the same image, one after the other or at a time, share them."""
+        digest = await self.in_thread(lambda: digest_of(image))
+        work = self._described.get_or(digest, lambda: asyncio.ensure_future(self.in_thread(lambda: describe(image))))
+        try:
+            return await asyncio.shield(work)  # a client that leaves does not cancel it for the others
+        except Exception:
+            self._described.drop(digest)  # the next query may succeed
+            raise
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
         """The result of arithmetic that would hold up the event loop."""

@@ -13,8 +13,8 @@ from persrep_ray.serving.engine.adapters import Adapter, unusable
 from persrep_ray.serving.engine.answers import LEAST_PROBABILITY, MOST_INSTANCES
 from persrep_ray.serving.engine.errors import NoMasksError
 from persrep_ray.serving.engine.features import FeatureExtractor
-from persrep_ray.tasks.dense import LONGEST_SIDE, DensePrediction, DenseReference, predict
-from persrep_ray.tasks.find import Finder
+from persrep_ray.tasks.dense import LONGEST_SIDE, DensePrediction, predict
+from persrep_ray.tasks.find import Finder, Proposals
 
 
 async def locate(adapter: Adapter, image: np.ndarray, extractor: FeatureExtractor) -> DensePrediction:
@@ -24,14 +24,15 @@ async def locate(adapter: Adapter, image: np.ndarray, extractor: FeatureExtracto
         NoMasksError: the object was published without masks.
         AdapterUnusableError: its arrays do not fit, or make scores that are not finite.
     """
+    if adapter.dense is None and adapter.finder is None:
+        named = f"object {adapter.ref.object_id}, version {adapter.ref.version}"
+        raise NoMasksError(f"{named}: published without masks")
+    whole = await extractor.features(await extractor.dense(image), adapter)
     try:
         if adapter.finder is not None:
-            found = await _found(adapter, adapter.finder, image, extractor)
-        elif adapter.dense is not None:
-            found = await _found_by_threshold(adapter, adapter.dense, image, extractor)
+            found = await _looked_at_twice(adapter, adapter.finder, image, whole.patches, extractor)
         else:
-            named = f"object {adapter.ref.object_id}, version {adapter.ref.version}"
-            raise NoMasksError(f"{named}: published without masks")
+            found = await extractor.in_thread(lambda: _by_threshold(adapter, image, whole.patches))
     except ValueError as error:
         raise unusable(adapter.ref, error) from error
     figures = [figure for one in found.instances for figure in (one.score, one.probability or 0.0)]
@@ -42,20 +43,25 @@ async def locate(adapter: Adapter, image: np.ndarray, extractor: FeatureExtracto
     return replace(found, instances=tuple(sure[:MOST_INSTANCES]))
 
 
-async def _found(adapter: Adapter, finder: Finder, image: np.ndarray, extractor: FeatureExtractor) -> DensePrediction:
-    whole = await extractor.features(await extractor.dense(image), adapter)
-    proposals = await extractor.in_thread(lambda: finder.propose(image, whole.patches))
-    crops = await extractor.in_thread(lambda: finder.crops(image, proposals))
+async def _looked_at_twice(
+    adapter: Adapter, finder: Finder, image: np.ndarray, patches: np.ndarray, extractor: FeatureExtractor
+) -> DensePrediction:
+    """What the finder decides after a second look at its best proposals."""
+    keypoints = await extractor.keypoints(image) if finder.uses_keypoints else None
+
+    def first_look() -> tuple[Proposals, list[np.ndarray]]:
+        proposals = finder.propose(image, patches, keypoints)
+        return proposals, finder.crops(image, proposals)
+
+    proposals, crops = await extractor.in_thread(first_look)
     views = [await extractor.standard(crop) for crop in crops]
     looks = await asyncio.gather(*(extractor.features(view, adapter) for view in views))
-    cls = np.array([look.cls for look in looks]).reshape(len(looks), -1)
-    patches = np.array([look.patches for look in looks])
-    return await extractor.in_thread(lambda: finder.decide(image, proposals, cls, patches))
+    cls = np.stack([look.cls for look in looks]) if looks else patches[0, :0]  # (n, D)
+    grids = np.stack([look.patches for look in looks]) if looks else patches[:0, None]  # (n, h, w, D)
+    return await extractor.in_thread(lambda: finder.decide(image, proposals, cls, grids))
 
 
-async def _found_by_threshold(
-    adapter: Adapter, reference: DenseReference, image: np.ndarray, extractor: FeatureExtractor
-) -> DensePrediction:
-    whole = await extractor.features(await extractor.dense(image), adapter)
-    size = capped_size((image.shape[0], image.shape[1]), LONGEST_SIDE)
-    return await extractor.in_thread(lambda: predict(reference, whole.patches, size))
+def _by_threshold(adapter: Adapter, image: np.ndarray, patches: np.ndarray) -> DensePrediction:
+    """What is found for an object that was published before there were finders."""
+    assert adapter.dense is not None
+    return predict(adapter.dense, patches, capped_size((image.shape[0], image.shape[1]), LONGEST_SIDE))
