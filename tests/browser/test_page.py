@@ -129,7 +129,7 @@ def test_every_copy_is_drawn(page: Page) -> None:
     assert (drawn[eroded(both.repeat(fine, 0).repeat(fine, 1), 2), 3] == 102).all()
     page.show_only("box")
     drawn = page.pixels("overlay")
-    x, y, width, height = (fine * side for side in box_of(MASK))
+    x, y, _, height = (fine * side for side in box_of(MASK))
     for row, column in ((y + height // 2, x), (10 * fine, 30 * fine)):
         np.testing.assert_allclose(drawn[row, column], [245, 179, 1, 255], atol=2)
 

@@ -15,6 +15,7 @@ from helpers.engines import OBJECTS, REFS, Sample, ask, assert_alike, engine_of,
 from helpers.published import PHOTOS, photo, publish_object, tiny_checkpoint
 from PIL import Image
 from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 
 from persrep_ray.backbones.lora import load_lora
 from persrep_ray.config import BackboneConfig, EvaluateConfig, RunConfig
@@ -162,10 +163,10 @@ class TestAnswersEqualEvaluation:
         assert sum(encoded) == 1 + SECOND_LOOKS
 
     def test_nothing_is_located_where_nothing_stands_out(self, own: Sample) -> None:
-        grey = np.full((90, 70, 3), 128, np.uint8)
-        for ref in (published_before_finders(own), REFS[1]):
-            found = ask(engine_of(own), lambda one, ref=ref: one.locate(ref, grey))
-            assert found.instances == () and found.similarity.shape == (8, 8) and found.size == (90, 70)
+        for ref, size in ((published_before_finders(own), (5, 5)), (REFS[1], (90, 70))):
+            grey = np.full((*size, 3), 128, np.uint8)
+            found = ask(engine_of(own), lambda one, ref=ref, grey=grey: one.locate(ref, grey))
+            assert found.instances == () and found.similarity.shape == (8, 8) and found.size == size
 
 
 class TestOtherFamilies:
@@ -255,6 +256,20 @@ class TestErrors:
             with pytest.raises(AdapterUnusableError, match="object wild, version v1"):
                 ask(engine, question)
         assert ask(engine, lambda one: one.classify(REFS[0], unseen(0))).match
+
+    @pytest.mark.parametrize("scale", [1e6, 1e12, 1e17, -1e17])
+    def test_a_finder_of_enormous_values(self, own: Sample, scale: float) -> None:
+        def change(files: dict[str, bytes]) -> None:
+            arrays = load_arrays(files["prototypes.safetensors"])
+            enlarged = {name: one * np.float32(scale) for name, one in arrays.items() if "." in name}
+            files["prototypes.safetensors"] = save_arrays({**arrays, **enlarged})
+
+        ref = publish_object(own.registry, "giant", own.config, 1, lora=own.lora, change=change)
+        try:
+            found = ask(engine_of(own), lambda one: one.locate(ref, unseen(1)))
+        except AdapterUnusableError:
+            return
+        assert np.isfinite(found.similarity).all() and all(np.isfinite(one.score) for one in found.instances)
 
     def test_the_registry_is_away(self, own: Sample) -> None:
         engine = engine_of(own)
