@@ -166,10 +166,10 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """The four tasks, pretrained and personalized."""
 
-    mode: Literal["threshold", "persam"] = Field(
-        default="threshold",
-        description="how the dense tasks find the object: Otsu's threshold on the similarities, or SAM (`masks.sam`) "
-        "prompted by them",
+    mode: Literal["discriminant", "threshold", "persam"] = Field(
+        default="discriminant",
+        description="how the dense tasks find the object: by its discriminant; or, as in the paper, by Otsu's "
+        "threshold on the similarities, or SAM (`masks.sam`) prompted by them",
     )
     dense_size: int = Field(default=336, ge=14, le=2048, description="side of the dense tasks' input, pixels")
     batch_size: int = Field(default=16, ge=1)

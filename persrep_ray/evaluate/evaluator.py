@@ -17,22 +17,29 @@ from persrep_ray.data.distractors import choose_distractors
 from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo
 from persrep_ray.data.tree import Problem
 from persrep_ray.evaluate.examples import Example, choose_examples
+from persrep_ray.evaluate.finders import LabelledImage, find, fit, samples_of
 from persrep_ray.evaluate.persam import PersamPhotos
-from persrep_ray.evaluate.photo_cache import PhotoCache
+from persrep_ray.evaluate.photo_cache import PhotoCache, ViewFeatures
 from persrep_ray.evaluate.scan import Scan, Seen, metrics
 from persrep_ray.storage.files import File
 from persrep_ray.tasks.calibration import Calibration, calibrate
 from persrep_ray.tasks.dense import DensePrediction, DenseReference, make_reference, outcome, predict, threshold
+from persrep_ray.tasks.discriminant import DiscriminantError
+from persrep_ray.tasks.find import ARRAYS_OF, Finder, Sample
 from persrep_ray.tasks.metrics import SIDES, Side
 
 CACHE_BYTES = 2 * 1024**3
 
 
 class SideReference(NamedTuple):
-    """What a side looks for in the dense tasks. Only the mode `persam` has `weights` (3,) of SAM's scales."""
+    """What a side looks for in the dense tasks.
+
+    Only the mode `persam` has `weights` (3,) of SAM's scales, and only the mode `discriminant` a `finder`.
+    """
 
     dense: DenseReference
     weights: np.ndarray | None = None
+    finder: Finder | None = None
 
 
 References = Mapping[Side, SideReference]
@@ -48,6 +55,7 @@ class Evaluation:
 
     `pretrained` and `personalized` are flat metrics (`tasks.metrics.METRICS`); a task without data is absent.
     `by_split` holds, for each test split of the object's photos, both sides' metrics on all test photos of that split.
+    `finders` is empty unless the mode is `discriminant` and a train photo has a mask.
     """
 
     pretrained: dict[str, float]
@@ -55,6 +63,7 @@ class Evaluation:
     by_split: dict[str, dict[Side, dict[str, float]]]
     calibration: Calibration
     examples: tuple[Example, ...]
+    finders: Mapping[Side, Finder]
 
 
 class Evaluator:
@@ -101,8 +110,9 @@ class Evaluator:
         object_id: str,
         state: Mapping[str, torch.Tensor],
         *,
-        synthetic_positives: Sequence[np.ndarray] = (),
-        synthetic_others: Sequence[np.ndarray] = (),
+        synthetic_positives: Sequence[LabelledImage] = (),
+        synthetic_others: Sequence[LabelledImage] = (),
+        finders: Mapping[Side, Finder] | None = None,
     ) -> Evaluation:
         """Evaluates the adapter `state` on the object's test photos and on those of other objects.
 
@@ -111,8 +121,8 @@ class Evaluator:
         test photos of the object have masks. They leave out test photos without a mask, except those of other objects
         none of whose test photos has a mask.
 
-        The calibration is found on the gallery and on synthetic images (H, W, 3) uint8 of the object and of anything
-        else, which the adapter's training must not have seen.
+        The calibration is found on the gallery and on synthetic images of the object and of anything else, which the
+        adapter's training must not have seen. Unless `finders` are given, they are fitted on these images, too.
 
         Raises:
             EvaluateError: there is no such object or no train photo, or the adapter does not fit or gives features that
@@ -129,7 +139,18 @@ class Evaluator:
             gallery = self._scan(subject, gallery_photos)
             if not gallery["personalized"].shows_object.any():
                 raise EvaluateError("no train photo can be read")
-            references = self._references(subject)
+            positives = self._features_of([one.image for one in synthetic_positives])
+            others = self._features_of([one.image for one in synthetic_others])
+            references = self._references(subject, finders)
+            if self._config.evaluate.mode == "discriminant" and references and finders is None:
+                samples: dict[Side, list[Sample]] = {
+                    side: [
+                        *samples_of(self._cache, synthetic_positives, positives[side]),
+                        *samples_of(self._cache, [_empty(one) for one in synthetic_others], others[side]),
+                    ]
+                    for side in SIDES
+                }
+                references = self._with_finders(subject, references, samples)
             test_photos = [*subject.test, *islice(chain.from_iterable(other.test for other in distractors), most)]
             has_truth = any(photo.mask for photo in subject.test)
             tests = self._scan(subject, test_photos, references if has_truth else {})
@@ -145,18 +166,22 @@ class Evaluator:
                 calibration=calibrate(
                     gallery["personalized"].of_object().cls,
                     gallery["personalized"].distractors().cls,
-                    self._cls_of(synthetic_positives),
-                    self._cls_of(synthetic_others),
+                    positives["personalized"].cls,
+                    others["personalized"].cls,
                 ),
                 examples=tuple(self._examples(gallery, tests, references)),
+                finders={side: one.finder for side, one in references.items() if one.finder is not None},
             )
 
-    def prototypes(self, object_id: str, state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    def prototypes(
+        self, object_id: str, state: Mapping[str, torch.Tensor], finders: Mapping[Side, Finder] | None = None
+    ) -> dict[str, np.ndarray]:
         """Reference features of the object under the adapter `state`, float32, computed without autocast.
 
         Returns:
             `cls` (T, D) of the train photos and `pretrained_cls` (T, D) without the adapter. If a train photo has a
-            mask, also `target` (D,) and `box_means` (M, D) of `dense.DenseReference`.
+            mask, also `target` (D,) and `box_means` (M, D) of `dense.DenseReference`. The arrays of the `finders` of an
+            `Evaluation` are added; the names of the pretrained side's begin with `pretrained.`.
 
         Raises:
             EvaluateError: as in `evaluate`.
@@ -180,6 +205,8 @@ class Evaluator:
             if masks:
                 reference = make_reference(patches, masks)
                 prototypes |= {"target": reference.target, "box_means": reference.box_means}
+            for side, finder in (finders or {}).items():
+                prototypes |= {f"{ARRAYS_OF[side]}{name}": value for name, value in finder.to_arrays().items()}
             if not all(np.isfinite(value).all() for value in prototypes.values()):
                 raise EvaluateError("the features of the train photos are not finite")
             return prototypes
@@ -223,11 +250,20 @@ class Evaluator:
         """Whether the photo's SAM embedding, which costs the most, and its features have to be computed."""
         return self._persam is not None and not self._persam.holds(photo), not self._cache.holds(photo)
 
-    def _cls_of(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """The adapted CLS (N, D) float32 of `images`."""
+    def _features_of(self, images: Sequence[np.ndarray]) -> dict[Side, ViewFeatures]:
+        """The features of the standard views of `images`: of both sides if the mode needs both."""
+        sides: Sequence[Side] = SIDES if self._config.evaluate.mode == "discriminant" else ["personalized"]
         size = self._config.evaluate.batch_size
-        batches = [self._cache.cls_of_images(images[start : start + size]) for start in range(0, len(images), size)]
-        return np.concatenate(batches) if batches else np.empty((0, 0), dtype=np.float32)
+        batches = [self._cache.of_images(images[start : start + size], sides) for start in range(0, len(images), size)]
+        if not batches:
+            return dict.fromkeys(sides, ViewFeatures(np.empty((0, 0), np.float32), np.empty((0, 0, 0, 0), np.float16)))
+        return {
+            side: ViewFeatures(
+                np.concatenate([batch[side].cls for batch in batches]),
+                np.concatenate([batch[side].patches for batch in batches]),
+            )
+            for side in sides
+        }
 
     def _look(
         self, subject: ObjectPhotos, batch: Sequence[Photo], references: References, seen: dict[Side, dict[File, Seen]]
@@ -242,20 +278,37 @@ class Evaluator:
                 truths[photo.path] = [truth]
         wanted = self._cache.readable([photo for photo in batch if photo.path in truths], "dense")
         for side, reference in references.items():
-            for photo, prediction in zip(wanted, self._predict(wanted, side, reference), strict=True):
-                found = outcome(prediction, truths[photo.path])
-                seen[side][photo.path] = replace(seen[side][photo.path], outcome=found)
+            grids = self._cache.patches(wanted, adapted=side == "personalized") if wanted else ()
+            for photo, grid in zip(wanted, grids, strict=True):
+                found = outcome(self._predict(photo, grid, side, reference), truths[photo.path])
+                paper = None
+                if self._config.evaluate.mode == "discriminant":
+                    paper = outcome(predict(reference.dense, grid, self._cache.size(photo)), truths[photo.path])
+                seen[side][photo.path] = replace(seen[side][photo.path], outcome=found, paper=paper)
 
-    def _predict(self, photos: Sequence[Photo], side: Side, reference: SideReference) -> list[DensePrediction]:
-        if not photos:
-            return []
-        predictions = []
-        for photo, grid in zip(photos, self._cache.patches(photos, adapted=side == "personalized"), strict=True):
-            find = threshold if self._persam is None else self._persam.find(photo, reference.weights)
-            predictions.append(predict(reference.dense, grid, self._cache.size(photo), find))
-        return predictions
+    def _predict(self, photo: Photo, grid: np.ndarray, side: Side, reference: SideReference) -> DensePrediction:
+        """What `side` finds on a photo, whose dense view has the patches `grid` (h, w, D)."""
+        if reference.finder is not None:
+            return find(self._cache, side, reference.finder, photo, grid)
+        mode = threshold if self._persam is None else self._persam.find(photo, reference.weights)
+        return predict(reference.dense, grid, self._cache.size(photo), mode)
 
-    def _references(self, subject: ObjectPhotos) -> References:
+    def _with_finders(
+        self, subject: ObjectPhotos, references: References, samples: Mapping[Side, Sequence[Sample]]
+    ) -> References:
+        """The references with fitted finders; without references if there is nothing to tell the object from."""
+        masked = [(photo, mask) for photo, mask in self._train_masks(subject) if mask is not None]
+        readable = {photo.path for photo in self._cache.readable([photo for photo, _ in masked], "dense")}
+        photos = [(photo, mask) for photo, mask in masked if photo.path in readable]
+        try:
+            return {
+                side: one._replace(finder=fit(self._cache, side, photos, samples[side]))
+                for side, one in references.items()
+            }
+        except DiscriminantError:
+            return {}
+
+    def _references(self, subject: ObjectPhotos, finders: Mapping[Side, Finder] | None) -> References:
         """The references of both sides; empty if no train photo has a mask."""
         mask_of = {photo.path: mask for photo, mask in self._train_masks(subject) if mask is not None}
         photos = self._cache.readable([photo for photo in subject.train if photo.path in mask_of], "dense")
@@ -270,7 +323,7 @@ class Evaluator:
             if self._persam is not None:
                 similarity = predict(reference, patches[0], masks[0].shape).similarity
                 weights = self._persam.learn_weights(photos[0], similarity, masks[0])
-            references[side] = SideReference(reference, weights)
+            references[side] = SideReference(reference, weights, (finders or {}).get(side))
         return references
 
     def _train_masks(self, subject: ObjectPhotos) -> list[tuple[Photo, np.ndarray | None]]:
@@ -289,7 +342,12 @@ class Evaluator:
         """What reports show; nothing without `references`, because there are no similarities then."""
         titles = dict(choose_examples(gallery, tests)) if references else {}
         for photo in self._cache.readable(list(titles), "dense"):
-            predictions = {side: self._predict([photo], side, references[side])[0] for side in SIDES}
+            predictions = {
+                side: self._predict(
+                    photo, self._cache.patches([photo], adapted=side == "personalized")[0], side, references[side]
+                )
+                for side in SIDES
+            }
             yield Example(
                 photo=photo.path,
                 title=titles[photo],
@@ -297,6 +355,11 @@ class Evaluator:
                 similarity={side: predictions[side].similarity for side in SIDES},
                 found={side: predictions[side].mask() for side in SIDES},
             )
+
+
+def _empty(image: LabelledImage) -> LabelledImage:
+    """An image of anything else shows nothing of the object."""
+    return image._replace(mask=np.zeros_like(image.mask))
 
 
 def _within(split: str, tests: Scan) -> Scan:

@@ -7,6 +7,7 @@ squashed to a square, for the tasks that use patches.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
 import cv2
@@ -22,8 +23,17 @@ from persrep_ray.data.objects import Photo
 from persrep_ray.data.tree import Problem
 from persrep_ray.storage.files import File
 from persrep_ray.tasks.dense import LONGEST_SIDE
+from persrep_ray.tasks.find import IMAGE_SIDE
+from persrep_ray.tasks.metrics import SIDES, Side
 
 View = Literal["standard", "dense"]
+
+
+class ViewFeatures(NamedTuple):
+    """The features of B images: `cls` (B, D) float32 and `patches` (B, h, w, D) float16."""
+
+    cls: np.ndarray
+    patches: np.ndarray
 
 
 class PhotoCache:
@@ -68,16 +78,44 @@ class PhotoCache:
         return patches.reshape(len(photos), self._grid, self._grid, -1)
 
     @torch.no_grad()
-    def cls_of_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Adapted CLS (B, D) float32 of images (H, W, 3) uint8 that are no photos, of which nothing is kept."""
+    def of_images(self, images: Sequence[np.ndarray], sides: Sequence[Side] = SIDES) -> dict[Side, ViewFeatures]:
+        """Features of the standard views of images (H, W, 3) uint8 that are no photos. Nothing is kept."""
         side = self._side["standard"]
-        views = [standard_view(image, side) for image in images]
-        return self._backbone.suffix(self._backbone.prefix(self._backbone.pixels(views, side))).cls.cpu().numpy()
+        hidden = self._backbone.prefix(self._backbone.pixels([standard_view(image, side) for image in images], side))
+        grid = side // self._backbone.patch_size
+
+        def finish() -> ViewFeatures:
+            features = self._backbone.suffix(hidden)
+            patches = features.patches.half().cpu().numpy()
+            return ViewFeatures(features.cls.cpu().numpy(), patches.reshape(len(images), grid, grid, -1))
+
+        found: dict[Side, ViewFeatures] = {}
+        for one in sides:
+            with nullcontext() if one == "personalized" else self._lora.pretrained():
+                found[one] = finish()
+        return found
+
+    def standard(self, image: np.ndarray) -> np.ndarray:
+        """The standard view (S, S, 3) uint8 of an image or, as (H, W, 3) uint8, of a mask."""
+        return standard_view(image, self._side["standard"])
+
+    def image(self, photo: Photo) -> np.ndarray:
+        """The photo (H, W, 3) uint8 as a `find.Finder` wants it."""
+        image = self._kept.get((photo.path, "image"))
+        if image is None:
+            image = torch.from_numpy(bounded(read_rgb(photo.path, self._limits)))
+            self._kept.put((photo.path, "image"), image)
+        return image.numpy()
 
     def exact(self, photo: Photo) -> tuple[np.ndarray, np.ndarray]:
         """Adapted CLS (D,) of the standard view and patches (h, w, D) of the dense view, in float32 throughout."""
-        patches = self._exact(photo, "dense").patches[0].cpu().numpy()
-        return self.exact_cls(photo), patches.reshape(self._grid, self._grid, -1)
+        return self.exact_cls(photo), self.exact_patches(photo, adapted=True)
+
+    def exact_patches(self, photo: Photo, *, adapted: bool) -> np.ndarray:
+        """Patches (h, w, D) of the dense view, as in `exact`, adapted or pretrained."""
+        with nullcontext() if adapted else self._lora.pretrained():
+            patches: np.ndarray = self._exact(photo, "dense").patches[0].cpu().numpy()
+        return patches.reshape(self._grid, self._grid, -1)
 
     def exact_cls(self, photo: Photo) -> np.ndarray:
         """CLS (D,) of the standard view, as in `exact`."""
@@ -174,6 +212,14 @@ class PhotoCache:
             dense=resize_square(image, self._side["dense"]),
             size=capped_size((image.shape[0], image.shape[1]), LONGEST_SIDE),
         )
+
+
+def bounded(image: np.ndarray) -> np.ndarray:
+    """The image (H, W, 3) uint8 with its longest side at most `IMAGE_SIDE`; it is never enlarged."""
+    height, width = capped_size((image.shape[0], image.shape[1]), IMAGE_SIDE)
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 class _Decoded(NamedTuple):

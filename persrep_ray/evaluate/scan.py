@@ -15,11 +15,15 @@ from persrep_ray.tasks.metrics import flatten
 
 @dataclass(frozen=True)
 class Seen:
-    """A photo, its CLS embedding (D,), and what was found on it if it takes part in the dense tasks."""
+    """A photo, its CLS embedding (D,), and what was found on it if it takes part in the dense tasks.
+
+    `paper` is what the mode `threshold` finds beside the default mode.
+    """
 
     photo: Photo
     cls: np.ndarray
     outcome: DenseOutcome | None = None
+    paper: DenseOutcome | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,10 @@ def metrics(gallery: Scan, tests: Scan) -> dict[str, float]:
         tasks["classification"] = {"pr_auc": classification.pr_auc(gallery.of_object().cls, tests.cls, is_object)}
     if is_object.any() and not relevant.all():
         tasks["retrieval"] = retrieval.scores(tests.of_object().cls, gallery.cls, relevant)
-    outcomes = [one.outcome for one in tests.seen if one.outcome]
-    if any(one.true_boxes for one in outcomes):
-        tasks |= coco_of_outcomes(outcomes)
+    for prefix, outcomes in (
+        ("", [one.outcome for one in tests.seen if one.outcome]),
+        ("paper.", [one.paper for one in tests.seen if one.paper]),
+    ):
+        if any(one.true_boxes for one in outcomes):
+            tasks |= {prefix + task: values for task, values in coco_of_outcomes(outcomes).items()}
     return flatten(tasks)

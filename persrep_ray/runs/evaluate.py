@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from safetensors.numpy import load
 
 from persrep_ray.config import ConfigError, RunConfig, Section, recorded_config
 from persrep_ray.config.versions import versions
@@ -19,7 +20,8 @@ from persrep_ray.masks.photos import PhotoMasker
 from persrep_ray.registry.registry import Registry
 from persrep_ray.runs.inputs import select_objects
 from persrep_ray.runs.progress import StageProgress, StatusLine
-from persrep_ray.tasks.metrics import mean_sides
+from persrep_ray.tasks.find import ARRAYS_OF, Finder
+from persrep_ray.tasks.metrics import Side, mean_sides
 
 
 def evaluate_registry(
@@ -97,9 +99,29 @@ class RegisteredEvaluator:
     def __call__(self, object_id: str) -> Mapping[str, Any]:
         version = self._registry.current(object_id)
         state = self._lora.load_files(self._registry.files(object_id, version, self._adapter_files))
-        evaluation = self._evaluator.evaluate(object_id, state)
+        evaluation = self._evaluator.evaluate(object_id, state, finders=self._finders(object_id, version))
         metrics = {"pretrained": evaluation.pretrained, "personalized": evaluation.personalized}
         return {"version": version, "metrics": metrics}
+
+    def _finders(self, object_id: str, version: str | None) -> dict[Side, Finder] | None:
+        """The finders of both sides as published; None if the mode needs none. Raises ValueError."""
+        if self._config.evaluate.mode != "discriminant":
+            return None
+        name = "prototypes.safetensors"
+        arrays = load(self._registry.files(object_id, version, [name])[name])
+        width = arrays["cls"].shape[-1]
+        finders: dict[Side, Finder] = {}
+        for side, prefix in ARRAYS_OF.items():
+            of_side = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+            finder = Finder.from_arrays(of_side, width)
+            if finder is None and "target" in arrays:
+                raise ValueError(
+                    f"version {version} was published without a discriminant: publish the object again, or set "
+                    "evaluate.mode=threshold"
+                )
+            if finder is not None:
+                finders[side] = finder
+        return finders
 
     def _masks(self, object_id: str) -> list[np.ndarray | None]:
         return list(self._masker(self._manifest.objects[object_id].train).masks)

@@ -21,6 +21,7 @@ from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.distributed.outcome import describe
 from persrep_ray.evaluate.evaluator import Evaluator
 from persrep_ray.evaluate.examples import pack
+from persrep_ray.evaluate.finders import LabelledImage
 from persrep_ray.generate.schedule import calibration_chunks
 from persrep_ray.generate.shards import read_shards
 from persrep_ray.registry.registry import Registry
@@ -65,11 +66,11 @@ class Publisher:
             role: read_shards(self._folder, chunks, self._config.data)
             for role, chunks in calibration_chunks(object_id, self._config).items()
         }
-        images = {role: [row.image for row in rows] for role, rows in shards.items()}
+        images = {role: [LabelledImage(row.image, row.mask) for row in rows] for role, rows in shards.items()}
         evaluation = self._evaluator.evaluate(
             object_id, state, synthetic_positives=images["positive"], synthetic_others=images["negative"]
         )
-        prototypes = self._evaluator.prototypes(object_id, state)
+        prototypes = self._evaluator.prototypes(object_id, state, evaluation.finders)
         examples, arrays = pack(evaluation.examples)
         report = {
             "metrics": {"pretrained": evaluation.pretrained, "personalized": evaluation.personalized},

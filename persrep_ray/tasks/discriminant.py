@@ -13,11 +13,16 @@ import cv2
 import numpy as np
 
 from persrep_ray.tasks.dense import unit_patches
+from persrep_ray.tasks.features import check_same_width
 
 SHRINKAGE = 0.05
 _COVERED = 0.5  # share of a patch that the object must cover to count as the object
 _UNCOVERED = 0.1  # share up to which the patch counts as anything else; patches in between are left out
 _CUTS = np.linspace(0.05, 0.95, 37)
+
+
+class DiscriminantError(ValueError):
+    """There is nothing to tell apart: no patch on the object, or none off it."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,15 @@ class Discriminant:
     origin: np.ndarray
     cut: float
 
+    def centred(self, patches: np.ndarray) -> np.ndarray:
+        """The unit features of `patches` (h, w, D), less the origin. Raises ValueError if they are not finite."""
+        unit = unit_patches(patches, "the image")
+        check_same_width(unit, "patches of the image", self.origin, "the discriminant")
+        return unit - self.origin
+
     def map(self, patches: np.ndarray) -> np.ndarray:
         """The scores (h, w) float32 of patch features (h, w, D). Raises ValueError if these are not finite."""
-        scores: np.ndarray = unit_patches(patches, "the photo") @ self.direction - self.origin @ self.direction
+        scores: np.ndarray = self.centred(patches) @ self.direction
         return scores
 
 
@@ -49,10 +60,13 @@ def fit_discriminant(patches: Sequence[np.ndarray], masks: Sequence[np.ndarray])
     cut is the one with the best mean IoU of patches over the images that show the object.
 
     Raises:
-        ValueError: shapes do not fit, features are not finite, or there is no patch on the object or none off it.
+        DiscriminantError: no image has a patch on the object, or none has a patch off it.
+        ValueError: shapes do not fit, or features are not finite.
     """
     if len(patches) != len(masks):
         raise ValueError(f"{len(patches)} images with {len(masks)} masks")
+    if not patches:
+        raise DiscriminantError("a discriminant needs images")
     units = [unit_patches(one, f"image {index}") for index, one in enumerate(patches)]
     shares = [_share(mask, unit.shape[:2]) for unit, mask in zip(units, masks, strict=True)]
     pairs = list(zip(units, shares, strict=True))
@@ -78,7 +92,7 @@ def _moments(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Mean (D,) and covariance (D, D), float64, of the rows of all groups (n, D)."""
     rows = np.concatenate(groups).astype(np.float64)
     if not len(rows):
-        raise ValueError("a discriminant needs patches on the object and patches off it")
+        raise DiscriminantError("a discriminant needs patches on the object and patches off it")
     mean: np.ndarray = rows.mean(axis=0)
     covariance: np.ndarray = rows.T @ rows / len(rows) - np.outer(mean, mean)
     return mean, covariance

@@ -1,14 +1,17 @@
 """Finding an object on an image, in the same way in evaluation and in serving.
 
-proposals = finder.propose(image, patches, keypoints)   # parts of the image that may show the object
-looks = encode(finder.crops(image, proposals))          # by the caller, under the object's adapter
-prediction = finder.decide(image, proposals, looks.cls, looks.patches)
+    proposals = finder.propose(image, patches, keypoints)      # the first look: parts that may show the object
+    looks = encode(finder.crops(image, proposals))             # by the caller, under the object's adapter
+    prediction = finder.decide(image, proposals, looks.cls, looks.patches)
+
+The discriminant says where to look. What it finds in one piece may be several things, so parts of it are proposed, too.
+A part is judged by how much its patches look like the object's, one by one and in the mean.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,24 +19,57 @@ import cv2
 import numpy as np
 
 from persrep_ray.data.images import capped_size
-from persrep_ray.tasks.dense import LONGEST_SIDE, SMALLEST_COMPONENT, DensePrediction, Instance, bounding_box, crop
-from persrep_ray.tasks.discriminant import Discriminant
+from persrep_ray.tasks.dense import (
+    LONGEST_SIDE,
+    DensePrediction,
+    Instance,
+    bounding_box,
+    crop,
+    largest_component,
+)
+from persrep_ray.tasks.discriminant import Discriminant, fit_discriminant
 from persrep_ray.tasks.features import normalize
+from persrep_ray.tasks.logistic import fit_logistic, sigmoid
+from persrep_ray.tasks.metrics import Side
+from persrep_ray.tasks.regions import regions, true_edges
 
 SECOND_LOOKS = 2
 """How many crops of an image are encoded once more. With them, a search costs at most twice its first look."""
 
+MOST_PHOTOS = 16
+"""A finder remembers at most this many of the object's photos."""
+
+ARRAYS_OF: Mapping[Side, str] = {"pretrained": "pretrained.", "personalized": ""}
+"""How the names of a finder's arrays begin in a version, which holds the finders of both sides."""
+
+_MOST_PROPOSALS = 16
+_CONTAINED = 0.7  # of two parts that share this much of the smaller part, the better one stays
 _MARGIN = 1.2  # side of a look over the longer side of its box
 _STANDARD = 8 / 7  # a standard view shows the middle 7/8 of an image
+_PRIOR = np.array([4.0, 4.0, 4.0, -9.0])
+"""The weights before any example: a proposal that fits at 0.8, at a likeness of 0.7 and a cosine of 0.75, may be it."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image (H, W, 3) uint8, its patch features (h, w, D), and the mask (H, W) bool of the object, empty without."""
+
+    image: np.ndarray
+    patches: np.ndarray
+    mask: np.ndarray
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A part of the image that may show the object; box and mask as in `dense.Instance`."""
+    """A part (H, W) bool of the image that may show the object, and how much it looks like the object.
 
-    box: np.ndarray
+    `fit` is the mean score of its pixels by the discriminant, and `likeness` the largest cosine between its mean patch
+    and those of the train photos.
+    """
+
     mask: np.ndarray
-    score: float
+    fit: float
+    likeness: float
 
 
 @dataclass(frozen=True)
@@ -49,14 +85,20 @@ class Finder:
     """What is known of an object for finding it on an image.
 
     Args:
-        looks: the unit CLS features (T, D) of the train photos, cropped to the object as `crops` does.
-        calibration: slope and intercept of an instance's probability, a sigmoid of its score.
+        appearance: the unit mean patches (T, D) of the object on its train photos, relative to the origin of the
+            discriminant.
+        looks: the unit CLS (T, D) of the train photos, cropped to the object as `crops` does.
+        weights: (4,) for the logit of an instance's probability: those of fit, likeness and the cosine of the second
+            look, and the constant.
     """
 
-    def __init__(self, discriminant: Discriminant, looks: np.ndarray, calibration: tuple[float, float]) -> None:
-        self.discriminant = discriminant
-        self.looks = looks
-        self.calibration = calibration
+    def __init__(
+        self, discriminant: Discriminant, appearance: np.ndarray, looks: np.ndarray, weights: np.ndarray
+    ) -> None:
+        self._discriminant = discriminant
+        self._appearance = appearance
+        self._looks = looks
+        self._weights = weights
 
     @property
     def uses_keypoints(self) -> bool:
@@ -79,51 +121,68 @@ class Finder:
             ValueError: shapes do not fit, or features are not finite.
         """
         size = capped_size((image.shape[0], image.shape[1]), LONGEST_SIDE)
-        scores = self.discriminant.map(patches)
-        upsampled = cv2.resize(scores, size[::-1], interpolation=cv2.INTER_CUBIC)
-        count, labels = cv2.connectedComponents((upsampled >= self.discriminant.cut).astype(np.uint8), connectivity=4)
-        proposals = []
-        for label in range(1, count):
-            mask = labels == label
-            if np.count_nonzero(mask) >= SMALLEST_COMPONENT:
-                box = bounding_box(mask)
-                assert box is not None
-                proposals.append(Proposal(box, crop(mask, box), float(upsampled[mask].mean())))
-        proposals.sort(key=lambda one: -one.score)
-        return Proposals(tuple(proposals), np.clip(scores, -1, 1), size)
+        scores, centred = self._discriminant.map(patches), self._discriminant.centred(patches)
+        smooth = cv2.resize(scores, size[::-1], interpolation=cv2.INTER_CUBIC)
+        patch = round(size[0] * size[1] / scores.size)  # pixels
+        found = []
+        for mask in regions(smooth, self._discriminant.cut, least=max(1, patch)):
+            likeness = float((self._appearance @ mean_patch(centred, mask)).max())
+            found.append(Proposal(mask, float(smooth[mask].mean()), likeness))
+        found.sort(key=lambda one: -(one.fit + one.likeness))
+        kept: list[Proposal] = []
+        for one in found:
+            if len(kept) < _MOST_PROPOSALS and not any(_shared(one.mask, other.mask) >= _CONTAINED for other in kept):
+                kept.append(one)
+        return Proposals(tuple(kept), np.clip(scores, -1, 1), size)
 
     def crops(self, image: np.ndarray, proposals: Proposals) -> list[np.ndarray]:
         """The images (S, S, 3) uint8 of the second look, at most `SECOND_LOOKS`, to be encoded as standard views."""
-        scale = image.shape[0] / proposals.size[0]
-        return [look(image, one.box * scale) for one in proposals.proposals[:SECOND_LOOKS]]
+        return [look(image, one.mask) for one in proposals.proposals[:SECOND_LOOKS]]
 
     def decide(self, image: np.ndarray, proposals: Proposals, cls: np.ndarray, patches: np.ndarray) -> DensePrediction:
         """What is found, given the features of the n crops as standard views: `cls` (n, D) and `patches` (n, h, w, D).
 
-        Without crops, n is 0. Raises ValueError if shapes do not fit or features are not finite.
+        Instances are ranked by their probability. Raises ValueError if shapes do not fit or features are not finite.
         """
-        likeness = (normalize(cls) @ self.looks.T).max(axis=1) if len(cls) else np.empty(0)
-        slope, intercept = self.calibration
+        small = cv2.resize(image, proposals.size[::-1], interpolation=cv2.INTER_AREA)
         instances = []
-        for index, one in enumerate(proposals.proposals):
-            score = one.score + float(likeness[index]) if index < len(likeness) else one.score - 1
-            instances.append(Instance(one.box, one.mask, score, _sigmoid(slope * score + intercept)))
+        for one, seen in zip(proposals.proposals, self._evidence(proposals, cls), strict=True):
+            mask = edges_of(small, one.mask)
+            box = bounding_box(mask)
+            assert box is not None
+            logit = float(self._weights @ [*seen, 1])
+            instances.append(Instance(box, crop(mask, box), logit, sigmoid(logit)))
         instances.sort(key=lambda one: -one.score)
         return DensePrediction(tuple(instances), proposals.similarity, proposals.size)
+
+    def _evidence(self, proposals: Proposals, cls: np.ndarray) -> list[tuple[float, float, float]]:
+        """Fit, likeness and the second look's cosine of each proposal.
+
+        A proposal without a second look is taken to look as little like the object as the worst that had one.
+        """
+        if not np.isfinite(cls).all():
+            raise ValueError("the features of a second look are not finite")
+        looks = (normalize(cls) @ self._looks.T).max(axis=1) if len(cls) else np.zeros(0)
+        least = float(looks.min()) if len(looks) else 0.0
+        return [
+            (one.fit, one.likeness, float(looks[index]) if index < len(looks) else least)
+            for index, one in enumerate(proposals.proposals)
+        ]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything as float32 arrays, from which `from_arrays` makes the same finder."""
         return {
-            "discriminant.direction": self.discriminant.direction,
-            "discriminant.origin": self.discriminant.origin,
-            "discriminant.cut": np.array([self.discriminant.cut], np.float32),
-            "find.looks": self.looks,
-            "find.calibration": np.array(self.calibration, np.float32),
+            "discriminant.direction": self._discriminant.direction,
+            "discriminant.origin": self._discriminant.origin,
+            "discriminant.cut": np.array([self._discriminant.cut], np.float32),
+            "find.appearance": self._appearance,
+            "find.looks": self._looks,
+            "find.weights": self._weights,
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], width: int) -> Finder | None:
-        """The finder in `arrays`, or None if they hold none: the object was published without masks or long ago.
+        """The finder in `arrays`, or None if they hold none: the object was published without masks, or long ago.
 
         Args:
             arrays: those of a version, which may be damaged or hostile.
@@ -134,34 +193,64 @@ class Finder:
         """
         if "discriminant.direction" not in arrays:
             return None
-
-        def read(name: str, *shape: int | None) -> np.ndarray:
-            array = arrays.get(name)
-            if array is None:
-                raise ValueError(f"{name} is missing")
-            fits = array.ndim == len(shape) and all(
-                size == wanted if wanted else size for size, wanted in zip(array.shape, shape, strict=True)
-            )
-            if not fits or not np.issubdtype(array.dtype, np.floating):
-                raise ValueError(f"{name} is {array.dtype} {array.shape}, not {shape} floats")
-            with np.errstate(over="ignore"):
-                array = array.astype(np.float32)
-                if not np.isfinite(np.square(array).sum()):
-                    raise ValueError(f"{name} has a value that is not a finite number")
-            return array
-
-        cut = float(read("discriminant.cut", 1)[0])
-        discriminant = Discriminant(read("discriminant.direction", width), read("discriminant.origin", width), cut)
-        slope, intercept = (float(value) for value in read("find.calibration", 2))
-        return cls(discriminant, normalize(read("find.looks", None, width)), (slope, intercept))
+        direction, origin = (_read(arrays, f"discriminant.{name}", width) for name in ("direction", "origin"))
+        cut = float(_read(arrays, "discriminant.cut", 1)[0])
+        appearance, looks = (_read(arrays, f"find.{name}", None, width) for name in ("appearance", "looks"))
+        if max(len(appearance), len(looks)) > MOST_PHOTOS:
+            raise ValueError(f"find.appearance or find.looks has more than {MOST_PHOTOS} rows")
+        discriminant = Discriminant(direction, origin, cut)
+        return cls(discriminant, normalize(appearance), normalize(looks), _read(arrays, "find.weights", 4))
 
 
-def look(image: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """A square crop (S, S, 3) uint8 whose standard view shows `box` [x, y, width, height] with a margin.
+def fit_finder(
+    photos: Sequence[Sample], synthetic: Sequence[Sample], encode: Callable[[Sequence[np.ndarray]], np.ndarray]
+) -> Finder:
+    """The finder of an object.
 
-    Where the square leaves the image, the pixels at its border are repeated.
+    Args:
+        photos: train photos with masks, at most `MOST_PHOTOS`, with the patches of their dense views.
+        synthetic: images of the object, whose masks are exact, and of anything else, which training has not seen.
+        encode: the CLS (n, D) of images as standard views.
+
+    The probability is fitted on what the finder proposes on the synthetic images, and on the photos, each of which is
+    compared with the rest: a proposal is right if its IoU with the mask is at least 0.5.
+
+    Raises:
+        ValueError: there is no photo, shapes do not fit, or features are not finite.
     """
-    x, y, width, height = (float(value) for value in box)
+    samples = [*photos, *synthetic]
+    discriminant = fit_discriminant([one.patches for one in samples], [one.mask for one in samples])
+    means = [mean_patch(discriminant.centred(one.patches), one.mask) for one in photos]
+    looks = normalize(encode([look(one.image, one.mask) for one in photos]))
+    finder = Finder(discriminant, np.stack(means), looks, _PRIOR)
+
+    evidence, labels = [], []
+    for index, one in enumerate(samples):
+        known = finder
+        if index < len(photos):
+            if len(photos) == 1:
+                continue
+            rest = [other for other in range(len(photos)) if other != index]
+            known = Finder(discriminant, finder._appearance[rest], looks[rest], _PRIOR)
+        proposals = known.propose(one.image, one.patches)
+        crops = known.crops(one.image, proposals)
+        cls = encode(crops) if crops else np.empty((0, looks.shape[1]), np.float32)
+        truth = cv2.resize(one.mask.astype(np.uint8), proposals.size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+        evidence += [[*seen, 1.0] for seen in known._evidence(proposals, cls)]
+        labels += [_iou(proposal.mask, truth) >= 0.5 for proposal in proposals.proposals]
+    weights = fit_logistic(np.reshape(evidence, (-1, len(_PRIOR))), np.array(labels, bool), _PRIOR)
+    return Finder(discriminant, finder._appearance, looks, weights.astype(np.float32))
+
+
+def look(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A square crop (S, S, 3) of `image` (H, W, 3) uint8 whose standard view shows `mask` (h, w) bool with a margin.
+
+    The mask covers the whole image, perhaps with fewer pixels. Where the square leaves the image, the pixels at the
+    image's border are repeated.
+    """
+    box = bounding_box(mask)
+    assert box is not None, "an empty mask"
+    x, y, width, height = box * (image.shape[0] / mask.shape[0])
     side = max(1, math.ceil(max(width, height) * _MARGIN * _STANDARD))
     left, top = round(x + width / 2 - side / 2), round(y + height / 2 - side / 2)
     rows = np.clip(np.arange(top, top + side), 0, image.shape[0] - 1)
@@ -169,12 +258,46 @@ def look(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     return image[rows[:, None], columns]
 
 
-def look_of_photo(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The look at the object on a train photo (H, W, 3), whose `mask` (H, W) bool is not empty."""
-    box = bounding_box(mask)
-    assert box is not None
-    return look(image, box)
+def mean_patch(features: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The unit mean (D,) of the patch features (h, w, D) that `mask` (H, W) bool covers, each weighted by its cover.
+
+    Patches covered by less than a half do not count, unless all are.
+    """
+    height, width = features.shape[:2]
+    share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    share[share < min(0.5, float(share.max()))] = 0
+    mean: np.ndarray = normalize(np.einsum("hw,hwd->d", share, features))
+    return mean
 
 
-def _sigmoid(value: float) -> float:
-    return (1 + math.tanh(value / 2)) / 2
+def edges_of(image: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+    """The largest component of `coarse` (H, W) bool, with holes filled, and its border at the edges of `image`."""
+    coarse = largest_component(coarse)
+    fine = largest_component(true_edges(image, coarse))
+    return fine if _iou(fine, coarse) >= 0.5 else coarse
+
+
+def _shared(left: np.ndarray, right: np.ndarray) -> float:
+    """The share of the smaller mask that both have."""
+    smaller = max(1, min(int(left.sum()), int(right.sum())))
+    return int((left & right).sum()) / smaller
+
+
+def _iou(left: np.ndarray, right: np.ndarray) -> float:
+    return int((left & right).sum()) / max(1, int((left | right).sum()))
+
+
+def _read(arrays: Mapping[str, np.ndarray], name: str, *shape: int | None) -> np.ndarray:
+    """The array `name` as float32, checked; None in `shape` stands for any number of rows but 0."""
+    array = arrays.get(name)
+    if array is None:
+        raise ValueError(f"{name} is missing")
+    fits = array.ndim == len(shape) and array.size > 0
+    fits = fits and all(wanted in (None, size) for size, wanted in zip(array.shape, shape, strict=True))
+    if not fits or not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"{name} is {array.dtype} {array.shape}, not {shape} floats")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+        if not np.isfinite(np.square(array).sum()):
+            raise ValueError(f"{name} has a value that is not a finite number")
+    return array

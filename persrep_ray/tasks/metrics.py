@@ -26,7 +26,9 @@ METRICS = (
     "segmentation.map",
     "segmentation.map50",
     "segmentation.f1",
+    *(f"paper.{task}.{name}" for task in ("detection", "segmentation") for name in ("map", "map50", "f1")),
 )
+"""`detection` and `segmentation` are those of `evaluate.mode`; `paper` is the mode `threshold` beside the default."""
 
 
 def flatten(tasks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -88,7 +88,7 @@ def test_equals_a_naive_computation(root: Path, sam: Path, discs: None) -> None:
     pretrained, _ = naive.metrics("red", 2000, synthetic)
     lora.load(state)
     personalized, _ = naive.metrics("red", 2000, synthetic)
-    assert tuple(evaluation.pretrained) == METRICS
+    assert tuple(evaluation.pretrained) == METRICS[:10]
     assert evaluation.pretrained == pytest.approx(pretrained, abs=1e-6)
     assert evaluation.personalized == pytest.approx(personalized, abs=1e-6)
     assert 0 < personalized["segmentation.map"] != pretrained["segmentation.map"] > 0

@@ -1,0 +1,57 @@
+"""Finders (`tasks.find`) on the features of the photo cache: fitted to an object, and used on photos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from persrep_ray.data.objects import Photo
+from persrep_ray.evaluate.photo_cache import PhotoCache, ViewFeatures
+from persrep_ray.tasks.dense import DensePrediction
+from persrep_ray.tasks.find import MOST_PHOTOS, Finder, Sample, fit_finder
+from persrep_ray.tasks.metrics import Side
+
+
+class LabelledImage(NamedTuple):
+    """A synthetic image (H, W, 3) uint8 and the mask (H, W) bool of what it shows."""
+
+    image: np.ndarray
+    mask: np.ndarray
+
+
+def samples_of(cache: PhotoCache, images: Sequence[LabelledImage], features: ViewFeatures) -> list[Sample]:
+    """What the standard views of `images`, whose features are given, tell a finder."""
+    samples = []
+    for one, patches in zip(images, features.patches, strict=True):
+        mask = np.repeat(one.mask[:, :, None].astype(np.uint8) * 255, 3, axis=2)
+        samples.append(Sample(cache.standard(one.image), patches, cache.standard(mask)[:, :, 0] > 127))
+    return samples
+
+
+def fit(
+    cache: PhotoCache, side: Side, photos: Sequence[tuple[Photo, np.ndarray]], synthetic: Sequence[Sample]
+) -> Finder:
+    """The finder of one side, from train photos with their masks. Of many photos, it takes some, spread evenly.
+
+    The features of the photos are exact, so that the same inputs give the same bytes whatever is in the cache. Raises
+    `DiscriminantError` if there is nothing to tell the object from.
+    """
+    spread = np.linspace(0, len(photos) - 1, min(len(photos), MOST_PHOTOS)).round().astype(int)
+    known = [
+        Sample(cache.image(photo), cache.exact_patches(photo, adapted=side == "personalized"), mask)
+        for photo, mask in (photos[index] for index in spread)
+    ]
+    return fit_finder(known, synthetic, lambda crops: cache.of_images(crops, [side])[side].cls)
+
+
+def find(cache: PhotoCache, side: Side, finder: Finder, photo: Photo, patches: np.ndarray) -> DensePrediction:
+    """What `finder` finds on `photo`, whose dense view has the features `patches` (h, w, D)."""
+    image = cache.image(photo)
+    proposals = finder.propose(image, patches)
+    crops = finder.crops(image, proposals)
+    if not crops:
+        return finder.decide(image, proposals, np.empty((0, patches.shape[-1])), np.empty((0, 1, 1, patches.shape[-1])))
+    looks = cache.of_images(crops, [side])[side]
+    return finder.decide(image, proposals, looks.cls, looks.patches)
