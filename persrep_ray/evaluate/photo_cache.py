@@ -23,7 +23,6 @@ from persrep_ray.data.objects import Photo
 from persrep_ray.data.tree import Problem
 from persrep_ray.storage.files import File
 from persrep_ray.tasks.dense import LONGEST_SIDE
-from persrep_ray.tasks.find import IMAGE_SIDE
 from persrep_ray.tasks.metrics import SIDES, Side
 
 View = Literal["standard", "dense"]
@@ -212,14 +211,6 @@ class PhotoCache:
             dense=resize_square(image, self._side["dense"]),
             size=capped_size((image.shape[0], image.shape[1]), LONGEST_SIDE),
         )
-
-
-def bounded(image: np.ndarray) -> np.ndarray:
-    """The image (H, W, 3) uint8 with its longest side at most `IMAGE_SIDE`; it is never enlarged."""
-    height, width = capped_size((image.shape[0], image.shape[1]), IMAGE_SIDE)
-    if (height, width) == image.shape[:2]:
-        return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 class _Decoded(NamedTuple):

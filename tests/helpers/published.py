@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from helpers.tiny import shape
 from helpers.vits import KINDS
 from safetensors.numpy import save
 
-from persrep_ray.backbones.backbone import Backbone
+from persrep_ray.backbones.backbone import Backbone, Features
 from persrep_ray.backbones.lora import LoraBackbone, State, load_lora
 from persrep_ray.config import BackboneConfig, EvaluateConfig, LoraSection, RunConfig, TrainConfig
 from persrep_ray.data.images import standard_view
@@ -24,9 +24,7 @@ from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.storage.store import open_store
 from persrep_ray.tasks.calibration import Calibration
 from persrep_ray.tasks.dense import make_reference
-from persrep_ray.tasks.discriminant import fit_discriminant
-from persrep_ray.tasks.features import normalize
-from persrep_ray.tasks.find import Finder, look_of_photo
+from persrep_ray.tasks.find import Finder, Sample, fit_finder
 
 SIZE, DENSE = 56, 112  # sides of the two views, pixels
 PHOTOS = 3  # of an object
@@ -86,16 +84,23 @@ def publish_object(
 def make_finder(backbone: Backbone, config: RunConfig, number: int) -> Finder:
     """A finder under the adapter that `backbone` holds, fitted on the object's photos and on those of three others."""
     side, dense = config.backbone.image_size, config.evaluate.dense_size
-    photos, truths = zip(*(photo(number, index) for index in range(PHOTOS)), strict=True)
-    others = [photo(number + other, PHOTOS + 1)[0] for other in (1, 2, 3)]
-    with torch.no_grad(), backbone.full_precision():
-        patches = backbone.suffix(backbone.prefix(backbone.pixels([*photos, *others], dense))).patches.numpy()
-        looks = [standard_view(look_of_photo(one, mask), side) for one, mask in zip(photos, truths, strict=True)]
-        cls = backbone.suffix(backbone.prefix(backbone.pixels(looks, side))).cls.numpy()
     grid = dense // backbone.patch_size
-    masks = [*truths, *(np.zeros_like(truths[0]) for _ in others)]
-    discriminant = fit_discriminant(list(patches.reshape(len(patches), grid, grid, -1)), masks)
-    return Finder(discriminant, normalize(cls), calibration=(10.0, -14.0))
+
+    def features(images: Sequence[np.ndarray], size: int) -> Features:
+        with torch.no_grad(), backbone.full_precision():
+            return backbone.suffix(backbone.prefix(backbone.pixels(images, size)))
+
+    def samples(shown: Sequence[int], index: int, is_it: bool) -> list[Sample]:
+        images, masks = zip(*(photo(one, index) for one in shown), strict=True)
+        patches = features(images, dense).patches.numpy().reshape(len(images), grid, grid, -1)
+        masks = masks if is_it else [np.zeros_like(mask) for mask in masks]
+        return [Sample(*parts) for parts in zip(images, patches, masks, strict=True)]
+
+    photos = [sample for index in range(PHOTOS) for sample in samples([number], index, is_it=True)]
+    others = samples([number + 1, number + 2, number + 3], PHOTOS + 1, is_it=False)
+    return fit_finder(
+        photos, others, lambda crops: features([standard_view(one, side) for one in crops], side).cls.numpy()
+    )
 
 
 def object_files(

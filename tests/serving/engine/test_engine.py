@@ -21,6 +21,7 @@ from persrep_ray.backbones.lora import load_lora
 from persrep_ray.config import BackboneConfig, EvaluateConfig, RunConfig
 from persrep_ray.data.images import bounded
 from persrep_ray.data.objects import Photo
+from persrep_ray.evaluate import finders
 from persrep_ray.evaluate.photo_cache import PhotoCache
 from persrep_ray.registry.registry import Registry
 from persrep_ray.serving.engine.answers import AdapterRef
@@ -71,13 +72,7 @@ class ByEvaluation:
         finder = Finder.from_arrays(arrays, patches.shape[-1])
         if finder is None:
             return predict(DenseReference(arrays["target"], arrays["box_means"]), patches, cache.size(one))
-        shown = bounded(image)
-        proposals = finder.propose(shown, patches)
-        looks = [
-            cache.exact(self.photo(crop, f"look-{at}"))[0] for at, crop in enumerate(finder.crops(shown, proposals))
-        ]
-        cls = np.array(looks).reshape(len(looks), -1)
-        found = finder.decide(shown, proposals, cls, np.empty((len(looks), 0, 0, 0)))
+        found = finders.find(cache, "personalized", finder, one, patches)
         return replace(found, instances=tuple(one for one in found.instances if (one.probability or 0) >= 0.5))
 
 
