@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -18,6 +19,9 @@ from PIL import Image, UnidentifiedImageError
 from persrep_ray.config import DataConfig
 from persrep_ray.storage.files import File, read_file
 from persrep_ray.storage.store import NotFoundError, StorageError
+
+IMAGE_SIDE = 1280
+"""The longest side, in pixels, of the images that objects are looked for on, in evaluation and in serving."""
 
 FORMATS = ("JPEG", "PNG", "WebP", "BMP")  # recognised by content: a wrong suffix is common and harmless
 
@@ -36,6 +40,8 @@ _TO_UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+
+_LONGEST_STRIP = 8  # length over width, of which a standard view needs 7/8
 
 
 class ImageError(ValueError):
@@ -125,6 +131,17 @@ def capped_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
+def bounded(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 shrunk so that its longest side is at most `IMAGE_SIDE`; a smaller image is returned as it is.
+
+    Each pixel is the mean of the area that it covers, so nothing aliases.
+    """
+    height, width = capped_size((image.shape[0], image.shape[1]), IMAGE_SIDE)
+    if (height, width) == image.shape[:2]:
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def resize_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 to (size, size, 3) uint8: the whole image, without keeping its aspect ratio.
 
@@ -139,7 +156,10 @@ def standard_view(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 to (size, size, 3) uint8: scales the shorter side to 8/7 of `size`, then crops the centre.
 
     The aspect ratio is kept. DINOv2 and CLIP are evaluated with this view (256, then 224), and the global tasks use it.
+    Of a strip, only the middle is scaled: all of it, a thousand times as long as it is wide, would fill the memory.
     """
+    rows, columns = (_middle(length, _LONGEST_STRIP * min(image.shape[:2])) for length in image.shape[:2])
+    image = image[rows, columns]
     height, width = image.shape[:2]
     scale = size * 8 / 7 / min(height, width)
     resized = Image.fromarray(image).resize(
@@ -147,6 +167,12 @@ def standard_view(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     )
     left, top = (resized.width - size) // 2, (resized.height - size) // 2
     return np.array(resized.crop((left, top, left + size, top + size)))
+
+
+def _middle(length: int, most: int) -> slice:
+    """The middle of an axis, at most `most` pixels."""
+    start = max(0, length - most) // 2
+    return slice(start, start + min(length, most))
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 92) -> bytes:

@@ -17,13 +17,12 @@ import torch
 from persrep_ray.backbones.backbone import Features
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
-from persrep_ray.data.images import ImageError, capped_size, read_mask, read_rgb, resize_square, standard_view
+from persrep_ray.data.images import ImageError, bounded, capped_size, read_mask, read_rgb, resize_square, standard_view
 from persrep_ray.data.lru import Lru, nbytes
 from persrep_ray.data.objects import Photo
 from persrep_ray.data.tree import Problem
 from persrep_ray.storage.files import File
 from persrep_ray.tasks.dense import LONGEST_SIDE
-from persrep_ray.tasks.find import IMAGE_SIDE
 from persrep_ray.tasks.metrics import SIDES, Side
 
 View = Literal["standard", "dense"]
@@ -206,20 +205,12 @@ class PhotoCache:
     def _decode(self, photo: Photo) -> _Decoded:
         if photo.path in self._decoded:
             return self._decoded[photo.path]
-        image = read_rgb(photo.path, self._limits)
+        image = bounded(read_rgb(photo.path, self._limits))
         return _Decoded(
             standard=standard_view(image, self._side["standard"]),
             dense=resize_square(image, self._side["dense"]),
             size=capped_size((image.shape[0], image.shape[1]), LONGEST_SIDE),
         )
-
-
-def bounded(image: np.ndarray) -> np.ndarray:
-    """The image (H, W, 3) uint8 with its longest side at most `IMAGE_SIDE`; it is never enlarged."""
-    height, width = capped_size((image.shape[0], image.shape[1]), IMAGE_SIDE)
-    if (height, width) == image.shape[:2]:
-        return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 class _Decoded(NamedTuple):

@@ -22,7 +22,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.util.metrics import Counter, Histogram
 
 from persrep_ray.config import ConfigError, ServeConfig, load_serve_config
-from persrep_ray.serving.engine.answers import AdapterRef, Classification, Comparison, Identification, Localization
+from persrep_ray.serving.engine.answers import AdapterRef, Classification, Comparison, Identification
 from persrep_ray.serving.engine.catalog import Catalog
 from persrep_ray.serving.engine.errors import Failure, OverloadedError, QueryError, RegistryUnavailableError
 from persrep_ray.serving.engine.metrics import Metrics
@@ -30,6 +30,7 @@ from persrep_ray.serving.engine.profile import Profile, read_profile
 from persrep_ray.serving.engine.source import Source
 from persrep_ray.serving.http.api import make_app
 from persrep_ray.serving.http.auth import ENVIRONMENT, Keys
+from persrep_ray.tasks.dense import DensePrediction
 
 _RETRY_PAUSE_S = 0.1
 _HEALTH_CHECK_S = 5
@@ -75,43 +76,38 @@ class RemoteEngine:
     def __init__(self, encoders: DeploymentHandle[Any], most: int) -> None:
         self._encoders = encoders
         self._most = most
-        self._sides: tuple[int, int] | None = None
 
-    async def view_sides(self) -> tuple[int, int]:
-        if self._sides is None:
-            self._sides = await self._ask("", "view_sides")
-        return self._sides
+    async def ping(self) -> None:
+        await self._ask("", "ping")
 
     async def reach(self) -> None:
         """Waits until an encoder answers."""
         while True:
             try:
-                await self.view_sides()
+                await self.ping()
                 return
             except QueryError as error:
                 _log.info("no encoder answers yet: %s", error)
                 await asyncio.sleep(_RETRY_PAUSE_S)
 
-    async def embed(self, ref: AdapterRef, standard: np.ndarray) -> np.ndarray:
-        answer: np.ndarray = await self._ask_about(ref, "embed", standard)
+    async def embed(self, ref: AdapterRef, image: np.ndarray) -> np.ndarray:
+        answer: np.ndarray = await self._ask_about(ref, "embed", image)
         return answer
 
-    async def classify(self, ref: AdapterRef, standard: np.ndarray) -> Classification:
-        answer: Classification = await self._ask_about(ref, "classify", standard)
+    async def classify(self, ref: AdapterRef, image: np.ndarray) -> Classification:
+        answer: Classification = await self._ask_about(ref, "classify", image)
         return answer
 
-    async def locate(self, ref: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
-        answer: Localization = await self._ask_about(ref, "locate", dense, size)
+    async def locate(self, ref: AdapterRef, image: np.ndarray) -> DensePrediction:
+        answer: DensePrediction = await self._ask_about(ref, "locate", image)
         return answer
 
-    async def compare(self, ref: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
-        answer: Comparison = await self._ask_about(ref, "compare", standards)
+    async def compare(self, ref: AdapterRef, images: tuple[np.ndarray, np.ndarray]) -> Comparison:
+        answer: Comparison = await self._ask_about(ref, "compare", images)
         return answer
 
-    async def identify(
-        self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool
-    ) -> Identification:
-        answer: Identification = await self._ask("", "identify", standard, tuple(prefixes), top_k=top_k, exact=exact)
+    async def identify(self, image: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool) -> Identification:
+        answer: Identification = await self._ask("", "identify", image, tuple(prefixes), top_k=top_k, exact=exact)
         return answer
 
     async def _ask_about(self, ref: AdapterRef, method: str, *arguments: Any) -> Any:

@@ -33,9 +33,6 @@ from persrep_ray.tasks.logistic import fit_logistic, sigmoid
 from persrep_ray.tasks.metrics import Side
 from persrep_ray.tasks.regions import regions, true_edges
 
-IMAGE_SIDE = 1280
-"""The longest side, in pixels, of the images that a finder gets. It says what it found at `LONGEST_SIDE`."""
-
 SECOND_LOOKS = 2
 """How many crops of an image are encoded once more. With them, a search costs at most twice its first look."""
 
@@ -116,7 +113,7 @@ class Finder:
         """The first look.
 
         Args:
-            image: (H, W, 3) uint8 RGB, at most `IMAGE_SIDE` wide and high.
+            image: (H, W, 3) uint8 RGB, at most `data.images.IMAGE_SIDE` wide and high.
             patches: the features (h, w, D) of its dense view.
             keypoints: those of the image, or None.
 

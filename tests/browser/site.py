@@ -23,11 +23,11 @@ from persrep_ray.serving.engine.answers import (
     Classification,
     Comparison,
     Identification,
-    Localization,
 )
 from persrep_ray.serving.engine.errors import NoMasksError
 from persrep_ray.serving.http.api import make_app
 from persrep_ray.serving.http.auth import KeyEntry, Keys
+from persrep_ray.tasks.dense import DensePrediction, Instance, crop
 
 SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "mini_pods"
 PHOTO = SAMPLE / "test" / "mug_0" / "06.jpg"
@@ -68,33 +68,34 @@ class PhotoEngine:
     asked: list[str] = field(default_factory=list)
     cancelled: int = 0
     sizes: list[tuple[int, int]] = field(default_factory=list)
+    more: list[Instance] = field(default_factory=list)
 
-    async def view_sides(self) -> tuple[int, int]:
-        return 224, 336
+    async def ping(self) -> None:
+        pass
 
-    async def embed(self, ref: AdapterRef, standard: np.ndarray) -> np.ndarray:
+    async def embed(self, ref: AdapterRef, image: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
-    async def compare(self, ref: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
+    async def compare(self, ref: AdapterRef, images: tuple[np.ndarray, np.ndarray]) -> Comparison:
         raise NotImplementedError
 
-    async def classify(self, ref: AdapterRef, standard: np.ndarray) -> Classification:
+    async def classify(self, ref: AdapterRef, image: np.ndarray) -> Classification:
         await self._ask(ref.object_id)
         return CLASSIFICATIONS.get(ref.object_id, NO)
 
-    async def locate(self, ref: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
+    async def locate(self, ref: AdapterRef, image: np.ndarray) -> DensePrediction:
         await self._ask(ref.object_id)
+        size = (image.shape[0], image.shape[1])
         self.sizes.append(size)
         if ref.object_id == MASKLESS:
             raise NoMasksError(f"object {ref.object_id} was published without masks")
         if ref.object_id not in CLASSIFICATIONS:
-            return Localization(None, None, -1.0, np.zeros((24, 24), np.float32))
+            return DensePrediction((), np.zeros((24, 24), np.float32), size)
         mask = mask_of(size)
-        return Localization(box_of(mask), mask, 0.74, similarity_map())
+        found = Instance(np.array(box_of(mask), np.int32), crop(mask, np.array(box_of(mask))), 0.74, 0.93)
+        return DensePrediction((found, *self.more), similarity_map(), size)
 
-    async def identify(
-        self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool
-    ) -> Identification:
+    async def identify(self, image: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool) -> Identification:
         await self._ask("identify")
         found = (
             [Candidate(AdapterRef(name, "v1"), classification) for name, classification in CLASSIFICATIONS.items()]

@@ -14,6 +14,8 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from persrep_ray.tasks.dense import Instance
+
 
 def eroded(mask: np.ndarray, pixels: int) -> np.ndarray:
     """`mask` without the pixels within `pixels` of its edge."""
@@ -109,6 +111,27 @@ def test_box_mask_and_heat_map_are_drawn_where_they_belong(page: Page) -> None:
 
     page.show_only()
     assert not page.pixels("overlay").any() and not page.get("legend").is_displayed()
+
+
+def test_every_copy_is_drawn(page: Page) -> None:
+    corner = Instance(np.array([0, 0, 30, 20], np.int32), np.ones((20, 30), bool), 0.5, 0.61)
+    page.site.engine.more = [corner]
+    page.pick("mug_0")
+    page.upload()
+    page.asked_and_answered()
+    assert page.text("box") == "2 places"
+    both = MASK.copy()
+    both[:20, :30] = True
+    assert page.text("mask") == f"{both.mean():.0%} of the image".replace("%", " %")
+    page.show_only("mask")
+    drawn = page.pixels("overlay")
+    fine = drawn.shape[0] // MASK.shape[0]
+    assert (drawn[eroded(both.repeat(fine, 0).repeat(fine, 1), 2), 3] == 102).all()
+    page.show_only("box")
+    drawn = page.pixels("overlay")
+    x, y, _, height = (fine * side for side in box_of(MASK))
+    for row, column in ((y + height // 2, x), (10 * fine, 30 * fine)):
+        np.testing.assert_allclose(drawn[row, column], [245, 179, 1, 255], atol=2)
 
 
 def test_large_images_are_sent_small_and_upright(page: Page, tmp_path: Path) -> None:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from helpers.published import DENSE, PHOTOS, SIZE, photo
+from helpers.published import PHOTOS, photo
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig, load_serve_config
-from persrep_ray.data.images import resize_square, standard_view
 from persrep_ray.serving.engine.answers import AdapterRef, Identification
 from persrep_ray.serving.engine.engine import LocalEngine
 from persrep_ray.serving.engine.profile import read_profile
@@ -57,13 +56,9 @@ def ask(engine: LocalEngine, question: Callable[[LocalEngine], Coroutine[Any, An
     return asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
-def standard(number: int, index: int = PHOTOS) -> np.ndarray:
-    """The view of a photo that no prototype knows."""
-    return standard_view(photo(number, index)[0], SIZE)
-
-
-def dense(number: int, index: int = PHOTOS) -> np.ndarray:
-    return resize_square(photo(number, index)[0], DENSE)
+def unseen(number: int) -> np.ndarray:
+    """A photo of an object that no prototype knows."""
+    return photo(number, PHOTOS)[0]
 
 
 def enormous(files: dict[str, bytes]) -> None:
@@ -74,7 +69,7 @@ def enormous(files: dict[str, bytes]) -> None:
 
 def identify(engine: LocalEngine, shown: int, prefixes: Sequence[str] = ("",), **options: Any) -> Identification:
     asked = {"top_k": 5, "exact": False, **options}
-    found: Identification = ask(engine, lambda one: one.identify(standard(shown), prefixes, **asked))
+    found: Identification = ask(engine, lambda one: one.identify(unseen(shown), prefixes, **asked))
     return found
 
 

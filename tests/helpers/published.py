@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from helpers.tiny import shape
 from helpers.vits import KINDS
 from safetensors.numpy import save
 
+from persrep_ray.backbones.backbone import Backbone, Features
 from persrep_ray.backbones.lora import LoraBackbone, State, load_lora
 from persrep_ray.config import BackboneConfig, EvaluateConfig, LoraSection, RunConfig, TrainConfig
 from persrep_ray.data.images import standard_view
@@ -23,6 +24,7 @@ from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.storage.store import open_store
 from persrep_ray.tasks.calibration import Calibration
 from persrep_ray.tasks.dense import make_reference
+from persrep_ray.tasks.find import Finder, Sample, fit_finder
 
 SIZE, DENSE = 56, 112  # sides of the two views, pixels
 PHOTOS = 3  # of an object
@@ -79,6 +81,28 @@ def publish_object(
     return AdapterRef(object_id, version)
 
 
+def make_finder(backbone: Backbone, config: RunConfig, number: int) -> Finder:
+    """A finder under the adapter that `backbone` holds, fitted on the object's photos and on those of three others."""
+    side, dense = config.backbone.image_size, config.evaluate.dense_size
+    grid = dense // backbone.patch_size
+
+    def features(images: Sequence[np.ndarray], size: int) -> Features:
+        with torch.no_grad(), backbone.full_precision():
+            return backbone.suffix(backbone.prefix(backbone.pixels(images, size)))
+
+    def samples(shown: Sequence[int], index: int, is_it: bool) -> list[Sample]:
+        images, masks = zip(*(photo(one, index) for one in shown), strict=True)
+        patches = features(images, dense).patches.numpy().reshape(len(images), grid, grid, -1)
+        masks = masks if is_it else [np.zeros_like(mask) for mask in masks]
+        return [Sample(*parts) for parts in zip(images, patches, masks, strict=True)]
+
+    photos = [sample for index in range(PHOTOS) for sample in samples([number], index, is_it=True)]
+    others = samples([number + 1, number + 2, number + 3], PHOTOS + 1, is_it=False)
+    return fit_finder(
+        photos, others, lambda crops: features([standard_view(one, side) for one in crops], side).cls.numpy()
+    )
+
+
 def object_files(
     object_id: str,
     config: RunConfig,
@@ -86,6 +110,7 @@ def object_files(
     *,
     lora: LoraBackbone | None = None,
     masks: bool = True,
+    finder: bool = True,
     card: dict[str, Any] | None = None,
 ) -> dict[str, bytes]:
     """The files of an object that looks like `photo(number, …)`.
@@ -93,6 +118,7 @@ def object_files(
     Args:
         lora: what `load_lora(config)` gives; for many objects, load it once.
         masks: whether the object can be detected and segmented.
+        finder: whether it has a finder, as objects with masks have that this release publishes.
         card: laid over the card that is made, say `{"threshold": 0.9}`.
     """
     lora = lora or load_lora(config)
@@ -111,6 +137,8 @@ def object_files(
         grid = dense // lora.backbone.patch_size
         reference = make_reference(list(patches.numpy().reshape(PHOTOS, grid, grid, -1)), truths)
         prototypes |= {"target": reference.target, "box_means": reference.box_means}
+        if finder:
+            prototypes |= make_finder(lora.backbone, config, number).to_arrays()
     calibration = asdict(Calibration(0.85, 20.0, -17.0, 5, 7, 1.0, 0.0))
     made = {
         "object_id": object_id,

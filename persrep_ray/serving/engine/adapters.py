@@ -7,6 +7,7 @@ An adapter that is silently not applied, or applied to another backbone, is the 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import mmap
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +24,13 @@ from safetensors.torch import load as load_tensors
 from persrep_ray.backbones.families import PROJECTIONS
 from persrep_ray.config import BackboneConfig
 from persrep_ray.serving.engine.answers import AdapterRef, Classification
+from persrep_ray.serving.engine.errors import AdapterUnusableError
 from persrep_ray.tasks.dense import DenseReference
 from persrep_ray.tasks.features import normalize
+from persrep_ray.tasks.find import Finder
 
 PRETRAINED_FILES = ("card.json", "prototypes.safetensors")
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PEFT_PREFIX = "base_model.model."
 _PLAIN = LoraConfig().to_dict()
@@ -45,6 +49,13 @@ _FREE = {  # these do not change what a loaded adapter does, or are checked one 
 
 class AdapterMisfitError(ValueError):
     """The files of a version are damaged or do not fit this backbone; the message says why."""
+
+
+def unusable(ref: AdapterRef, cause: object) -> AdapterUnusableError:
+    """The error for the client. The cause goes to the log: it may name paths, which the client must not see."""
+    named = f"object {ref.object_id}, version {ref.version}"
+    _log.error("%s: %s", named, cause)
+    return AdapterUnusableError(f"{named}: its files are damaged or made for another backbone")
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,8 @@ class Adapter:
     """A version's LoRA, prototypes, threshold and calibration.
 
     `a` (L, r, D) and `b` (L, D, r) have the encoder's dtype and device, and `b` includes LoRA's scale alpha / r. `cls`
-    (T, D) float32 are the unit features of the object's photos. `dense` is None for an object without masks.
+    (T, D) float32 are the unit features of the object's photos. `dense` is None for an object without masks, and
+    `finder` also for an object that was published before there were finders.
     """
 
     ref: AdapterRef
@@ -78,6 +90,7 @@ class Adapter:
     b: torch.Tensor
     cls: np.ndarray
     dense: DenseReference | None
+    finder: Finder | None
     threshold: float
     slope: float
     intercept: float
@@ -85,7 +98,8 @@ class Adapter:
     @property
     def nbytes(self) -> int:
         dense = 0 if self.dense is None else self.dense.target.nbytes + self.dense.box_means.nbytes
-        return self.a.nbytes + self.b.nbytes + self.cls.nbytes + dense
+        finder = 0 if self.finder is None else self.finder.nbytes
+        return self.a.nbytes + self.b.nbytes + self.cls.nbytes + dense + finder
 
     def classification(self, score: float) -> Classification:
         """The classification of an image by its largest cosine to the object's photos."""
@@ -123,6 +137,10 @@ def parse_adapter(
     if "target" in prototypes:
         feature = normalize(_prototype(prototypes, "target", layout.width, rows=False))
         dense = DenseReference(feature, _prototype(prototypes, "box_means", layout.width))
+    try:
+        finder = Finder.from_arrays(prototypes, layout.width)
+    except ValueError as error:
+        raise AdapterMisfitError(f"prototypes.safetensors: {error}") from error
     calibration = card.get("calibration")
     if not isinstance(calibration, dict):
         raise AdapterMisfitError("card.json has no calibration: publish the object again")
@@ -132,6 +150,7 @@ def parse_adapter(
         b=_stacked([tensors[name].float() * scale for name in layout.names("lora_B")], dtype).to(device),
         cls=normalize(cls),
         dense=dense,
+        finder=finder,
         threshold=_number(card, "threshold"),
         slope=_number(calibration, "slope"),
         intercept=_number(calibration, "intercept"),

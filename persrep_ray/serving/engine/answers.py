@@ -8,6 +8,14 @@ from typing import Protocol
 
 import numpy as np
 
+from persrep_ray.tasks.dense import DensePrediction
+
+MOST_INSTANCES = 32
+"""The largest number of places at which an answer says that the object is; it bounds the size of answers."""
+
+LEAST_PROBABILITY = 0.5
+"""A place where the object is less probable than this is not part of an answer."""
+
 
 @dataclass(frozen=True)
 class AdapterRef:
@@ -31,20 +39,6 @@ class Classification:
     @property
     def match(self) -> bool:
         return self.score >= self.threshold
-
-
-@dataclass(frozen=True)
-class Localization:
-    """Where an image shows the object, in pixels of the requested size.
-
-    `box` [x, y, width, height] and `mask` (H, W) bool are None and `score` is -1 if nothing was found. `similarity`
-    (h, w) float32 is the cosine of each patch to the object, -1..1; the patches cover the whole image.
-    """
-
-    box: tuple[int, int, int, int] | None
-    mask: np.ndarray | None
-    score: float
-    similarity: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -75,24 +69,25 @@ class Identification:
 class Engine(Protocol):
     """Answers queries: the engine itself, or a client of engines in other processes. All methods raise `QueryError`.
 
-    `standard` is the image's `standard_view` and `dense` the whole image after `resize_square`, both (S, S, 3) uint8
-    RGB with the sides that `view_sides` returns.
+    An image is (H, W, 3) uint8 RGB and at most `data.images.IMAGE_SIDE` pixels high and wide.
     """
 
-    async def view_sides(self) -> tuple[int, int]:
-        """The sides of the standard and the dense view, in pixels."""
+    async def ping(self) -> None:
+        """Returns if queries can be answered."""
 
-    async def embed(self, ref: AdapterRef, standard: np.ndarray) -> np.ndarray:
+    async def embed(self, ref: AdapterRef, image: np.ndarray) -> np.ndarray:
         """The image's features under the adapter, (D,) float32 of unit length."""
 
-    async def classify(self, ref: AdapterRef, standard: np.ndarray) -> Classification: ...
+    async def classify(self, ref: AdapterRef, image: np.ndarray) -> Classification: ...
 
-    async def locate(self, ref: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
-        """`size` is the (H, W) that the mask and the box refer to."""
+    async def locate(self, ref: AdapterRef, image: np.ndarray) -> DensePrediction:
+        """Where the image shows the object: at most `MOST_INSTANCES` places, most probable first.
 
-    async def compare(self, ref: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison: ...
+        Each is at least `LEAST_PROBABILITY` probable, or it has no probability and is the only one, because the object
+        was published before there were any.
+        """
 
-    async def identify(
-        self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool
-    ) -> Identification:
+    async def compare(self, ref: AdapterRef, images: tuple[np.ndarray, np.ndarray]) -> Comparison: ...
+
+    async def identify(self, image: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool) -> Identification:
         """The objects in the image, among those whose id starts with one of `prefixes` ("" matches all ids)."""

@@ -30,10 +30,12 @@ class ImageInput:
     digest: bytes = field(init=False)
 
     def __post_init__(self) -> None:
-        digest = hashlib.blake2b(
-            self.pixels.tobytes(), digest_size=16, salt=str(self.pixels.shape[0]).encode()
-        ).digest()
-        object.__setattr__(self, "digest", digest)
+        object.__setattr__(self, "digest", digest_of(self.pixels))
+
+
+def digest_of(image: np.ndarray) -> bytes:
+    """The digest of an image (H, W, 3) uint8."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16, salt=str(image.shape[0]).encode()).digest()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Localizations as they are sent: in pixels of the image, with masks as run lengths or PNG."""
+"""What was found, as it is sent: in pixels of the image, with masks as run lengths or PNG."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from dataclasses import replace
 import numpy as np
 from faster_coco_eval.core import mask as coco
 
-from persrep_ray.data.images import capped_size, encode_png, encode_png_mask
-from persrep_ray.serving.engine.answers import Localization
+from persrep_ray.data.images import encode_png, encode_png_mask
 from persrep_ray.serving.http.schemas import PngMask, RleMask, SimilarityMap
-
-_LONGEST_SIDE = 2048  # of a requested mask; a larger one would not be more exact
-
-
-def asked_size(size: tuple[int, int]) -> tuple[int, int]:
-    """The (H, W) at which to locate the object in an image of `size`."""
-    return capped_size(size, _LONGEST_SIDE)
+from persrep_ray.tasks.dense import Instance
 
 
-def enlarged(located: Localization, size: tuple[int, int]) -> Localization:
-    """`located` in pixels of `size`. A pixel gets the value of the mask at its centre, and the box fits the mask."""
-    if located.box is None or located.mask is None or located.mask.shape == size:
-        return located
+def enlarged(instance: Instance, searched: tuple[int, int], size: tuple[int, int]) -> Instance:
+    """An instance on an image of `searched` (H, W), in pixels of the same image at `size` (H, W), which is not smaller.
+
+    A pixel gets the value of the mask at its centre, and the box surrounds the mask as before.
+    """
+    x, y, width, height = (int(value) for value in instance.box)
     rows, columns = (
-        ((np.arange(many) + 0.5) * few / many).astype(np.intp)
-        for few, many in zip(located.mask.shape, size, strict=True)
+        ((np.arange(many) + 0.5) * few / many).astype(np.intp) for few, many in zip(searched, size, strict=True)
     )
-    x, y, width, height = located.box
-    left, right = (int(edge) for edge in np.searchsorted(columns, (x, x + width)))
-    top, bottom = (int(edge) for edge in np.searchsorted(rows, (y, y + height)))
-    mask = located.mask[rows[:, None], columns]
-    return replace(located, box=(left, top, right - left, bottom - top), mask=mask)
+    top, bottom = np.searchsorted(rows, (y, y + height))
+    left, right = np.searchsorted(columns, (x, x + width))
+    mask = instance.mask[rows[top:bottom, None] - y, columns[left:right] - x]
+    return replace(instance, box=np.array([left, top, right - left, bottom - top], np.int32), mask=mask)
 
 
-def as_rle(mask: np.ndarray) -> RleMask:
-    """`mask` (H, W) bool as COCO's run lengths."""
-    encoded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return RleMask(size=list(mask.shape), counts=encoded["counts"].decode("ascii"))
+def as_rle(instance: Instance, size: tuple[int, int]) -> RleMask:
+    """The mask on the whole image of `size` (H, W) as COCO's run lengths, which go down one column after another."""
+    height, width = size
+    x, y, across, down = (int(value) for value in instance.box)
+    columns = np.zeros((height, across), np.uint8, order="F")  # only those of the box: an image may be large
+    columns[y : y + down] = instance.mask
+    zero = np.uint8(0)
+    changes = np.flatnonzero(np.diff(columns.ravel("F"), prepend=zero, append=zero)) + x * height
+    counts = np.diff(np.unique(np.append(changes, height * width)), prepend=0)
+    encoded = coco.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return RleMask(size=[height, width], counts=encoded["counts"].decode("ascii"))
 
 
-def as_png(mask: np.ndarray) -> PngMask:
-    """`mask` (H, W) bool as a PNG."""
-    return PngMask(png=base64.b64encode(encode_png_mask(mask)).decode("ascii"))
+def as_png(instance: Instance) -> PngMask:
+    """The mask in the box as a PNG."""
+    return PngMask(png=base64.b64encode(encode_png_mask(instance.mask)).decode("ascii"))
 
 
 def as_map(similarity: np.ndarray) -> SimilarityMap:

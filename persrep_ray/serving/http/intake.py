@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from persrep_ray.config import DataConfig
-from persrep_ray.data.images import ImageError, ImageTooLargeError, decode_rgb
+from persrep_ray.data.images import ImageError, ImageTooLargeError, bounded, decode_rgb
 from persrep_ray.serving.http.errors import RequestError
 
 FORMATS = ("JPEG", "PNG", "WebP")
@@ -35,9 +35,9 @@ class BodyKind:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A view of an image, (S, S, 3) uint8, and the (H, W) of the upright image."""
+    """An image (h, w, 3) uint8, upright and `bounded`, and its (H, W) as it was sent."""
 
-    view: np.ndarray
+    pixels: np.ndarray
     size: tuple[int, int]
 
 
@@ -74,10 +74,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def images(
-    body: bytes, kind: BodyKind, limits: DataConfig, view: Callable[[np.ndarray], np.ndarray]
-) -> list[DecodedImage]:
-    """The images in a body in the order of `kind.names`, each with its `view`. It blocks. Raises `RequestError`."""
+def images(body: bytes, kind: BodyKind, limits: DataConfig) -> list[DecodedImage]:
+    """The images in a body in the order of `kind.names`. It blocks. Raises `RequestError`."""
     if kind.media_type == "application/json":
         files = _from_json(body, kind.names)
     elif kind.media_type == "multipart/form-data":
@@ -92,7 +90,7 @@ def images(
             raise RequestError("image_too_large", str(error)) from error
         except ImageError as error:  # its message may have internals of a decoder
             raise RequestError("bad_image", f"{name}: not a readable JPEG, PNG or WebP image") from error
-        found.append(DecodedImage(view(pixels), (pixels.shape[0], pixels.shape[1])))
+        found.append(DecodedImage(bounded(pixels), (pixels.shape[0], pixels.shape[1])))
         del pixels
     return found
 

@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import ValidationError
 
 from persrep_ray.config import DataConfig, HttpConfig
-from persrep_ray.data.images import resize_square, standard_view
-from persrep_ray.serving.engine.answers import AdapterRef, Engine, Localization
+from persrep_ray.serving.engine.answers import AdapterRef, Engine
 from persrep_ray.serving.engine.catalog import Catalog
 from persrep_ray.serving.engine.errors import AdapterUnusableError, ObjectNotFoundError, VersionNotFoundError
 from persrep_ray.serving.http import drawing, intake, schemas
 from persrep_ray.serving.http.auth import Access, Keys
 from persrep_ray.serving.http.errors import RequestError
 from persrep_ray.serving.http.schemas import After, ObjectId, Version, image_body, responses
+from persrep_ray.tasks.dense import DensePrediction, Instance
 
 _T = TypeVar("_T")
 _ANY = ("unauthorized", "bad_request", "overloaded", "timed_out", "internal", "registry_unavailable")
@@ -73,19 +72,12 @@ class Endpoint:
         except VersionNotFoundError:
             raise ObjectNotFoundError(f"there is no object {object_id}") from None
 
-    async def images(
-        self, request: Request, names: Sequence[str], kind: Literal["standard", "dense"]
-    ) -> list[intake.DecodedImage]:
+    async def images(self, request: Request, names: Sequence[str]) -> list[intake.DecodedImage]:
         """The images in the request's body. Raises `RequestError`."""
         body_kind = intake.body_kind(request, names)
         body = await intake.read_body(request, self.http.max_body_bytes)
-        standard, dense = await self.engine.view_sides()
         limits = DataConfig(max_pixels=self.http.max_pixels, max_bytes=self.http.max_body_bytes)
-
-        def view(pixels: np.ndarray) -> np.ndarray:
-            return standard_view(pixels, standard) if kind == "standard" else resize_square(pixels, dense)
-
-        return await self.in_pool(lambda: intake.images(body, body_kind, limits, view))
+        return await self.in_pool(lambda: intake.images(body, body_kind, limits))
 
     async def in_pool(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
@@ -175,8 +167,8 @@ async def embed(
 ) -> schemas.Embedding:
     """The image's features under the object's adapter."""
     here.ref(caller, object_id, version)
-    (image,) = await here.images(request, ["image"], "standard")
-    ref, embedding = await here.ask(caller, object_id, version, lambda ref: here.engine.embed(ref, image.view))
+    (image,) = await here.images(request, ["image"])
+    ref, embedding = await here.ask(caller, object_id, version, lambda ref: here.engine.embed(ref, image.pixels))
     response.headers["X-Adapter-Version"] = ref.version
     return schemas.Embedding(**_named(ref), embedding=embedding.tolist())
 
@@ -192,8 +184,10 @@ async def classify(
 ) -> schemas.Classification:
     """Compares the image to the object's photos."""
     here.ref(caller, object_id, version)
-    (image,) = await here.images(request, ["image"], "standard")
-    ref, classification = await here.ask(caller, object_id, version, lambda ref: here.engine.classify(ref, image.view))
+    (image,) = await here.images(request, ["image"])
+    ref, classification = await here.ask(
+        caller, object_id, version, lambda ref: here.engine.classify(ref, image.pixels)
+    )
     response.headers["X-Adapter-Version"] = ref.version
     return schemas.Classification(
         **_named(ref),
@@ -213,11 +207,10 @@ async def classify(
 async def detect(
     here: _Here, caller: _Caller, request: Request, response: Response, object_id: ObjectId, version: Version = None
 ) -> schemas.Detection:
-    """The object's box in pixels of the upright image."""
-    ref, located, size = await _locate(here, caller, request, object_id, version)
-    found = await here.in_pool(lambda: drawing.enlarged(located, size))
+    """The object's boxes in pixels of the upright image."""
+    ref, found, size = await _locate(here, caller, request, object_id, version)
     response.headers["X-Adapter-Version"] = ref.version
-    boxes = [] if found.box is None else [schemas.Box(box=list(found.box), score=found.score)]
+    boxes = await here.in_pool(lambda: [schemas.Box(**_place(one)) for one in _enlarged(found, size)])
     return schemas.Detection(**_named(ref), boxes=boxes)
 
 
@@ -234,19 +227,22 @@ async def segment(
     response: Response,
     object_id: ObjectId,
     version: Version = None,
-    mask: Annotated[Literal["rle", "png"], Query(description="COCO's run lengths or a PNG.")] = "rle",
+    mask: Annotated[
+        Literal["rle", "png"], Query(description="COCO's run lengths for the image, or a PNG of the box.")
+    ] = "rle",
     similarity: Annotated[bool, Query(description="Whether to return the patch similarities, too.")] = False,
 ) -> schemas.Segmentation:
-    """The object's mask at the size of the upright image."""
-    ref, located, size = await _locate(here, caller, request, object_id, version)
+    """The object's boxes and masks in pixels of the upright image."""
+    ref, found, size = await _locate(here, caller, request, object_id, version)
 
     def draw() -> schemas.Segmentation:
-        found = drawing.enlarged(located, size)
-        encode = drawing.as_rle if mask == "rle" else drawing.as_png
+        instances = [
+            schemas.Instance(**_place(one), mask=drawing.as_rle(one, size) if mask == "rle" else drawing.as_png(one))
+            for one in _enlarged(found, size)
+        ]
         return schemas.Segmentation(
             **_named(ref),
-            score=found.score,
-            mask=None if found.mask is None else encode(found.mask),
+            instances=instances,
             similarity=drawing.as_map(found.similarity) if similarity else None,
         )
 
@@ -265,9 +261,9 @@ async def compare(
 ) -> schemas.Comparison:
     """Compares two images to each other under the object's adapter, and each of them to the object."""
     here.ref(caller, object_id, version)
-    image, other = await here.images(request, ["image", "other"], "standard")
+    image, other = await here.images(request, ["image", "other"])
     ref, comparison = await here.ask(
-        caller, object_id, version, lambda ref: here.engine.compare(ref, (image.view, other.view))
+        caller, object_id, version, lambda ref: here.engine.compare(ref, (image.pixels, other.pixels))
     )
     response.headers["X-Adapter-Version"] = ref.version
     return schemas.Comparison(
@@ -294,8 +290,8 @@ async def identify(
     exact: Annotated[bool, Query(description="Whether to try all adapters, which is slow but misses none.")] = False,
 ) -> schemas.Identification:
     """The objects above their threshold, among those that the key gives access to."""
-    (image,) = await here.images(request, ["image"], "standard")
-    found = await here.engine.identify(image.view, caller.prefixes, top_k=top_k, exact=exact)
+    (image,) = await here.images(request, ["image"])
+    found = await here.engine.identify(image.pixels, caller.prefixes, top_k=top_k, exact=exact)
     candidates = [
         schemas.Candidate(
             **_named(one.ref),
@@ -310,13 +306,21 @@ async def identify(
 
 async def _locate(
     here: Endpoint, caller: Access, request: Request, object_id: str, version: str | None
-) -> tuple[AdapterRef, Localization, tuple[int, int]]:
-    """The adapter that answered, the localization at the requested size, and the (H, W) of the image."""
+) -> tuple[AdapterRef, DensePrediction, tuple[int, int]]:
+    """The adapter that answered, what it found, and the (H, W) of the image as it was sent."""
     here.ref(caller, object_id, version)
-    (image,) = await here.images(request, ["image"], "dense")
-    size = drawing.asked_size(image.size)
-    ref, located = await here.ask(caller, object_id, version, lambda ref: here.engine.locate(ref, image.view, size))
-    return ref, located, image.size
+    (image,) = await here.images(request, ["image"])
+    ref, found = await here.ask(caller, object_id, version, lambda ref: here.engine.locate(ref, image.pixels))
+    return ref, found, image.size
+
+
+def _enlarged(found: DensePrediction, size: tuple[int, int]) -> Iterator[Instance]:
+    """The instances in pixels of `size`, one after the other: only one mask is in memory at full size."""
+    return (drawing.enlarged(one, found.size, size) for one in found.instances)
+
+
+def _place(instance: Instance) -> dict[str, Any]:
+    return {"box": instance.box.tolist(), "score": instance.score, "probability": instance.probability}
 
 
 def _named(ref: AdapterRef) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import Path, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
+from persrep_ray.serving.engine.answers import LEAST_PROBABILITY, MOST_INSTANCES
 from persrep_ray.serving.http.errors import STATUS
 
 
@@ -100,11 +101,21 @@ class Box(Answer):
         description="[x, y, width, height] in pixels of the upright image",
         examples=[[120, 40, 300, 280]],
     )
-    score: FiniteFloat = Field(examples=[0.63])
+    score: FiniteFloat = Field(description="how much the place looks like the object", examples=[0.63])
+    probability: FiniteFloat | None = Field(
+        description="that this is the object, 0 to 1; null for objects that an earlier release published",
+        examples=[0.94],
+    )
+
+
+_PLACES = (
+    f"highest probability first; places below {LEAST_PROBABILITY} are left out, and the list is empty if the object is "
+    "not there"
+)
 
 
 class Detection(ObjectVersion):
-    boxes: list[Box] = Field(description="empty if the object was not found; at most one for now")
+    boxes: list[Box] = Field(max_length=MOST_INSTANCES, description=_PLACES)
 
 
 _Size = Annotated[list[int], Field(min_length=2, max_length=2)]  # not a tuple: few tools know its schema, `prefixItems`
@@ -118,7 +129,11 @@ class RleMask(Answer):
 
 
 class PngMask(Answer):
-    png: str = Field(description="base64 of a one-bit PNG at the size of the upright image")
+    png: str = Field(description="base64 of a one-bit PNG of the size of the box")
+
+
+class Instance(Box):
+    mask: RleMask | PngMask
 
 
 class SimilarityMap(Answer):
@@ -127,8 +142,7 @@ class SimilarityMap(Answer):
 
 
 class Segmentation(ObjectVersion):
-    score: FiniteFloat = Field(description="-1 if the object was not found", examples=[0.63])
-    mask: RleMask | PngMask | None = Field(description="null if the object was not found")
+    instances: list[Instance] = Field(max_length=MOST_INSTANCES, description=_PLACES)
     similarity: SimilarityMap | None = Field(description="null unless asked for")
 
 

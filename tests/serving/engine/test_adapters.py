@@ -133,7 +133,10 @@ def test_a_sound_version_is_held_as_it_was_published(files: Files, layout: Layou
     np.testing.assert_allclose(adapter.dense.target, arrays["target"], atol=1e-6)
     np.testing.assert_array_equal(adapter.dense.box_means, arrays["box_means"])
     assert (adapter.threshold, adapter.slope, adapter.intercept) == (0.85, 20.0, -17.0)
-    held = (adapter.a, adapter.b, adapter.cls, adapter.dense.target, adapter.dense.box_means)
+    assert adapter.finder is not None
+    found = adapter.finder.to_arrays()
+    assert found and {name for name in found if not np.array_equal(found[name], arrays[name])} <= {"find.looks"}
+    held = (adapter.a, adapter.b, adapter.cls, adapter.dense.target, adapter.dense.box_means, *found.values())
     assert adapter.nbytes == sum(one.nbytes for one in held)
 
 
@@ -153,10 +156,10 @@ def test_the_scale_of_lora_is_applied(files: Files, layout: Layout, alpha: float
 
 
 def test_without_masks_there_is_nothing_dense(files: Files, layout: Layout) -> None:
-    for name in ("target", "box_means"):
+    for name in load(files[PROTOTYPES]).keys() - {"cls", "pretrained_cls"}:
         prototype(name, lambda _: None)(files)
     adapter = parse_adapter(REF, files, layout)
-    assert adapter.dense is None
+    assert adapter.dense is None and adapter.finder is None
     assert adapter.nbytes == adapter.a.nbytes + adapter.b.nbytes + adapter.cls.nbytes
 
 
@@ -170,6 +173,7 @@ def test_half_precision_files_are_fine(files: Files, layout: Layout) -> None:
 LORA_A = f"{SITE}.lora_A.weight"
 LORA_B = f"{SITE}.lora_B.weight"
 MODEL, PROTOTYPES = "adapter_model.safetensors", "prototypes.safetensors"
+DIRECTION = "discriminant.direction"
 DEEP = b"[" * 100_000
 NEARLY_TOO_DEEP = b'{"r": ' + b"[" * 900 + b"]" * 900 + b"}"
 
@@ -237,6 +241,12 @@ MISFITS: dict[str, tuple[Change, str]] = {
     "a target of rows": (prototype("target", lambda x: x[None]), r"target is float32 \(1, 32\), not \(32,\)"),
     "infinite boxes": (prototype("box_means", first(float("inf"))), "box_means has a value that is not a finite"),
     "a target without boxes": (prototype("box_means", lambda _: None), "has no box_means"),
+    "NaN in the finder": (prototype(DIRECTION, first(float("nan"))), f"{DIRECTION} has a value that is not a finite"),
+    "a finder beyond float32": (prototype(DIRECTION, lambda x: x * np.float32(1e30)), f"{DIRECTION} has a value"),
+    "a finder of another width": (prototype(DIRECTION, lambda x: x[1:]), rf"{DIRECTION} is float32 \(31,\)"),
+    "a finder of whole numbers": (prototype(DIRECTION, lambda x: x.astype(np.int32)), f"{DIRECTION} is int32"),
+    "half a finder": (prototype("discriminant.origin", lambda _: None), "discriminant.origin is missing"),
+    "a finder without looks": (prototype("find.looks", lambda x: x[:0]), r"find.looks is float32 \(0, 32\)"),
     "a pickle as adapter": (content(MODEL, pickle.dumps({"x": 1})), f"{MODEL} is not in safetensors"),
     "a pickle as prototypes": (content(PROTOTYPES, pickle.dumps({"x": 1})), f"{PROTOTYPES} is not in safetensors"),
     "nothing as adapter": (content(MODEL, b""), f"{MODEL} is not in safetensors"),

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-from helpers.engines import OBJECTS, REFS, Sample, ask, assert_alike, dense, engine_of, enormous, standard
-from helpers.published import DENSE, PHOTOS, SIZE, photo, publish_object, tiny_checkpoint
+from helpers.engines import OBJECTS, REFS, Sample, ask, assert_alike, engine_of, enormous, unseen
+from helpers.published import PHOTOS, photo, publish_object, tiny_checkpoint
 from PIL import Image
 from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 
 from persrep_ray.backbones.lora import load_lora
 from persrep_ray.config import BackboneConfig, EvaluateConfig, RunConfig
-from persrep_ray.data.images import resize_square, standard_view
+from persrep_ray.data.images import bounded
 from persrep_ray.data.objects import Photo
+from persrep_ray.evaluate import finders
 from persrep_ray.evaluate.photo_cache import PhotoCache
 from persrep_ray.registry.registry import Registry
 from persrep_ray.serving.engine.answers import AdapterRef
@@ -31,8 +33,9 @@ from persrep_ray.serving.engine.errors import (
     VersionNotFoundError,
 )
 from persrep_ray.storage.store import open_store
-from persrep_ray.tasks.dense import DensePrediction, DenseReference, bounding_box, predict
+from persrep_ray.tasks.dense import LONGEST_SIDE, DensePrediction, DenseReference, bounding_box, predict
 from persrep_ray.tasks.features import normalize
+from persrep_ray.tasks.find import SECOND_LOOKS, Finder
 
 
 class ByEvaluation:
@@ -65,8 +68,12 @@ class ByEvaluation:
     def prediction(self, ref: AdapterRef, image: np.ndarray) -> DensePrediction:
         cache, arrays = self.cache(ref)
         (one,) = cache.readable([self.photo(image)], None)
-        reference = DenseReference(arrays["target"], arrays["box_means"])
-        return predict(reference, cache.exact(one)[1], cache.size(one))
+        patches = cache.exact(one)[1]
+        finder = Finder.from_arrays(arrays, patches.shape[-1])
+        if finder is None:
+            return predict(DenseReference(arrays["target"], arrays["box_means"]), patches, cache.size(one))
+        found = finders.find(cache, "personalized", finder, one, patches)
+        return replace(found, instances=tuple(one for one in found.instances if (one.probability or 0) >= 0.5))
 
 
 @pytest.fixture
@@ -74,17 +81,22 @@ def evaluation(sample: Sample, tmp_path: Path) -> ByEvaluation:
     return ByEvaluation(sample, tmp_path)
 
 
+def published_before_finders(own: Sample) -> AdapterRef:
+    """An object that looks like `REFS[1]`."""
+    return publish_object(own.registry, "old", own.config, 1, lora=own.lora, finder=False)
+
+
 class TestAnswersEqualEvaluation:
     @pytest.mark.parametrize("number", [0, 3])
     def test_embed_and_classify(self, sample: Sample, evaluation: ByEvaluation, number: int) -> None:
         engine, ref = engine_of(sample), REFS[number]
         for shown in (number, 4):
-            image, view = photo(shown, PHOTOS)[0], standard(shown)
-            embedding = ask(engine, lambda one, view=view: one.embed(ref, view))
+            image = unseen(shown)
+            embedding = ask(engine, lambda one, image=image: one.embed(ref, image))
             np.testing.assert_allclose(embedding, normalize(evaluation.cls(ref, image)), atol=1e-5)
             assert np.linalg.norm(embedding) == pytest.approx(1) and embedding.dtype == np.float32
 
-            classification = ask(engine, lambda one, view=view: one.classify(ref, view))
+            classification = ask(engine, lambda one, image=image: one.classify(ref, image))
             score = evaluation.score(ref, image)
             assert classification.score == pytest.approx(score, abs=1e-5) and classification.threshold == 0.85
             assert classification.probability == pytest.approx(1 / (1 + math.exp(17 - 20 * score)), abs=1e-4)
@@ -92,57 +104,64 @@ class TestAnswersEqualEvaluation:
 
     def test_compare(self, sample: Sample, evaluation: ByEvaluation) -> None:
         engine, ref = engine_of(sample), REFS[2]
-        images = [photo(2, PHOTOS)[0], photo(5, PHOTOS)[0]]
+        images = (unseen(2), unseen(5))
         left, right = (normalize(evaluation.cls(ref, image)) for image in images)
-        views = (standard(2), standard(5))
-        found = ask(engine, lambda one: one.compare(ref, views))
+        found = ask(engine, lambda one: one.compare(ref, images))
         assert found.same.score == pytest.approx(float(left @ right), abs=1e-5)
         assert not found.same.match and found.same.threshold == 0.85
         scores = [evaluation.score(ref, image) for image in images]
         assert [one.score for one in found.each] == pytest.approx(scores, abs=1e-5)
         assert [one.match for one in found.each] == [True, False]
-        alike = ask(engine, lambda one: one.compare(ref, (views[0], views[0])))
+        alike = ask(engine, lambda one: one.compare(ref, (images[0], images[0])))
         assert alike.same.score == pytest.approx(1, abs=1e-5) and alike.same.match
 
-    @pytest.mark.parametrize("size", [(96, 96), (80, 60), (50, 90)])
-    def test_locate(self, sample: Sample, evaluation: ByEvaluation, size: tuple[int, int]) -> None:
-        engine, ref = engine_of(sample), REFS[1]
-        image = photo(1, PHOTOS)[0][: size[0], : size[1]]
-        view = resize_square(image, DENSE)
-        found = ask(engine, lambda one: one.locate(ref, view, size))
+    @pytest.mark.parametrize("size", [(96, 96), (80, 60), (50, 90), (1500, 1100)])
+    @pytest.mark.parametrize("old", [False, True], ids=["finder", "threshold"])
+    def test_locate(self, own: Sample, tmp_path: Path, size: tuple[int, int], old: bool) -> None:
+        ref = published_before_finders(own) if old else REFS[1]
+        engine, evaluation = engine_of(own), ByEvaluation(own, tmp_path)
+        image = np.array(Image.fromarray(unseen(1)).resize((size[1], size[0])))
+        found = ask(engine, lambda one: one.locate(ref, bounded(image)))
         expected = evaluation.prediction(ref, image)
         np.testing.assert_allclose(found.similarity, expected.similarity, atol=1e-5)
-        (instance,) = expected.instances
-        assert found.box == tuple(instance.box) and found.score == pytest.approx(instance.score, abs=1e-5)
-        assert found.mask.shape == size and found.mask.dtype == bool
-        assert (found.mask != expected.mask()).mean() < 0.001
+        assert found.size == expected.size and max(found.size) == min(max(size), LONGEST_SIDE)
+        assert len(found.instances) == len(expected.instances) == 1
+        for one, other in zip(found.instances, expected.instances, strict=True):
+            assert one.score == pytest.approx(other.score, abs=1e-4)
+            assert one.probability == (None if old else pytest.approx(other.probability, abs=1e-4))
+            np.testing.assert_allclose(one.box, other.box, atol=1)
+        assert (found.mask() != expected.mask()).mean() < 0.001
 
-    def test_locate_on_a_large_image_is_told_in_its_own_pixels(self, sample: Sample, evaluation: ByEvaluation) -> None:
-        engine, ref, size = engine_of(sample), REFS[1], (1500, 1100)
-        small = Image.fromarray(photo(1, PHOTOS)[0])
-        image = np.array(small.resize((size[1], size[0])))
-        found = ask(engine, lambda one: one.locate(ref, resize_square(image, DENSE), size))
-        expected = evaluation.prediction(ref, image)  # at most 640 pixels high
-        (instance,), mask = expected.instances, expected.mask()
-        assert mask is not None and mask.shape == (640, 469)
-        assert found.mask.shape == size
-        enlarged = cv2.resize(mask.astype(np.uint8), (1100, 1500), interpolation=cv2.INTER_NEAREST)
-        assert (found.mask != enlarged).mean() < 1e-4  # searched at that size, as in evaluation, then enlarged
-        scale = np.array([1100 / 469, 1500 / 640, 1100 / 469, 1500 / 640])
-        np.testing.assert_allclose(found.box, instance.box * scale, atol=2.5)
-        left, top, width, height = bounding_box(found.mask)  # type: ignore[misc]
-        x, y, w, h = found.box
-        assert 0 <= x <= left + 1 and 0 <= y <= top + 1 and x + w <= 1100 and y + h <= 1500
-        assert left + width <= x + w + 1 and top + height <= y + h + 1
+    def test_every_copy_of_the_object_is_located_and_none_where_it_is_not(self, sample: Sample) -> None:
+        engine, ref = engine_of(sample), REFS[1]
+        image, truth = photo(1, PHOTOS)
+        twice = np.concatenate([image, image], axis=1)
+        found = ask(engine, lambda one: one.locate(ref, twice))
+        assert len(found.instances) == 2
+        for one, true in zip(
+            sorted(found.instances, key=lambda one: int(one.box[0])),
+            (bounding_box(np.pad(truth, ((0, 0), sides))) for sides in ((0, 96), (96, 0))),
+            strict=True,
+        ):
+            np.testing.assert_allclose(one.box, true, atol=12)  # a patch of the view is 14 x 7 pixels of the photo
+        probabilities = [one.probability for one in found.instances]
+        assert probabilities == sorted(probabilities, reverse=True) and probabilities[-1] >= 0.5
+        assert ask(engine, lambda one: one.locate(ref, unseen(4))).instances == ()
 
-    def test_nothing_is_located_where_nothing_stands_out(self, sample: Sample) -> None:
-        grey = np.full((DENSE, DENSE, 3), 128, np.uint8)
-        found = ask(engine_of(sample), lambda one: one.locate(REFS[1], grey, (5, 5)))
-        assert found.box is None and found.mask is None and found.score == -1
-        assert found.similarity.shape == (8, 8)
+    def test_the_finder_looks_a_second_time_at_two_places_at_most(self, sample: Sample) -> None:
+        engine = engine_of(sample)
+        many = np.tile(unseen(1), (2, 3, 1))
+        encoded: list[int] = []
+        encode = engine.encoder.encode
+        engine.encoder.encode = lambda rows: encoded.append(len(rows)) or encode(rows)  # type: ignore[method-assign,func-returns-value]
+        ask(engine, lambda one: one.locate(REFS[1], many))
+        assert sum(encoded) == 1 + SECOND_LOOKS
 
-    def test_the_views_have_the_sides_of_evaluation(self, sample: Sample) -> None:
-        assert asyncio.run(engine_of(sample).view_sides()) == (SIZE, DENSE)
+    def test_nothing_is_located_where_nothing_stands_out(self, own: Sample) -> None:
+        for ref, size in ((published_before_finders(own), (5, 5)), (REFS[1], (90, 70))):
+            grey = np.full((*size, 3), 128, np.uint8)
+            found = ask(engine_of(own), lambda one, ref=ref, grey=grey: one.locate(ref, grey))
+            assert found.instances == () and found.similarity.shape == (8, 8) and found.size == size
 
 
 class TestOtherFamilies:
@@ -159,8 +178,8 @@ class TestOtherFamilies:
         engine = engine_of(sample)
 
         async def both(one: LocalEngine) -> list[Any]:
-            asked = [one.embed(ref, standard(0)) for ref in REFS[:2]]
-            return await asyncio.gather(*asked, one.locate(REFS[1], dense(1), (96, 96)))
+            asked = [one.embed(ref, unseen(0)) for ref in REFS[:2]]
+            return await asyncio.gather(*asked, one.locate(REFS[1], unseen(1)))
 
         *embeddings, located = ask(engine, both)
         for ref, embedding in zip(REFS[:2], embeddings, strict=True):
@@ -179,11 +198,11 @@ def test_many_mixed_queries_at_once_are_all_answered_right(sample: Sample) -> No
         asked: list[Coroutine[Any, Any, Any]] = []
         for number, ref in enumerate(REFS):
             for shown in (number, (number + 1) % OBJECTS):
-                asked.append(one.embed(ref, standard(shown)))
-                asked.append(one.classify(ref, standard(shown)))
-                asked.append(one.locate(ref, dense(shown), (96, 96)))
-                asked.append(one.compare(ref, (standard(shown), standard(number))))
-        asked += [one.identify(standard(shown), [""], top_k=3, exact=True) for shown in range(3)]
+                asked.append(one.embed(ref, unseen(shown)))
+                asked.append(one.classify(ref, unseen(shown)))
+                asked.append(one.locate(ref, unseen(shown)))
+                asked.append(one.compare(ref, (unseen(shown), unseen(number))))
+        asked += [one.identify(unseen(shown), [""], top_k=3, exact=True) for shown in range(3)]
         return asked
 
     async def alone(one: LocalEngine) -> list[Any]:
@@ -202,21 +221,21 @@ def test_many_mixed_queries_at_once_are_all_answered_right(sample: Sample) -> No
 class TestErrors:
     def test_no_such_version(self, sample: Sample) -> None:
         with pytest.raises(VersionNotFoundError):
-            ask(engine_of(sample), lambda one: one.classify(AdapterRef("cup-0", "v9"), standard(0)))
+            ask(engine_of(sample), lambda one: one.classify(AdapterRef("cup-0", "v9"), unseen(0)))
 
     def test_published_without_masks(self, own: Sample) -> None:
         ref = publish_object(own.registry, "bare", own.config, 0, lora=own.lora, masks=False)
         engine = engine_of(own)
         with pytest.raises(NoMasksError, match="object bare, version v1: published without masks"):
-            ask(engine, lambda one: one.locate(ref, dense(0), (9, 9)))
-        assert ask(engine, lambda one: one.classify(ref, standard(0))).match
+            ask(engine, lambda one: one.locate(ref, unseen(0)))
+        assert ask(engine, lambda one: one.classify(ref, unseen(0))).match
 
     def test_made_for_another_backbone(self, own: Sample, caplog: pytest.LogCaptureFixture) -> None:
         other = own.config.to_dict()
         other["backbone"]["name"] = "/elsewhere/vit"
         ref = publish_object(own.registry, "odd", own.config, 0, lora=own.lora, card={"config": other})
         with pytest.raises(AdapterUnusableError) as raised:
-            ask(engine_of(own), lambda one: one.classify(ref, standard(0)))
+            ask(engine_of(own), lambda one: one.classify(ref, unseen(0)))
         assert "elsewhere" not in raised.value.message  # the client learns no path
         assert "object odd, version v1: made for a backbone with name '/elsewhere/vit'" in caplog.text  # the operator
 
@@ -224,22 +243,36 @@ class TestErrors:
         ref = publish_object(own.registry, "wild", own.config, 0, lora=own.lora, change=enormous)
         engine = engine_of(own)
         for question in (
-            lambda one: one.classify(ref, standard(0)),
-            lambda one: one.embed(ref, standard(0)),
-            lambda one: one.compare(ref, (standard(0), standard(1))),
-            lambda one: one.locate(ref, dense(0), (9, 9)),
+            lambda one: one.classify(ref, unseen(0)),
+            lambda one: one.embed(ref, unseen(0)),
+            lambda one: one.compare(ref, (unseen(0), unseen(1))),
+            lambda one: one.locate(ref, unseen(0)),
         ):
             with pytest.raises(AdapterUnusableError, match="object wild, version v1"):
                 ask(engine, question)
-        assert ask(engine, lambda one: one.classify(REFS[0], standard(0))).match
+        assert ask(engine, lambda one: one.classify(REFS[0], unseen(0))).match
+
+    @pytest.mark.parametrize("scale", [1e6, 1e12, 1e17, -1e17])
+    def test_a_finder_of_enormous_values(self, own: Sample, scale: float) -> None:
+        def change(files: dict[str, bytes]) -> None:
+            arrays = load_arrays(files["prototypes.safetensors"])
+            enlarged = {name: one * np.float32(scale) for name, one in arrays.items() if "." in name}
+            files["prototypes.safetensors"] = save_arrays({**arrays, **enlarged})
+
+        ref = publish_object(own.registry, "giant", own.config, 1, lora=own.lora, change=change)
+        try:
+            found = ask(engine_of(own), lambda one: one.locate(ref, unseen(1)))
+        except AdapterUnusableError:
+            return
+        assert np.isfinite(found.similarity).all() and all(np.isfinite(one.score) for one in found.instances)
 
     def test_the_registry_is_away(self, own: Sample) -> None:
         engine = engine_of(own)
-        ask(engine, lambda one: one.classify(REFS[0], standard(0)))
+        ask(engine, lambda one: one.classify(REFS[0], unseen(0)))
         own.registry.rename(own.registry.with_name("away"))
-        assert ask(engine, lambda one: one.classify(REFS[0], standard(0))).match  # is in memory
+        assert ask(engine, lambda one: one.classify(REFS[0], unseen(0))).match  # is in memory
         with pytest.raises(RegistryUnavailableError):
-            ask(engine, lambda one: one.classify(REFS[1], standard(0)))
+            ask(engine, lambda one: one.classify(REFS[1], unseen(0)))
 
 
 def test_leaving_clients_give_back_everything(sample: Sample) -> None:
@@ -247,19 +280,19 @@ def test_leaving_clients_give_back_everything(sample: Sample) -> None:
 
     async def scenario(one: LocalEngine) -> None:
         for number in range(3):
-            await one.identify(standard(3), [""], top_k=1, exact=True)
+            await one.identify(unseen(3), [""], top_k=1, exact=True)
             before = len(asyncio.all_tasks())
             queries = [
-                asyncio.create_task(one.identify(standard(3), [""], top_k=1, exact=True)),
-                asyncio.create_task(one.classify(REFS[number], standard(3))),
-                asyncio.create_task(one.compare(REFS[number], (standard(2), standard(3)))),
+                asyncio.create_task(one.identify(unseen(3), [""], top_k=1, exact=True)),
+                asyncio.create_task(one.classify(REFS[number], unseen(3))),
+                asyncio.create_task(one.compare(REFS[number], (unseen(2), unseen(3)))),
             ]
             for _ in range(4 * number):
                 await asyncio.sleep(0)
             for query in queries:
                 query.cancel()
             await asyncio.wait(queries)
-            await one.classify(REFS[0], standard(0))  # loads and batches that went on are through
+            await one.classify(REFS[0], unseen(0))  # loads and batches that went on are through
             while len(asyncio.all_tasks()) > before or len(one.bank):
                 await asyncio.sleep(0)
         assert one.bank.nbytes == 0
@@ -272,20 +305,19 @@ def test_the_embedded_backbone_from_end_to_end(tmp_path: Path) -> None:
     one = Sample(tmp_path / "registry", config, load_lora(config))
     wrong, right = (publish_object(one.registry, f"mug-{number}", config, number, lora=one.lora) for number in (0, 3))
     image, truth = photo(3, PHOTOS)
-    standard, dense = standard_view(image, 112), resize_square(image, 112)
 
     async def questions(engine: LocalEngine) -> Any:
         return await asyncio.gather(
-            engine.embed(right, standard),
-            engine.classify(right, standard),
-            engine.classify(wrong, standard),
-            engine.locate(right, dense, (96, 96)),
-            engine.identify(standard, [""], top_k=2, exact=False),
+            engine.embed(right, image),
+            engine.classify(right, image),
+            engine.classify(wrong, image),
+            engine.locate(right, image),
+            engine.identify(image, [""], top_k=2, exact=False),
         )
 
     embedding, own, others, located, found = ask(engine_of(one), questions)
     evaluation = ByEvaluation(one, tmp_path)
     assert float(embedding @ normalize(evaluation.cls(right, image))) > 0.9995  # bfloat16, rounded in another order
     assert own.score == pytest.approx(evaluation.score(right, image), abs=0.005) and own.score > others.score
-    assert (located.mask & truth).sum() / (located.mask | truth).sum() > 0.5
+    assert (located.mask() & truth).sum() / (located.mask() | truth).sum() > 0.5
     assert found.tried == 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.engines import OBJECTS, REFS, Sample, ask, assert_alike, engine_of, enormous, identify, ids, standard
+from helpers.engines import OBJECTS, REFS, Sample, ask, assert_alike, engine_of, enormous, identify, ids, unseen
 from helpers.published import SIZE, publish_object
 
 from persrep_ray.registry.registry import Registry
@@ -39,7 +39,7 @@ class TestIdentify:
         probabilities = [one.classification.probability for one in found]
         assert probabilities == sorted(probabilities, reverse=True)
         for one in found:
-            classification = ask(engine, lambda engine, one=one: engine.classify(one.ref, standard(0)))
+            classification = ask(engine, lambda engine, one=one: engine.classify(one.ref, unseen(0)))
             assert one.classification.score == pytest.approx(classification.score, abs=1e-5)
             assert one.classification.probability == pytest.approx(classification.probability, abs=1e-5)
         assert ids(identify(engine, 0, top_k=2)) == [one.ref.object_id for one in found[:2]]
@@ -89,13 +89,13 @@ class TestIdentify:
         engine, registry = engine_of(own), Registry(open_store(own.registry))
 
         async def scenario(one: LocalEngine) -> None:
-            assert ids(await one.identify(standard(3), [""], top_k=1, exact=False)) == ["mug-3"]
+            assert ids(await one.identify(unseen(3), [""], top_k=1, exact=False)) == ["mug-3"]
             registry.delete("mug-3")
             publish_object(own.registry, "new", own.config, 3, lora=own.lora, version="v7")
             found = None
             while found != ["new"]:
-                found = ids(await one.identify(standard(3), [""], top_k=1, exact=False))
-            assert (await one.identify(standard(3), [""], top_k=1, exact=True)).searched == OBJECTS
+                found = ids(await one.identify(unseen(3), [""], top_k=1, exact=False))
+            assert (await one.identify(unseen(3), [""], top_k=1, exact=True)).searched == OBJECTS
 
         ask(engine, scenario)
 
@@ -116,7 +116,7 @@ class TestIdentifyWithoutTheRegistry:
 
         async def scenario(one: LocalEngine) -> list[str]:
             away = own.registry.rename(own.registry.with_name("away"))
-            query = asyncio.create_task(one.identify(standard(3), [""], top_k=1, exact=False))
+            query = asyncio.create_task(one.identify(unseen(3), [""], top_k=1, exact=False))
             await asyncio.sleep(0)
             away.rename(own.registry)
             return ids(await query)
@@ -128,9 +128,9 @@ class TestIdentifyWithoutTheRegistry:
         engine = engine_of(own, encoder={"bank_bytes": 1})
 
         async def scenario(one: LocalEngine) -> None:
-            await one.identify(standard(3), ["mug-3"], top_k=1, exact=exact)
+            await one.identify(unseen(3), ["mug-3"], top_k=1, exact=exact)
             own.registry.rename(own.registry.with_name("away"))
-            await one.identify(standard(3), [""], top_k=1, exact=exact)
+            await one.identify(unseen(3), [""], top_k=1, exact=exact)
 
         with pytest.raises(RegistryUnavailableError):
             ask(engine, scenario)
@@ -139,9 +139,9 @@ class TestIdentifyWithoutTheRegistry:
         engine = engine_of(own)
 
         async def scenario(one: LocalEngine) -> Identification:
-            await one.identify(standard(3), [""], top_k=1, exact=True)
+            await one.identify(unseen(3), [""], top_k=1, exact=True)
             own.registry.rename(own.registry.with_name("away"))
-            return await one.identify(standard(3), [""], top_k=1, exact=True)
+            return await one.identify(unseen(3), [""], top_k=1, exact=True)
 
         assert ids(ask(engine, scenario)) == ["mug-3"]
 

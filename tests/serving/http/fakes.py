@@ -15,19 +15,18 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from persrep_ray.config import ServeConfig
+from persrep_ray.data.images import IMAGE_SIDE
 from persrep_ray.serving.engine.answers import (
     AdapterRef,
     Candidate,
     Classification,
     Comparison,
     Identification,
-    Localization,
 )
 from persrep_ray.serving.engine.errors import VersionNotFoundError
 from persrep_ray.serving.http.api import make_app
 from persrep_ray.serving.http.auth import Keys
-
-STANDARD, DENSE = 16, 32
+from persrep_ray.tasks.dense import DensePrediction, Instance
 
 
 def classification(score: float) -> Classification:
@@ -42,43 +41,41 @@ class FakeEngine:
     wait: asyncio.Event | None = None
     asked: list[Any] = field(default_factory=list)
     cancelled: int = 0
-    found: bool = True
+    found: int = 1
 
-    async def view_sides(self) -> tuple[int, int]:
-        return STANDARD, DENSE
+    async def ping(self) -> None:
+        pass
 
-    async def embed(self, ref: AdapterRef, standard: np.ndarray) -> np.ndarray:
-        score = await self._score(ref, standard, STANDARD)
+    async def embed(self, ref: AdapterRef, image: np.ndarray) -> np.ndarray:
+        score = await self._score(ref, image)
         return np.array([score, np.sqrt(1 - score**2)], np.float32)
 
-    async def classify(self, ref: AdapterRef, standard: np.ndarray) -> Classification:
-        return classification(await self._score(ref, standard, STANDARD))
+    async def classify(self, ref: AdapterRef, image: np.ndarray) -> Classification:
+        return classification(await self._score(ref, image))
 
-    async def locate(self, ref: AdapterRef, dense: np.ndarray, size: tuple[int, int]) -> Localization:
-        """The object is always the right half of the image."""
-        score = await self._score((ref, size), dense, DENSE)
+    async def locate(self, ref: AdapterRef, image: np.ndarray) -> DensePrediction:
+        """Finds the object `found` times, each time in the right half of the image at half its size."""
+        size = (max(1, image.shape[0] // 2), max(1, image.shape[1] // 2))
+        score = await self._score((ref, image.shape[:2]), image)
         similarity = np.linspace(-1, 1, 4, dtype=np.float32).reshape(2, 2)
-        if not self.found:
-            return Localization(None, None, -1.0, similarity)
-        half = size[1] // 2
-        mask = np.zeros(size, bool)
-        mask[:, half:] = True
-        return Localization((half, 0, size[1] - half, size[0]), mask, score, similarity)
+        left, width = size[1] // 2, size[1] - size[1] // 2
+        half = Instance(
+            np.array([left, 0, width, size[0]], np.int32), np.ones((size[0], width), bool), score, score / 2
+        )
+        return DensePrediction((half,) * self.found, similarity, size)
 
-    async def compare(self, ref: AdapterRef, standards: tuple[np.ndarray, np.ndarray]) -> Comparison:
-        first, second = [await self._score(ref, one, STANDARD) for one in standards]
+    async def compare(self, ref: AdapterRef, images: tuple[np.ndarray, np.ndarray]) -> Comparison:
+        first, second = [await self._score(ref, one) for one in images]
         return Comparison(
             same=classification(1 - abs(first - second)), each=(classification(first), classification(second))
         )
 
-    async def identify(
-        self, standard: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool
-    ) -> Identification:
-        score = await self._score((tuple(prefixes), top_k, exact), standard, STANDARD)
+    async def identify(self, image: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool) -> Identification:
+        score = await self._score((tuple(prefixes), top_k, exact), image)
         return Identification((Candidate(AdapterRef("mug", "v2"), classification(score)),), searched=7, tried=3)
 
-    async def _score(self, asked: Any, view: np.ndarray, side: int) -> float:
-        assert view.shape == (side, side, 3) and view.dtype == np.uint8
+    async def _score(self, asked: Any, image: np.ndarray) -> float:
+        assert image.shape[2] == 3 and max(image.shape) <= IMAGE_SIDE and image.dtype == np.uint8
         self.asked.append(asked)
         if self.failures:
             raise self.failures.pop(0)
@@ -88,7 +85,7 @@ class FakeEngine:
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
-        return float(view.mean()) / 255
+        return float(image.mean()) / 255
 
 
 @dataclass

@@ -53,11 +53,23 @@ def test_embed() -> None:
 def test_detect() -> None:
     served = endpoint()
     response = post(served, "/v1/objects/mug/detect", IMAGE)
-    assert response.json() == {**MUG, "boxes": [{"box": [15, 0, 15, 20], "score": pytest.approx(0.4)}]}
+    box = {"box": [14, 0, 16, 20], "score": pytest.approx(0.4), "probability": pytest.approx(0.2)}
+    assert response.json() == {**MUG, "boxes": [box]}
     assert served.engine.asked == [(AdapterRef("mug", "v2"), (20, 30))]
     assert response.headers["x-adapter-version"] == "v2"
-    served.engine.found = False
-    assert post(served, "/v1/objects/mug/detect", IMAGE).json() == {**MUG, "boxes": []}
+    for found in (0, 3):
+        served.engine.found = found
+        assert post(served, "/v1/objects/mug/detect", IMAGE).json() == {**MUG, "boxes": [box] * found}
+
+
+@pytest.mark.parametrize(("width", "height", "asked"), [(4000, 3000, (960, 1280)), (1, 2000, (1280, 1))])
+def test_the_engine_gets_a_bounded_image_and_boxes_fit_the_whole_one(
+    width: int, height: int, asked: tuple[int, int]
+) -> None:
+    served = endpoint()
+    (box,) = post(served, "/v1/objects/mug/detect", encoded(width, height)).json()["boxes"]
+    assert served.engine.asked == [(AdapterRef("mug", "v2"), asked)]
+    assert box["box"] == [width // 2, 0, width - width // 2, height]
 
 
 def test_boxes_and_masks_are_in_pixels_of_the_upright_image() -> None:
@@ -66,24 +78,28 @@ def test_boxes_and_masks_are_in_pixels_of_the_upright_image() -> None:
     served = endpoint()
     response = post(served, "/v1/objects/mug/segment", encoded(30, 20, image_format="JPEG", exif=exif))
     assert served.engine.asked == [(AdapterRef("mug", "v2"), (30, 20))]
-    assert response.json()["mask"]["size"] == [30, 20]
+    (found,) = response.json()["instances"]
+    assert found["mask"]["size"] == [30, 20] and found["box"] == [10, 0, 10, 30]
 
 
-def test_segment_gives_run_lengths() -> None:
+def test_segment_gives_run_lengths_of_the_image() -> None:
     response = post(endpoint(), "/v1/objects/mug/segment", IMAGE)
     answer = response.json()
-    mask = coco.decode({"size": answer["mask"]["size"], "counts": answer["mask"]["counts"].encode()})
-    np.testing.assert_array_equal(mask, np.repeat([[0] * 15 + [1] * 15], 20, axis=0))
-    assert answer == {**MUG, "score": pytest.approx(0.4), "mask": answer["mask"], "similarity": None}
-    assert set(answer["mask"]) == {"size", "counts"}
+    (found,) = answer["instances"]
+    mask = coco.decode({"size": found["mask"]["size"], "counts": found["mask"]["counts"].encode()})
+    np.testing.assert_array_equal(mask, np.repeat([[0] * 14 + [1] * 16], 20, axis=0))
+    place = {"box": [14, 0, 16, 20], "score": pytest.approx(0.4), "probability": pytest.approx(0.2)}
+    assert answer == {**MUG, "instances": [{**place, "mask": found["mask"]}], "similarity": None}
+    assert set(found["mask"]) == {"size", "counts"}
     assert response.headers["x-adapter-version"] == "v2"
 
 
-def test_segment_gives_a_png_and_the_similarity() -> None:
+def test_segment_gives_a_png_of_the_box_and_the_similarity() -> None:
     answer = post(endpoint(), "/v1/objects/mug/segment?mask=png&similarity=true", IMAGE).json()
-    assert set(answer["mask"]) == {"png"}
-    mask = decode_mask(base64.b64decode(answer["mask"]["png"]), DataConfig(), "the mask")
-    np.testing.assert_array_equal(mask, np.repeat([[False] * 15 + [True] * 15], 20, axis=0))
+    (found,) = answer["instances"]
+    assert set(found["mask"]) == {"png"}
+    mask = decode_mask(base64.b64decode(found["mask"]["png"]), DataConfig(), "the mask")
+    assert mask.shape == (20, 16) and mask.all()
     similarity = Image.open(io.BytesIO(base64.b64decode(answer["similarity"]["png"])))
     assert similarity.mode == "L" and answer["similarity"]["size"] == [2, 2]
     np.testing.assert_array_equal(np.array(similarity), [[0, 85], [170, 255]])
@@ -92,9 +108,9 @@ def test_segment_gives_a_png_and_the_similarity() -> None:
 @pytest.mark.parametrize("query", ["", "?mask=png"])
 def test_segment_where_nothing_is_found(query: str) -> None:
     served = endpoint()
-    served.engine.found = False
+    served.engine.found = 0
     answer = post(served, f"/v1/objects/mug/segment{query}", IMAGE).json()
-    assert answer == {**MUG, "score": -1.0, "mask": None, "similarity": None}
+    assert answer == {**MUG, "instances": [], "similarity": None}
 
 
 def test_compare() -> None:

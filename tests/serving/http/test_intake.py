@@ -27,7 +27,7 @@ BOUNDARY = b"XyZ"
 
 
 def taken(body: bytes, media_type: str = "image/png", names: tuple[str, ...] = ("image",)) -> list[DecodedImage]:
-    return images(body, BodyKind(media_type, BOUNDARY, names), LIMITS, lambda pixels: pixels)
+    return images(body, BodyKind(media_type, BOUNDARY, names), LIMITS)
 
 
 def refused(body: bytes, media_type: str = "image/png", names: tuple[str, ...] = ("image",)) -> str:
@@ -62,7 +62,7 @@ def test_images_come_in_the_order_of_their_names_with_their_sizes() -> None:
     for body, kind in [(as_form, "multipart/form-data"), (as_json.encode(), "application/json")]:
         first, second = taken(body, kind, ("image", "other"))
         assert (first.size, second.size) == ((20, 30), (7, 5))
-        assert (first.view == 10).all() and (second.view == 20).all()
+        assert (first.pixels == 10).all() and (second.pixels == 20).all()
 
 
 def test_binary_content_of_a_form_is_kept_to_the_byte() -> None:
@@ -197,9 +197,9 @@ def test_of_an_animation_the_first_image_counts() -> None:
     for image_format in ("WEBP", "PNG"):
         data = saved(frames[10], image_format, save_all=True, append_images=frames, lossless=True)
         (image,) = taken(data)
-        assert image.size == (50, 50) and (image.view == 10).all()
+        assert image.size == (50, 50) and (image.pixels == 10).all()
 
 
 def test_sixteen_bits_become_eight() -> None:
     (image,) = taken(saved(Image.fromarray(np.full((20, 30), 257 * 99, np.uint16)), "PNG"))
-    assert (image.view == 99).all()
+    assert (image.pixels == 99).all()
