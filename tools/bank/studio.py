@@ -34,7 +34,9 @@ def material(surface: str, look: Look, body: Body) -> bpy.types.Material:
     if surface == "steel":
         return Shader(surface, **STEELS["steel"]).material
     if surface in FIXED:
-        return Shader(surface, Base_Color=linear(FIXED[surface]), Roughness=0.12 if surface == "screen" else 0.6).material
+        return Shader(
+            surface, Base_Color=linear(FIXED[surface]), Roughness=0.12 if surface == "screen" else 0.6
+        ).material
     if look.finish == "wood" and surface == "trim":
         return wood(rng)
     if look.finish == "cloth" and surface == "body" and rng.random() < 0.5:
@@ -89,7 +91,9 @@ def draw_print(look: Look, width: float, height: float) -> Image.Image:
     side, sign, ink = rng.uniform(0.25, 0.6) * min(h, 0.9 * w), rng.randint(3, 9), colour()
     where, turn, inner = rng.uniform(0.3, 0.6) * h, rng.uniform(0, 6.28), rng.choice((0.45, 0.7, 1.0))
     words = "".join(rng.choice(string.ascii_uppercase) for _ in range(rng.randint(3, 8)))
-    font = ImageFont.truetype(str(data_path("fonts") / "Inter.woff2"), max(8, round(rng.uniform(0.08, 0.2) * min(w, h))))
+    font = ImageFont.truetype(
+        str(data_path("fonts") / "Inter.woff2"), max(8, round(rng.uniform(0.08, 0.2) * min(w, h)))
+    )
     text_y, text_ink = rng.choice((0.1, 0.85)) * h, colour()
     for centre in centres:
         points = []

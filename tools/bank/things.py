@@ -38,7 +38,9 @@ class Kit(Body):
             covered = front if front and name in ("front", "back") else surface
             self.add_face([first, first + 1, first + 2, first + 3], covered, [(0, 0), (1, 0), (1, 1), (0, 1)])
 
-    def blob(self, centre: Point, radii: Point, surface: str = "body", squareness: float = 1.0, lean: float = 0.0) -> None:
+    def blob(
+        self, centre: Point, radii: Point, surface: str = "body", squareness: float = 1.0, lean: float = 0.0
+    ) -> None:
         """A superellipsoid: 1 is an ellipsoid, 0.3 a cushion; it leans forwards by `lean` radians."""
         across, up, first = 24, 14, len(self.vertices)
 
@@ -49,7 +51,10 @@ class Kit(Body):
             v = math.pi * (j / up - 0.5)
             for k in range(across):
                 u = 2 * math.pi * k / across
-                x, y = radii[0] * power(math.cos(v)) * power(math.cos(u)), radii[1] * power(math.cos(v)) * power(math.sin(u))
+                x, y = (
+                    radii[0] * power(math.cos(v)) * power(math.cos(u)),
+                    radii[1] * power(math.cos(v)) * power(math.sin(u)),
+                )
                 z = radii[2] * power(math.sin(v))
                 y, z = y * math.cos(lean) - z * math.sin(lean), y * math.sin(lean) + z * math.cos(lean)
                 self.vertices.append((centre[0] + x, centre[1] + y, centre[2] + z))
@@ -91,7 +96,11 @@ def _vessel(kit: Kit, radii: list[float], height: float, wall: float = 0.003, fi
     count = len(radii) - 1
     outer = [(radius, height * k / count) for k, radius in enumerate(radii)]
     kit.printed(0.0, height, 2 * math.pi * max(radii))
-    profile = [Corner(0.0, 0.001), Corner(radii[0], 0.0, "print", fillet), *(Corner(r, z, "print") for r, z in outer[1:-1])]
+    profile = [
+        Corner(0.0, 0.001),
+        Corner(radii[0], 0.0, "print", fillet),
+        *(Corner(r, z, "print") for r, z in outer[1:-1]),
+    ]
     profile += [Corner(outer[-1][0], height, "trim", wall / 3), Corner(outer[-1][0] - wall, height, "trim", wall / 3)]
     profile += [Corner(max(r - wall, 0.002), max(z, 0.006), "trim") for r, z in reversed(outer[:-1])]
     kit.lathe([*profile, Corner(0.0, 0.006, "trim")], segments=60)
@@ -103,8 +112,16 @@ def cup(kit: Kit) -> None:
     _vessel(kit, [foot, *(foot + (lip - foot) * (k / 6) ** rng.choice((0.4, 0.6)) for k in range(1, 6)), lip], height)
     x = 0.5 * (foot + lip)
     if rng.random() < 0.7:
-        kit.rod([(x, 0, 0.8 * height), (x + 0.022, 0, 0.75 * height), (x + 0.018, 0, 0.4 * height), (x - 0.004, 0, 0.3 * height)],
-                [0.004] * 4, flat=1.6)
+        kit.rod(
+            [
+                (x, 0, 0.8 * height),
+                (x + 0.022, 0, 0.75 * height),
+                (x + 0.018, 0, 0.4 * height),
+                (x - 0.004, 0, 0.3 * height),
+            ],
+            [0.004] * 4,
+            flat=1.6,
+        )
 
 
 def bowl(kit: Kit) -> None:
@@ -123,9 +140,17 @@ def vase(kit: Kit) -> None:
 def jar(kit: Kit) -> None:
     radius, height = kit.rng.uniform(0.03, 0.042), kit.rng.uniform(0.06, 0.10)
     kit.printed(0.008, height - 0.014, 2 * math.pi * radius)
-    kit.lathe([Corner(0, 0), Corner(radius, 0, "print", 0.006), Corner(radius, height - 0.012, "accent", 0.006),
-               Corner(0.85 * radius, height, "trim", 0.002), Corner(0.9 * radius, height + 0.001, "trim", 0.001),
-               Corner(0.9 * radius, height + 0.016, "trim", 0.002), Corner(0, height + 0.016, "trim")])
+    kit.lathe(
+        [
+            Corner(0, 0),
+            Corner(radius, 0, "print", 0.006),
+            Corner(radius, height - 0.012, "accent", 0.006),
+            Corner(0.85 * radius, height, "trim", 0.002),
+            Corner(0.9 * radius, height + 0.001, "trim", 0.001),
+            Corner(0.9 * radius, height + 0.016, "trim", 0.002),
+            Corner(0, height + 0.016, "trim"),
+        ]
+    )
 
 
 def flask(kit: Kit) -> None:
@@ -133,23 +158,49 @@ def flask(kit: Kit) -> None:
     rng, radius, body = kit.rng, kit.rng.uniform(0.022, 0.034), kit.rng.uniform(0.07, 0.11)
     neck, top = rng.uniform(0.008, 0.012), body + rng.uniform(0.03, 0.06)
     kit.printed(0.01, body, 2 * math.pi * radius)
-    kit.lathe([Corner(0, 0), Corner(radius, 0, "print", 0.004), Corner(radius, body, "accent", 0.012),
-               Corner(neck, body + 0.02, "accent", 0.006), Corner(neck, top, "trim", 0.001),
-               Corner(neck + 0.003, top + 0.001, "trim", 0.001), Corner(neck + 0.003, top + 0.014, "trim", 0.001), Corner(0, top + 0.014)])
+    kit.lathe(
+        [
+            Corner(0, 0),
+            Corner(radius, 0, "print", 0.004),
+            Corner(radius, body, "accent", 0.012),
+            Corner(neck, body + 0.02, "accent", 0.006),
+            Corner(neck, top, "trim", 0.001),
+            Corner(neck + 0.003, top + 0.001, "trim", 0.001),
+            Corner(neck + 0.003, top + 0.014, "trim", 0.001),
+            Corner(0, top + 0.014),
+        ]
+    )
 
 
 def can(kit: Kit) -> None:
     radius, height = kit.rng.uniform(0.025, 0.033), kit.rng.uniform(0.085, 0.13)
     kit.printed(0.006, height - 0.008, 2 * math.pi * radius)
-    kit.lathe([Corner(0, 0.003, "steel"), Corner(0.75 * radius, 0, "steel", 0.001), Corner(radius, 0.006, "print", 0.002),
-               Corner(radius, height - 0.008, "steel", 0.003), Corner(0.8 * radius, height, "steel", 0.001), Corner(0.74 * radius, height - 0.003, "steel"),
-               Corner(0, height - 0.003, "steel")], segments=60)
+    kit.lathe(
+        [
+            Corner(0, 0.003, "steel"),
+            Corner(0.75 * radius, 0, "steel", 0.001),
+            Corner(radius, 0.006, "print", 0.002),
+            Corner(radius, height - 0.008, "steel", 0.003),
+            Corner(0.8 * radius, height, "steel", 0.001),
+            Corner(0.74 * radius, height - 0.003, "steel"),
+            Corner(0, height - 0.003, "steel"),
+        ],
+        segments=60,
+    )
 
 
 def spray(kit: Kit) -> None:
     radius, height = kit.rng.uniform(0.018, 0.026), kit.rng.uniform(0.10, 0.13)
     kit.printed(0.0, height, 2 * math.pi * radius)
-    kit.lathe([Corner(0, 0), Corner(radius, 0, "print", 0.002), Corner(radius, height, "steel", 0.008), Corner(0.4 * radius, height + 0.012, "steel", 0.002), Corner(0, height + 0.012)])
+    kit.lathe(
+        [
+            Corner(0, 0),
+            Corner(radius, 0, "print", 0.002),
+            Corner(radius, height, "steel", 0.008),
+            Corner(0.4 * radius, height + 0.012, "steel", 0.002),
+            Corner(0, height + 0.012),
+        ]
+    )
     kit.blob((0, 0, height + 0.018), (0.45 * radius, 0.45 * radius, 0.012), "accent", 0.4)
 
 
@@ -162,8 +213,26 @@ def plate(kit: Kit) -> None:
 def goblet(kit: Kit) -> None:
     rng, foot, stem = kit.rng, kit.rng.uniform(0.025, 0.034), kit.rng.uniform(0.03, 0.06)
     cup_radius, height = rng.uniform(0.025, 0.036), rng.uniform(0.04, 0.07)
-    kit.turned([(0, 0), (foot, 0), (foot, 0.003), (0.004, 0.010), (0.004, stem), (cup_radius, stem + 0.5 * height), (0.9 * cup_radius, stem + height)])
-    kit.turned([(0.9 * cup_radius, stem + height), (0.85 * cup_radius, stem + height), (0.9 * cup_radius, stem + 0.5 * height), (0, stem + 0.01)], "trim")
+    kit.turned(
+        [
+            (0, 0),
+            (foot, 0),
+            (foot, 0.003),
+            (0.004, 0.010),
+            (0.004, stem),
+            (cup_radius, stem + 0.5 * height),
+            (0.9 * cup_radius, stem + height),
+        ]
+    )
+    kit.turned(
+        [
+            (0.9 * cup_radius, stem + height),
+            (0.85 * cup_radius, stem + height),
+            (0.9 * cup_radius, stem + 0.5 * height),
+            (0, stem + 0.01),
+        ],
+        "trim",
+    )
 
 
 def lamp(kit: Kit) -> None:
@@ -174,8 +243,14 @@ def lamp(kit: Kit) -> None:
 
 def ball(kit: Kit) -> None:
     radius, bands = kit.rng.uniform(0.035, 0.05), kit.rng.choice((3, 4, 5, 7))
-    rings = [Corner(radius * math.cos(math.pi * (t / 20 - 0.5)), radius * (1 + math.sin(math.pi * (t / 20 - 0.5))),
-                    ("body", "accent", "trim")[int(t / 21 * bands) % 3]) for t in range(21)]
+    rings = [
+        Corner(
+            radius * math.cos(math.pi * (t / 20 - 0.5)),
+            radius * (1 + math.sin(math.pi * (t / 20 - 0.5))),
+            ("body", "accent", "trim")[int(t / 21 * bands) % 3],
+        )
+        for t in range(21)
+    ]
     kit.lathe(rings, segments=48)
 
 
@@ -202,14 +277,24 @@ def fruit(kit: Kit) -> None:
     rings = []
     for t in range(21):
         v = math.pi * (t / 20 - 0.5)
-        rings.append(Corner(radius * math.cos(v) ** 0.8 * (1 - waist * (t / 20) ** 2) if 0 < t < 20 else 0.0, radius * stretch * (1 + math.sin(v)), "body"))
+        rings.append(
+            Corner(
+                radius * math.cos(v) ** 0.8 * (1 - waist * (t / 20) ** 2) if 0 < t < 20 else 0.0,
+                radius * stretch * (1 + math.sin(v)),
+                "body",
+            )
+        )
     kit.lathe(rings, segments=40)
     kit.rod([(0, 0, 2 * radius * stretch - 0.004), (0.003, 0, 2 * radius * stretch + 0.012)], [0.002, 0.0015], "dark")
 
 
 def mushroom(kit: Kit) -> None:
     kit.turned([(0, 0), (0.018, 0), (0.014, 0.05), (0, 0.05)], "trim")
-    kit.turned([(0.014, 0.045), (kit.rng.uniform(0.035, 0.05), 0.048), (0.03, 0.075), (0, kit.rng.uniform(0.08, 0.09))], "body", 0.008)
+    kit.turned(
+        [(0.014, 0.045), (kit.rng.uniform(0.035, 0.05), 0.048), (0.03, 0.075), (0, kit.rng.uniform(0.08, 0.09))],
+        "body",
+        0.008,
+    )
     for _ in range(5):
         a, r = kit.rng.uniform(0, 6.28), kit.rng.uniform(0.01, 0.03)
         kit.blob((r * math.cos(a), r * math.sin(a), 0.08 - 0.5 * r), (0.005, 0.005, 0.006), "accent")
@@ -217,20 +302,36 @@ def mushroom(kit: Kit) -> None:
 
 def plant(kit: Kit) -> None:
     rng = kit.rng
-    kit.turned([(0, 0), (0.024, 0), (0.034, 0.05), (0.030, 0.05), (0.028, 0.044), (0, 0.044)], rng.choice(("body", "accent")))
+    kit.turned(
+        [(0, 0), (0.024, 0), (0.034, 0.05), (0.030, 0.05), (0.028, 0.044), (0, 0.044)], rng.choice(("body", "accent"))
+    )
     for _ in range(rng.randint(7, 14)):
         a, reach, rise = rng.uniform(0, 6.28), rng.uniform(0.01, 0.045), rng.uniform(0.02, 0.06)
         c, s = math.cos(a), math.sin(a)
         path = [(reach * t * c, reach * t * s, 0.044 + rise * math.sin(1.9 * t)) for t in (0, 0.3, 0.6, 0.85, 1.0)]
-        kit.tube(path, (-s, c, 0.0), [(0.002, 0.001), (0.008, 0.001), (0.010, 0.001), (0.006, 0.001), (0.001, 0.001)], "leaf")
+        kit.tube(
+            path, (-s, c, 0.0), [(0.002, 0.001), (0.008, 0.001), (0.010, 0.001), (0.006, 0.001), (0.001, 0.001)], "leaf"
+        )
 
 
 def teapot(kit: Kit) -> None:
     radius, height = kit.rng.uniform(0.036, 0.046), kit.rng.uniform(0.05, 0.07)
     kit.printed(0.0, height, 2 * math.pi * radius)
-    kit.lathe([Corner(0, 0), Corner(0.7 * radius, 0, "print", 0.004), Corner(radius, 0.5 * height, "print", 0.02), Corner(0.55 * radius, height, "trim", 0.004),
-               Corner(0.2 * radius, height + 0.012, "trim", 0.004), Corner(0.2 * radius, height + 0.024, "trim", 0.003), Corner(0, height + 0.024)])
-    kit.rod([(-0.8 * radius, 0, 0.4 * height), (-1.3 * radius, 0, 0.6 * height), (-1.6 * radius, 0, 0.95 * height)], [0.009, 0.007, 0.004])
+    kit.lathe(
+        [
+            Corner(0, 0),
+            Corner(0.7 * radius, 0, "print", 0.004),
+            Corner(radius, 0.5 * height, "print", 0.02),
+            Corner(0.55 * radius, height, "trim", 0.004),
+            Corner(0.2 * radius, height + 0.012, "trim", 0.004),
+            Corner(0.2 * radius, height + 0.024, "trim", 0.003),
+            Corner(0, height + 0.024),
+        ]
+    )
+    kit.rod(
+        [(-0.8 * radius, 0, 0.4 * height), (-1.3 * radius, 0, 0.6 * height), (-1.6 * radius, 0, 0.95 * height)],
+        [0.009, 0.007, 0.004],
+    )
     kit.rod(arc((0.9 * radius, 0, 0.55 * height), (0.5 * radius, 0.35 * height), -90, 90), [0.004] * 19, "body")
 
 
@@ -275,7 +376,12 @@ def remote(kit: Kit) -> None:
     kit.blob((0, 0, height / 2), (width / 2, 0.008, height / 2), "body", 0.35)
     for row in range(kit.rng.randint(4, 7)):
         for column in (-1, 0, 1):
-            kit.blob((0.3 * width * column, -0.008, height * (0.86 - 0.1 * row)), (0.003, 0.002, 0.003), "accent" if row else "ink", 0.5)
+            kit.blob(
+                (0.3 * width * column, -0.008, height * (0.86 - 0.1 * row)),
+                (0.003, 0.002, 0.003),
+                "accent" if row else "ink",
+                0.5,
+            )
 
 
 def camera(kit: Kit) -> None:
@@ -284,7 +390,12 @@ def camera(kit: Kit) -> None:
     kit.box((0, 0, 0.75 * height), (width + 0.001, 0.032, 0.25 * height), "trim")
     kit.box((-0.2 * width, 0, height + 0.005), (0.2 * width, 0.02, 0.012), "trim")
     for k, surface in enumerate(("dark", "steel", "dark")):
-        kit.blob((0.05 * width, -0.018 - 0.008 * k, 0.45 * height), (radius * (1 - 0.12 * k),) * 1 + (0.012, radius * (1 - 0.12 * k)), surface, 0.3)
+        kit.blob(
+            (0.05 * width, -0.018 - 0.008 * k, 0.45 * height),
+            (radius * (1 - 0.12 * k),) * 1 + (0.012, radius * (1 - 0.12 * k)),
+            surface,
+            0.3,
+        )
     kit.blob((0.35 * width, 0, height), (0.006, 0.006, 0.006), "accent", 0.4)
 
 
@@ -319,7 +430,9 @@ def brick(kit: Kit) -> None:
     kit.box((0, 0, height / 2), (columns * unit, 2 * unit, height), surface)
     for column in range(columns):
         for row in (-0.5, 0.5):
-            kit.blob(((column - (columns - 1) / 2) * unit, row * unit, height + 0.002), (0.006, 0.006, 0.004), surface, 0.3)
+            kit.blob(
+                ((column - (columns - 1) / 2) * unit, row * unit, height + 0.002), (0.006, 0.006, 0.004), surface, 0.3
+            )
 
 
 def die(kit: Kit) -> None:
@@ -327,12 +440,21 @@ def die(kit: Kit) -> None:
     for side in ((0, -1), (1, 0), (-1, 0), (0, 1)):
         for _ in range(kit.rng.randint(2, 6)):
             u, w = kit.rng.choice((-1, 0, 1)), kit.rng.choice((-1, 0, 1))
-            centre = (0.0295 * side[0] + 0.014 * u * (side[0] == 0), 0.0295 * side[1] + 0.014 * u * (side[1] == 0), 0.03 + 0.014 * w)
+            centre = (
+                0.0295 * side[0] + 0.014 * u * (side[0] == 0),
+                0.0295 * side[1] + 0.014 * u * (side[1] == 0),
+                0.03 + 0.014 * w,
+            )
             kit.blob(centre, (0.004, 0.004, 0.004), "ink")
 
 
 def chair(kit: Kit) -> None:
-    rng, width, seat, back = kit.rng, kit.rng.uniform(0.045, 0.06), kit.rng.uniform(0.04, 0.055), kit.rng.uniform(0.045, 0.07)
+    rng, width, seat, back = (
+        kit.rng,
+        kit.rng.uniform(0.045, 0.06),
+        kit.rng.uniform(0.04, 0.055),
+        kit.rng.uniform(0.045, 0.07),
+    )
     leg = rng.uniform(0.004, 0.008)
     for x in (-1, 1):
         for y in (-1, 1):
@@ -340,7 +462,11 @@ def chair(kit: Kit) -> None:
         kit.box((x * (width - leg) / 2, (width - leg) / 2, seat + back / 2), (leg, leg, back), "trim")
     kit.box((0, 0, seat), (width, width, 0.006), "body")
     for k in range(rng.choice((1, 2, 3))):
-        kit.box((0, (width - leg) / 2, seat + back * (0.95 - 0.3 * k)), (width, 0.6 * leg, rng.uniform(0.008, 0.018)), "body")
+        kit.box(
+            (0, (width - leg) / 2, seat + back * (0.95 - 0.3 * k)),
+            (width, 0.6 * leg, rng.uniform(0.008, 0.018)),
+            "body",
+        )
 
 
 def table(kit: Kit) -> None:
@@ -407,7 +533,14 @@ def house(kit: Kit) -> None:
     width, height = kit.rng.uniform(0.06, 0.085), kit.rng.uniform(0.04, 0.06)
     kit.box((0, 0, height / 2), (width, 0.05, height), "body")
     first, a, top = len(kit.vertices), width / 2 + 0.004, height + kit.rng.uniform(0.025, 0.045)
-    kit.vertices += [(-a, -0.03, height), (a, -0.03, height), (a, 0.03, height), (-a, 0.03, height), (0, -0.03, top), (0, 0.03, top)]
+    kit.vertices += [
+        (-a, -0.03, height),
+        (a, -0.03, height),
+        (a, 0.03, height),
+        (-a, 0.03, height),
+        (0, -0.03, top),
+        (0, 0.03, top),
+    ]
     for corners in ([0, 4, 5, 3], [1, 2, 5, 4], [0, 1, 4], [2, 3, 5]):
         kit.add_face([first + k for k in corners], "accent")
     kit.box((0, -0.025, 0.014), (0.016, 0.002, 0.028), "ink")
@@ -426,8 +559,19 @@ def suitcase(kit: Kit) -> None:
 def drum(kit: Kit) -> None:
     radius, height = kit.rng.uniform(0.035, 0.05), kit.rng.uniform(0.035, 0.07)
     kit.printed(0, height, 2 * math.pi * radius)
-    kit.lathe([Corner(0, 0), Corner(1.04 * radius, 0, "trim", 0.001), Corner(1.04 * radius, 0.006, "trim", 0.001), Corner(radius, 0.007, "print"), Corner(radius, height - 0.007, "trim"),
-               Corner(1.04 * radius, height - 0.006, "trim", 0.001), Corner(1.04 * radius, height, "trim", 0.001), Corner(radius, height - 0.002, "paper"), Corner(0, height - 0.002, "paper")])
+    kit.lathe(
+        [
+            Corner(0, 0),
+            Corner(1.04 * radius, 0, "trim", 0.001),
+            Corner(1.04 * radius, 0.006, "trim", 0.001),
+            Corner(radius, 0.007, "print"),
+            Corner(radius, height - 0.007, "trim"),
+            Corner(1.04 * radius, height - 0.006, "trim", 0.001),
+            Corner(1.04 * radius, height, "trim", 0.001),
+            Corner(radius, height - 0.002, "paper"),
+            Corner(0, height - 0.002, "paper"),
+        ]
+    )
 
 
 # -- things that are bent, and soft toys -------------------------------------------------------------------------------
@@ -456,19 +600,39 @@ def brush(kit: Kit) -> None:
 
 def pencil(kit: Kit) -> None:
     length, radius = kit.rng.uniform(0.10, 0.13), kit.rng.uniform(0.006, 0.010)
-    kit.lathe([Corner(0, 0, "accent"), Corner(radius, 0.0, "accent", 0.002), Corner(radius, 0.014, "steel"), Corner(radius, 0.02, "body"), Corner(radius, length, "paper"), Corner(0.25 * radius, length + 0.02, "ink"),
-               Corner(0, length + 0.026, "ink")], segments=6)
+    kit.lathe(
+        [
+            Corner(0, 0, "accent"),
+            Corner(radius, 0.0, "accent", 0.002),
+            Corner(radius, 0.014, "steel"),
+            Corner(radius, 0.02, "body"),
+            Corner(radius, length, "paper"),
+            Corner(0.25 * radius, length + 0.02, "ink"),
+            Corner(0, length + 0.026, "ink"),
+        ],
+        segments=6,
+    )
 
 
 def spoon(kit: Kit) -> None:
     length = kit.rng.uniform(0.09, 0.12)
-    kit.rod([(0, 0, 0), (0, 0.003, 0.4 * length), (0, 0, length)], [0.006, 0.004, 0.003], kit.rng.choice(("steel", "body")), flat=0.4)
+    kit.rod(
+        [(0, 0, 0), (0, 0.003, 0.4 * length), (0, 0, length)],
+        [0.006, 0.004, 0.003],
+        kit.rng.choice(("steel", "body")),
+        flat=0.4,
+    )
     kit.blob((0, 0, length + 0.014), (kit.rng.uniform(0.012, 0.018), 0.005, 0.022), kit.rng.choice(("steel", "body")))
 
 
 def scissors(kit: Kit) -> None:
     for side in (-1, 1):
-        kit.rod([(side * 0.012, 0.002 * side, 0.03), (0, 0.002 * side, 0.06), (-side * 0.014, 0.002 * side, 0.125)], [0.005, 0.006, 0.001], "steel", flat=0.25)
+        kit.rod(
+            [(side * 0.012, 0.002 * side, 0.03), (0, 0.002 * side, 0.06), (-side * 0.014, 0.002 * side, 0.125)],
+            [0.005, 0.006, 0.001],
+            "steel",
+            flat=0.25,
+        )
         kit.rod(arc((side * 0.018, 0, 0.018), (0.012, 0.018), 0, 360), [0.004] * 19, "body", flat=0.9)
 
 
@@ -476,7 +640,12 @@ def glasses(kit: Kit) -> None:
     radius, soft = kit.rng.uniform(0.018, 0.024), kit.rng.uniform(0.7, 1.3)
     for x in (-1, 1):
         kit.rod(arc((x * 1.25 * radius, 0, radius), (radius, soft * radius), 0, 360), [0.003] * 19, "body")
-        kit.tube([(x * 2.2 * radius, 0, radius), (x * 2.2 * radius, 0.05, radius), (x * 2.2 * radius, 0.065, radius - 0.01)], (1.0, 0.0, 0.0), [(0.002, 0.003)] * 3, "body")
+        kit.tube(
+            [(x * 2.2 * radius, 0, radius), (x * 2.2 * radius, 0.05, radius), (x * 2.2 * radius, 0.065, radius - 0.01)],
+            (1.0, 0.0, 0.0),
+            [(0.002, 0.003)] * 3,
+            "body",
+        )
     kit.rod([(-0.3 * radius, 0, 1.2 * radius), (0.3 * radius, 0, 1.2 * radius)], [0.002, 0.002], "body")
 
 
@@ -492,7 +661,11 @@ def doughnut(kit: Kit) -> None:
 
 
 def banana(kit: Kit) -> None:
-    kit.rod(arc((0, 0, 0.08), (0.06, 0.07), 200, 340), [0.003 + 0.013 * math.sin(math.pi * k / 18) ** 0.5 for k in range(19)], "body")
+    kit.rod(
+        arc((0, 0, 0.08), (0.06, 0.07), 200, 340),
+        [0.003 + 0.013 * math.sin(math.pi * k / 18) ** 0.5 for k in range(19)],
+        "body",
+    )
 
 
 def shoe(kit: Kit) -> None:
@@ -512,7 +685,9 @@ def shoe(kit: Kit) -> None:
 
 def hat(kit: Kit) -> None:
     radius, height = kit.rng.uniform(0.03, 0.036), kit.rng.uniform(0.03, 0.06)
-    kit.turned([(0, 0.002), (radius + kit.rng.uniform(0.015, 0.03), 0.0), (radius + 0.02, 0.004), (radius, 0.006)], "body")
+    kit.turned(
+        [(0, 0.002), (radius + kit.rng.uniform(0.015, 0.03), 0.0), (radius + 0.02, 0.004), (radius, 0.006)], "body"
+    )
     kit.turned([(radius, 0.006), (radius, 0.018)], "accent")
     kit.turned([(radius, 0.018), (0.85 * radius, height), (0, height - 0.004)], "body", 0.006)
 
@@ -544,7 +719,11 @@ def beast(kit: Kit) -> None:
     kit.blob((0, 0, leg + thick), (length / 2 + 0.01, thick, thick), "body", 0.8)
     for x in (-0.42, 0.42):
         for y in (-0.5, 0.5):
-            kit.rod([(x * length, y * thick, 0.0), (x * length, y * thick, leg + thick)], [0.4 * thick, 0.45 * thick], rng.choice(("body", "accent")))
+            kit.rod(
+                [(x * length, y * thick, 0.0), (x * length, y * thick, leg + thick)],
+                [0.4 * thick, 0.45 * thick],
+                rng.choice(("body", "accent")),
+            )
     head = (-0.6 * length - 0.3 * neck, 0.0, leg + 1.5 * thick + neck)
     kit.rod([(-0.35 * length, 0, leg + thick), head], [0.7 * thick, 0.45 * thick], "body")
     kit.blob(head, (rng.uniform(0.012, 0.02), 0.011, 0.011), "body")
@@ -552,7 +731,11 @@ def beast(kit: Kit) -> None:
     for y in (-1, 1):
         kit.blob((head[0] + 0.004, 0.009 * y, head[2] + 0.010), (0.004, 0.004, rng.uniform(0.005, 0.012)), "accent")
         kit.blob((head[0] - 0.010, 0.008 * y, head[2] + 0.004), (0.002, 0.002, 0.002), "dark")
-    kit.rod([(0.5 * length, 0, leg + 1.3 * thick), (0.8 * length, 0, leg + rng.uniform(-0.5, 3.0) * thick)], [0.3 * thick, 0.1 * thick], "body")
+    kit.rod(
+        [(0.5 * length, 0, leg + 1.3 * thick), (0.8 * length, 0, leg + rng.uniform(-0.5, 3.0) * thick)],
+        [0.3 * thick, 0.1 * thick],
+        "body",
+    )
 
 
 def bird(kit: Kit) -> None:
@@ -571,7 +754,12 @@ def fish(kit: Kit) -> None:
     length, height = kit.rng.uniform(0.045, 0.06), kit.rng.uniform(0.02, 0.032)
     kit.blob((0, 0, 0.04), (length, 0.012, height), "body")
     kit.rod([(0.9 * length, 0, 0.04), (1.35 * length, 0, 0.04)], [0.004, 0.024], "accent", flat=0.12)
-    kit.rod([(-0.2 * length, 0, 0.04 + 0.85 * height), (0.4 * length, 0, 0.04 + 1.2 * height)], [0.004, 0.008], "accent", flat=0.2)
+    kit.rod(
+        [(-0.2 * length, 0, 0.04 + 0.85 * height), (0.4 * length, 0, 0.04 + 1.2 * height)],
+        [0.004, 0.008],
+        "accent",
+        flat=0.2,
+    )
     for k in range(kit.rng.choice((0, 2, 3))):
         kit.blob(((-0.3 + 0.35 * k) * length, 0, 0.04), (0.006, 0.0125, 0.9 * height * (1 - 0.12 * k * k)), "trim")
     for y in (-1, 1):
@@ -581,7 +769,12 @@ def fish(kit: Kit) -> None:
 def plane(kit: Kit) -> None:
     length = kit.rng.uniform(0.055, 0.065)
     kit.blob((0, 0, 0.03), (length, 0.012, 0.012), "body")
-    kit.tube([(-0.1 * length, y, 0.03) for y in (-0.06, -0.02, 0.02, 0.06)], (0.0, 0.0, 1.0), [(0.002, 0.008), (0.002, 0.016), (0.002, 0.016), (0.002, 0.008)], "accent")
+    kit.tube(
+        [(-0.1 * length, y, 0.03) for y in (-0.06, -0.02, 0.02, 0.06)],
+        (0.0, 0.0, 1.0),
+        [(0.002, 0.008), (0.002, 0.016), (0.002, 0.016), (0.002, 0.008)],
+        "accent",
+    )
     kit.tube([(0.85 * length, y, 0.033) for y in (-0.022, 0.022)], (0.0, 0.0, 1.0), [(0.0015, 0.008)] * 2, "accent")
     kit.rod([(0.8 * length, 0, 0.035), (0.95 * length, 0, 0.06)], [0.012, 0.007], "trim", flat=0.15)
 
@@ -592,7 +785,14 @@ def boat(kit: Kit) -> None:
     if kit.rng.random() < 0.5:
         kit.rod([(0, 0, 0.03), (0, 0, 0.11)], [0.002, 0.002], "trim")
         first = len(kit.vertices)
-        kit.vertices += [(0.003, 0, 0.045), (0.045, 0.006, 0.045), (0.003, 0, 0.11), (-0.003, 0, 0.045), (-0.035, 0.006, 0.045), (-0.003, 0, 0.10)]
+        kit.vertices += [
+            (0.003, 0, 0.045),
+            (0.045, 0.006, 0.045),
+            (0.003, 0, 0.11),
+            (-0.003, 0, 0.045),
+            (-0.035, 0.006, 0.045),
+            (-0.003, 0, 0.10),
+        ]
         kit.add_face([first, first + 1, first + 2], "accent")
         kit.add_face([first + 5, first + 4, first + 3], "accent")
     else:
@@ -615,7 +815,9 @@ def flower(kit: Kit) -> None:
         kit.blob((0.021 * math.cos(a), -0.004, 0.098 + 0.021 * math.sin(a)), (0.0105, 0.003, 0.0105), "body")
     kit.blob((0, -0.006, 0.098), (0.011, 0.006, 0.011), "accent")
     for side in (-1, 1):
-        kit.rod([(0, 0, 0.03), (side * 0.015, 0, 0.045), (side * 0.03, 0, 0.05)], [0.002, 0.008, 0.001], "leaf", flat=0.2)
+        kit.rod(
+            [(0, 0, 0.03), (side * 0.015, 0, 0.045), (side * 0.03, 0, 0.05)], [0.002, 0.008, 0.001], "leaf", flat=0.2
+        )
 
 
 CATEGORIES: dict[str, Callable[[Kit], None]] = {
@@ -671,6 +873,10 @@ def _colours(rng: random.Random) -> dict[str, str]:
     return {
         "body": hsv(hue, saturation, value),
         "ink": hsv(hue + rng.uniform(-0.1, 0.1), rng.uniform(0.0, 0.5), ink),
-        "accent": hsv(hue + rng.choice((0.0, 0.3, 0.5, 0.7)) + rng.uniform(-0.06, 0.06), rng.uniform(0.35, 0.85), rng.uniform(0.45, 0.9)),
+        "accent": hsv(
+            hue + rng.choice((0.0, 0.3, 0.5, 0.7)) + rng.uniform(-0.06, 0.06),
+            rng.uniform(0.35, 0.85),
+            rng.uniform(0.45, 0.9),
+        ),
         "trim": hsv(hue + rng.uniform(-0.3, 0.3), rng.uniform(0.0, 0.5), rng.uniform(0.2, 0.9)),
     }
