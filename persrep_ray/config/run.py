@@ -24,6 +24,9 @@ class DataConfig(Section):
 
     max_pixels: int = Field(default=50_000_000, gt=0, description="a larger image is reported and skipped")
     max_bytes: int = Field(default=64 * 1024 * 1024, gt=0, description="a larger file is reported and skipped")
+    photos_per_object: int = Field(
+        default=32, ge=1, description="train photos of an object that are used; of more, an even draw"
+    )
 
 
 class BackboneConfig(Section):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from persrep_ray.config import DataConfig
+from persrep_ray.data.duplicates import perceptual_hashes
 from persrep_ray.storage.files import File, read_file
 from persrep_ray.storage.store import NotFoundError, StorageError
 
@@ -113,8 +114,15 @@ def check_header(file: File, limits: DataConfig) -> None:
         _open(data, limits)
 
 
-def check_pixels(file: File, limits: DataConfig) -> tuple[int, int]:
-    """(H, W) of the upright image in `file`. Raises `ImageError` where `read_rgb` would, at about half its cost."""
+class CheckedImage(NamedTuple):
+    """The size (H, W) of an upright image that can be decoded, and its perceptual hashes."""
+
+    size: tuple[int, int]
+    hashes: tuple[int, ...]
+
+
+def check_pixels(file: File, limits: DataConfig) -> CheckedImage:
+    """Decodes the image in `file`. Raises `ImageError` where `read_rgb` would, at about half its cost."""
     data = _read(file, limits)
     with _image_errors(str(file)):
         image = _open(data, limits)
@@ -122,7 +130,15 @@ def check_pixels(file: File, limits: DataConfig) -> tuple[int, int]:
         # A JPEG is still read to its end, but decoded at an eighth of its size; other formats ignore this.
         image.draft(None, (max(width // 8, 1), max(height // 8, 1)))
         image.load()
-        return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
+        orientation = _orientation(image)
+        if image.mode.startswith("I"):
+            grey = Image.fromarray((_sixteen_bit(image) // 257).astype(np.uint8))
+        else:
+            grey = image.convert("L")
+        if orientation in _TO_UPRIGHT:
+            grey = grey.transpose(_TO_UPRIGHT[orientation])
+        size = (width, height) if orientation in _SIDEWAYS else (height, width)
+        return CheckedImage(size, perceptual_hashes(np.asarray(grey)))
 
 
 def capped_size(size: tuple[int, int], longest: int) -> tuple[int, int]:

@@ -10,13 +10,20 @@ A bad photo, mask or folder becomes a `Problem` and is left out; it never stops 
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from persrep_ray.config import DataConfig
-from persrep_ray.data.images import ImageError, check_header, check_pixels, read_mask
+from persrep_ray.data.duplicates import find_groups
+from persrep_ray.data.images import ImageError, check_header, check_pixels, read_mask, read_rgb
 from persrep_ray.data.metadata import read_categories, read_test_splits
 from persrep_ray.data.tree import Problem, Tree, open_tree
 from persrep_ray.storage.files import File, RemoteFile, read_file
@@ -38,7 +45,10 @@ class Photo:
 
 @dataclass(frozen=True)
 class ObjectPhotos:
-    """An object's usable photos in the order of their names; `train` is empty if none of them can be used."""
+    """An object's usable photos in the order of their names; `train` is empty if none of them can be used.
+
+    Of more than `DataConfig.photos_per_object` train photos, an even draw is used.
+    """
 
     object_id: str
     category: str | None
@@ -48,11 +58,15 @@ class ObjectPhotos:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a data folder holds. `objects` is sorted by id; all paths are absolute."""
+    """What a data folder holds. `objects` is sorted by id; all paths are absolute.
+
+    `duplicates` are groups of photos that are the same and belong to several objects, or to train and test.
+    """
 
     root: Path | str  # a local folder or an S3 URI
     objects: dict[str, ObjectPhotos]
     problems: tuple[Problem, ...]
+    duplicates: tuple[tuple[Photo, ...], ...] = ()
 
 
 def load_manifest(location: str | Path, limits: DataConfig) -> Manifest:
@@ -83,10 +97,17 @@ def load_manifest(location: str | Path, limits: DataConfig) -> Manifest:
     for info in tree.metadata("*_info.json"):
         categories.update(read_categories(info, limits))
 
-    good, problems = _check_all(train, [*test.values(), *dense.values()], limits)
+    good, hashes, problems = _check_all(train, [*test.values(), *dense.values()], limits)
 
     def usable(part: dict[str, list[Photo]], object_id: str) -> list[Photo]:
         return [good[photo.path] for photo in part.get(object_id, []) if photo.path in good]
+
+    def drawn(photos: list[Photo]) -> tuple[Photo, ...]:
+        most = limits.photos_per_object
+        if len(photos) > most:
+            cause = f"has {len(photos)} train photos, of which an even draw of {most} is used (data.photos_per_object)"
+            problems.append(Problem(photos[0].object_id, f"object {photos[0].object_id}", cause))
+        return _even_draw(photos, most)
 
     def with_split(photo: Photo) -> Photo:
         split = splits.get((photo.object_id, photo.path.name)) or splits.get((photo.object_id, photo.path.stem))
@@ -96,12 +117,41 @@ def load_manifest(location: str | Path, limits: DataConfig) -> Manifest:
         object_id: ObjectPhotos(
             object_id=object_id,
             category=categories.get(object_id),
-            train=tuple(usable(train, object_id)),
+            train=drawn(usable(train, object_id)),
             test=tuple(map(with_split, _merge_dense(usable(test, object_id), usable(dense, object_id), limits))),
         )
         for object_id in object_ids
     }
-    return Manifest(tree.root, objects, (*tree.problems, *problems))
+    duplicates = tuple(_duplicates(objects, hashes, limits))
+    return Manifest(tree.root, objects, (*tree.problems, *problems), duplicates)
+
+
+def _even_draw(photos: list[Photo], most: int) -> tuple[Photo, ...]:
+    """At most `most` of an object's photos, in their order. The draw depends on their names alone."""
+
+    def rank(photo: Photo) -> bytes:
+        return hashlib.blake2b(f"{photo.object_id}/{photo.path.name}".encode()).digest()
+
+    chosen = {photo.path for photo in sorted(photos, key=rank)[:most]}
+    return tuple(photo for photo in photos if photo.path in chosen)
+
+
+def _duplicates(
+    objects: Mapping[str, ObjectPhotos], hashes: Mapping[File, tuple[int, ...]], limits: DataConfig
+) -> Iterator[tuple[Photo, ...]]:
+    """The groups of equal photos that span objects, or train and test. Photos that were not decoded are left out."""
+    parts = [(photo, part) for one in objects.values() for part in (one.train, one.test) for photo in part]
+    known = [(photo, part) for photo, part in parts if photo.path in hashes]
+
+    def read(index: int) -> NDArray[np.uint8] | None:
+        try:
+            return read_rgb(known[index][0].path, limits)
+        except ImageError:  # it has changed since it was checked
+            return None
+
+    for group in find_groups([hashes[photo.path] for photo, _ in known], read):
+        if len({(known[i][0].object_id, known[i][1] is objects[known[i][0].object_id].train) for i in group}) > 1:
+            yield tuple(known[i][0] for i in group)
 
 
 def _photos(tree: Tree, folder: str, masks: str | None = None) -> dict[str, list[Photo]]:
@@ -120,37 +170,47 @@ def _photos(tree: Tree, folder: str, masks: str | None = None) -> dict[str, list
 
 def _check_all(
     train: dict[str, list[Photo]], test: list[list[Photo]], limits: DataConfig
-) -> tuple[dict[File, Photo], list[Problem]]:
-    """The usable photos by path, and what is wrong with the rest."""
+) -> tuple[dict[File, Photo], dict[File, tuple[int, ...]], list[Problem]]:
+    """The usable photos by path, the perceptual hashes of those that were decoded, and what is wrong with the rest."""
     must_decode = [photo for photos in train.values() for photo in photos]
     test_photos = [photo for photos in test for photo in photos]
     decode_all = len(must_decode) + len(test_photos) <= _DECODE_ALL_UP_TO
     good: dict[File, Photo] = {}
+    hashes: dict[File, tuple[int, ...]] = {}
     problems: list[Problem] = []
     with ThreadPoolExecutor(_CHECK_THREADS) as pool:
         checks = [
             *pool.map(lambda photo: _check(photo, True, limits), must_decode),
             *pool.map(lambda photo: _check(photo, decode_all, limits), test_photos),
         ]
-    for photo, problem in checks:
-        if photo:
-            good[photo.path] = photo
-        if problem:
-            problems.append(problem)
-    return good, problems
+    for checked in checks:
+        if checked.photo:
+            good[checked.photo.path] = checked.photo
+            if checked.hashes:
+                hashes[checked.photo.path] = checked.hashes
+        if checked.problem:
+            problems.append(checked.problem)
+    return good, hashes, problems
 
 
-def _check(photo: Photo, decode: bool, limits: DataConfig) -> tuple[Photo | None, Problem | None]:
-    """The photo if it is usable (without its mask if only the mask is bad), and what is wrong."""
+class _Checked(NamedTuple):
+    """A photo if it is usable (without its mask if only the mask is bad), what is wrong, and its perceptual hashes."""
+
+    photo: Photo | None
+    problem: Problem | None = None
+    hashes: tuple[int, ...] = ()
+
+
+def _check(photo: Photo, decode: bool, limits: DataConfig) -> _Checked:
     try:
         if photo.mask is None and not decode:
             check_header(photo.path, limits)
-            return photo, None
-        size = check_pixels(photo.path, limits)
+            return _Checked(photo)
+        size, hashes = check_pixels(photo.path, limits)
     except ImageError as error:
-        return None, _problem(photo.object_id, photo.path, error)
+        return _Checked(None, _problem(photo.object_id, photo.path, error))
     if photo.mask is None:
-        return photo, None
+        return _Checked(photo, None, hashes)
     try:
         mask = read_mask(photo.mask, limits)
         if mask.shape != size:
@@ -160,8 +220,8 @@ def _check(photo: Photo, decode: bool, limits: DataConfig) -> tuple[Photo | None
         if not mask.any():
             raise ImageError("the mask has no object pixel")
     except ImageError as error:
-        return replace(photo, mask=None), _problem(photo.object_id, photo.mask, error)
-    return photo, None
+        return _Checked(replace(photo, mask=None), _problem(photo.object_id, photo.mask, error), hashes)
+    return _Checked(photo, None, hashes)
 
 
 def _problem(object_id: str, path: File, error: ImageError) -> Problem:

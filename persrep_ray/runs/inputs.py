@@ -5,13 +5,17 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import NamedTuple
 
 from persrep_ray.config import ConfigError, RunConfig
+from persrep_ray.data.images import ImageError, check_pixels
 from persrep_ray.data.objects import Manifest, ObjectPhotos
 from persrep_ray.data.tree import open_tree
 from persrep_ray.generate.generators import generators_of
 from persrep_ray.storage.files import File, RemoteFile
 
+_DUPLICATES_SHOWN = 20
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 
@@ -39,6 +43,49 @@ def photos_in(location: str | None, option: str) -> list[File]:
     if not photos:
         raise ConfigError(f"{option}: {location} has no photos ({', '.join(sorted(_SUFFIXES))})")
     return photos
+
+
+def readable(files: Iterable[File], config: RunConfig) -> tuple[list[File], list[str]]:
+    """The photos that can be decoded, and what is wrong with the rest."""
+    good, problems = [], []
+    for file in files:
+        try:
+            check_pixels(file, config.data)
+            good.append(file)
+        except ImageError as error:
+            problems.append(str(error))
+    return good, problems
+
+
+class DuplicatesReport(NamedTuple):
+    """Warnings that name pairs of files, and how many photos have a copy elsewhere, as `summary.json` says it."""
+
+    warnings: list[str]
+    counts: dict[str, int]
+
+
+def duplicates_report(manifest: Manifest) -> DuplicatesReport:
+    """What the user should know of photos that are in several objects' folders, or in train and test.
+
+    Each group of copies is one warning, and at most 20 are shown.
+    """
+    between, train_test, warnings = 0, 0, []
+    for group in manifest.duplicates:
+        objects = {photo.object_id for photo in group}
+        if len(objects) > 1:
+            between += len(group)
+            first, second = next(pair for pair in combinations(group, 2) if pair[0].object_id != pair[1].object_id)
+            what = "the same photo in two objects; it is a negative of neither"
+        else:
+            train_test += len(group)
+            first, second = group[0], group[-1]  # train photos come first
+            what = "the same photo in train and test; the figures are too good"
+        more = f" (and {len(group) - 2} more files)" if len(group) > 2 else ""
+        warnings.append(f"{first.path} and {second.path}{more}: {what}")
+    shown = warnings[:_DUPLICATES_SHOWN]
+    if len(warnings) > len(shown):
+        shown.append(f"{len(warnings) - len(shown)} more photos are in several places")
+    return DuplicatesReport(shown, {"between_objects": between, "train_and_test": train_test})
 
 
 def input_digests(

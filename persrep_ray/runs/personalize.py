@@ -17,7 +17,7 @@ from typing import Any
 import ray
 
 from persrep_ray.config import RunConfig
-from persrep_ray.data.distractors import choose_distractors
+from persrep_ray.data.distractors import choose_distractors, split_negatives
 from persrep_ray.data.objects import Manifest, load_manifest
 from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.distributed.connect import connected
@@ -32,7 +32,7 @@ from persrep_ray.generate.types import GeneratorInputs
 from persrep_ray.masks.pipeline import make_masks
 from persrep_ray.registry.pointers import in_parallel
 from persrep_ray.registry.registry import Registry
-from persrep_ray.runs.inputs import input_digests, photos_in, select_objects
+from persrep_ray.runs.inputs import duplicates_report, input_digests, photos_in, readable, select_objects
 from persrep_ray.runs.open_run import open_run
 from persrep_ray.runs.progress import StageProgress, StatusLine
 from persrep_ray.runs.summary import summarize
@@ -79,6 +79,8 @@ def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict
     backgrounds = photos_in(request.backgrounds, "--backgrounds")
     negatives = photos_in(request.negatives, "--negatives")
     status.warn([f"{problem.path}: {problem.cause}" for problem in manifest.problems])
+    duplicates = duplicates_report(manifest)
+    status.warn(duplicates.warnings)
     check_packages(config)
     inputs = input_digests(manifest, backgrounds, negatives, config)
     registry_store.check_writable()
@@ -89,7 +91,7 @@ def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict
             if run.unfinished:
                 with connected(verbose=request.verbose):
                     run.execute(backgrounds, negatives)
-            summary = summarize(folder, config, selected, run.failed)
+            summary = summarize(folder, config, selected, run.failed) | {"duplicates": duplicates.counts}
             folder.write_json(folder.summary, summary)
         except StorageError as error:
             raise RunInterruptedError(f"the run was interrupted: {error}; run the same command again") from error
@@ -151,8 +153,11 @@ class _Run:
         )
         self._warn_of_surprises(counts, has_photos=bool(backgrounds or negatives))
         shared = [ray.put(value) for value in (config, self._manifest, self._folder)]
+        negatives, held_out = split_negatives(negatives)
+        held_out, problems = readable(held_out, config)
+        self._status.warn(problems)
         # Cells are started first because they take long to start; masks are made meanwhile.
-        cells = Cells(config, shared, min(counts.cells, len(self._to_train)))
+        cells = Cells(config, [*shared, ray.put(held_out)], min(counts.cells, len(self._to_train)))
         self._make_masks(shared, counts.mask_actors)
         self._to_train = [object_id for object_id in self._to_train if object_id not in self.failed]
         chunks = missing_chunks(self._by_category(self._to_train), self._folder, config)
@@ -176,7 +181,9 @@ class _Run:
         """Warns of what the user may not have meant; `has_photos` tells whether there are backgrounds or negatives."""
         if has_photos and not any(generator.uses_photos for generator in self._generators.values()):
             name = self._config.generate.generator
-            self._status.warn([f"--backgrounds and --negatives are not used by generate.generator={name}"])
+            self._status.warn(
+                [f"generate.generator={name} does not use --backgrounds, and --negatives only check the adapters"]
+            )
         for generator in self._generators.values():
             self._status.warn(generator.warnings(counts.pools))
 

@@ -22,24 +22,28 @@ _HARDNESS_TEMPERATURE = 0.1  # of cosines: a photo that is less alike by 0.3 is 
 class TrainInputs:
     """What the training of one object starts from.
 
-    `photos` show the object, `distractors` other objects. `positives` and `negatives` are synthetic images in the order
-    of their index.
+    `photos` show the object, `distractors` other objects; `distractor_photo` are their indices among the train photos
+    of their objects. `positives` and `negatives` are synthetic images in the order of their index. `checks` are photos
+    that show anything else. They are never trained on, and the held-out photos are told from them, too.
     """
 
     object_id: str
     photos: tuple[Photo, ...]
     distractors: tuple[Photo, ...]
+    distractor_photo: tuple[int, ...]
     positives: Sequence[SyntheticImage]
     negatives: Sequence[SyntheticImage]
+    checks: tuple[Photo, ...] = ()
 
 
 @dataclass(frozen=True)
 class Pool:
     """Prefix outputs of views, grouped: a group per photo of the object, per photo of another object, and per role.
 
-    `positive_photo` and `negative_photo` are the index, among its object's photos, of the photo that each synthetic
-    image was cut from, and -1 if there is none; `distractor_photo` is the index of each distractor among its object's
-    photos. `without` leaves these out together with the object's photo of that index.
+    `positive_photo` is the index, among the object's photos, of the photo that each positive was cut from, and -1 if
+    there is none. `distractor_photo` counts each distractor among those of its object, and `negative_photo` says from
+    which of them a negative was cut. `without` leaves these out together with the object's photo of that index.
+    `checks` are standard views of photos that are never trained on.
     """
 
     photos: tuple[torch.Tensor, ...]  # (V, T, D) each
@@ -50,6 +54,7 @@ class Pool:
     positive_photo: np.ndarray  # (P,)
     negatives: torch.Tensor  # (M, T, D)
     negative_photo: np.ndarray  # (M,)
+    checks: tuple[torch.Tensor, ...] = ()  # (T, D) each
     held_out: int | None = None
 
     def without(self, held_out: int) -> Pool:
@@ -71,15 +76,16 @@ def make_pool(store: ViewStore, inputs: TrainInputs, pretrained: Callable[[torch
             features take for the object are drawn more often, because the adapter has to learn to tell them apart.
     """
 
-    def source_photos(role: str) -> np.ndarray:
-        images = inputs.positives if role == "positive" else inputs.negatives
-        return np.array([-1 if one.source_photo is None else one.source_photo for one in images], dtype=int)
-
-    seen: Counter[str] = Counter()
-    distractor_photo = []
-    for photo in inputs.distractors:
-        distractor_photo.append(seen[photo.object_id])
-        seen[photo.object_id] += 1
+    of_object: Counter[str] = Counter()
+    number: dict[tuple[str, int], int] = {}  # (other object, index of its photo) -> count among the distractors
+    for photo, index in zip(inputs.distractors, inputs.distractor_photo, strict=True):
+        number[photo.object_id, index] = of_object[photo.object_id]
+        of_object[photo.object_id] += 1
+    positive_photo = [-1 if one.source_photo is None else one.source_photo for one in inputs.positives]
+    negative_photo = [
+        -1 if one.source_photo is None else number.get((one.source_id, one.source_photo), one.source_photo)
+        for one in inputs.negatives
+    ]
     photos = tuple(store.photo(photo) for photo in inputs.photos)
     distractors = tuple(store.photo(photo) for photo in inputs.distractors)
     own = np.stack([pretrained(views) for views in photos])  # (T, D)
@@ -87,12 +93,13 @@ def make_pool(store: ViewStore, inputs: TrainInputs, pretrained: Callable[[torch
     return Pool(
         photos=photos,
         distractors=distractors,
-        distractor_photo=np.array(distractor_photo, dtype=int),
-        distractor_weight=_hardness(likeness),
+        distractor_photo=np.array(list(number.values()), dtype=int),
+        distractor_weight=_hardness(likeness, np.array([of_object[photo.object_id] for photo in inputs.distractors])),
         positives=store.synthetic(inputs.positives),
-        positive_photo=source_photos("positive"),
+        positive_photo=np.array(positive_photo, dtype=int),
         negatives=store.synthetic(inputs.negatives),
-        negative_photo=source_photos("negative"),
+        negative_photo=np.array(negative_photo, dtype=int),
+        checks=tuple(store.standard(photo) for photo in inputs.checks),
     )
 
 
@@ -191,9 +198,12 @@ class BatchSampler:
         return some, KeptPatches(index[:, self._special :] - self._special, patches)
 
 
-def _hardness(likeness: np.ndarray) -> np.ndarray:
-    """Weights from cosines (O,): half of the draws are spread evenly, half go to the photos most like the object."""
+def _hardness(likeness: np.ndarray, photos: np.ndarray) -> np.ndarray:
+    """Weights from cosines (O,): half of the draws are spread evenly over objects, half go to the photos most alike.
+
+    `photos` (O,) is the number of photos of each one's object.
+    """
     if not len(likeness):
         return likeness
-    soft = np.exp((likeness - likeness.max()) / _HARDNESS_TEMPERATURE)
-    return 0.5 / len(likeness) + 0.5 * soft / soft.sum()
+    even, soft = 1 / photos, np.exp((likeness - likeness.max()) / _HARDNESS_TEMPERATURE)
+    return 0.5 * even / even.sum() + 0.5 * soft / soft.sum()

@@ -28,10 +28,10 @@ def train_until_finished(loop: dict[str, Any]) -> None:
     if rank == 0:
         ray.get(queue.release.remote(owner))  # a group that this one replaces may have died with an object
     try:
-        config, manifest, folder = ray.get(loop["shared"])
+        config, manifest, folder, negatives = ray.get(loop["shared"])
         torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
         lora = load_lora(config, get_device() if config.train.gpus_per_worker else "cpu")
-        trainer = ObjectTrainer(lora, config, manifest, folder, rank=rank, world_size=world_size)
+        trainer = ObjectTrainer(lora, config, manifest, folder, negatives, rank=rank, world_size=world_size)
     except Exception as cause:  # a restart would fail in the same way
         ray.get(queue.broken.remote(owner, describe(cause)))
         return

@@ -35,7 +35,7 @@ class Cells:
     """The cells of a run and their queue. `poll` also replaces cells that have died.
 
     Args:
-        shared: references to the RunConfig, Manifest and RunFolder.
+        shared: references to the RunConfig, Manifest, RunFolder, and the photos of other things that check adapters.
         count: the number of cells.
     """
 

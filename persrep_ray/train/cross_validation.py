@@ -1,7 +1,8 @@
 """First, do no harm: held-out photos decide how strongly an adapter acts.
 
 Each fold trains without one of the object's photos and without the photos that it is ranked against. It then measures,
-at every candidate strength, how well the held-out photo is told from the held-out photos of other objects. The final
+at every candidate strength, how well the held-out photo is told from the held-out photos of other objects and from
+photos that no training sees (of the user's negatives, and of the bank where the run has few objects). The final
 adapter acts at the strength that does best on average; a strength of 0 keeps the pretrained features.
 """
 
@@ -39,8 +40,8 @@ class FoldScore:
 
 
 def plan_folds(pool: Pool, config: CrossValidationConfig) -> list[int]:
-    """Which of the object's photos to hold out in turn; none if no anchor or no distractor would remain."""
-    if len(pool.photos) < 2 or not len(pool.distractors):
+    """Which of the object's photos to hold out in turn; none if no anchor or nothing to rank against would remain."""
+    if len(pool.photos) < 2 or not (pool.distractors or pool.checks):
         return []
     return list(range(len(pool.photos)))[: config.folds]
 
@@ -51,10 +52,9 @@ def score_fold(backbone: Backbone, pool: Pool, held_out: int) -> FoldScore:
     own = [views for index, views in enumerate(pool.photos) if index != held_out]
     queries = normalized_cls(backbone, pool.photos[held_out])  # (V, D): every view is a query, for finer ranks
     gallery_own = normalized_cls(backbone, torch.stack([views[0] for views in own]))
-    unseen = [
-        views for views, held in zip(pool.distractors, fold.is_held_out(fold.distractor_photo), strict=True) if held
-    ]
-    distractors = normalized_cls(backbone, torch.stack([views[0] for views in unseen or pool.distractors]))
+    held = fold.is_held_out(fold.distractor_photo)
+    unseen = [views[0] for views, is_held in zip(pool.distractors, held, strict=True) if is_held] + list(pool.checks)
+    distractors = normalized_cls(backbone, torch.stack(unseen or [views[0] for views in pool.distractors]))
     mine, theirs = (queries @ gallery_own.T).max(axis=1), (distractors @ gallery_own.T).max(axis=1)
     tests = np.concatenate([queries, distractors])
     is_object = np.arange(len(tests)) < len(queries)

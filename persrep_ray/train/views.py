@@ -78,10 +78,17 @@ class ViewStore:
         self._size = backbone.whole_patches(size)
         self._seed = seed
         self._photos: Lru[Photo, torch.Tensor] = Lru(config.cached_photos)
+        self._standard: Lru[Photo, torch.Tensor] = Lru(config.cached_photos)
 
     def photo(self, photo: Photo) -> torch.Tensor:
         """The photo's standard view, then `config.per_photo` augmented views."""
         return self._photos.get_or(photo, lambda: self._make(photo))
+
+    def standard(self, photo: Photo) -> torch.Tensor:
+        """The photo's standard view alone (T, D)."""
+        return self._standard.get_or(
+            photo, lambda: self._prefix([standard_view(read_rgb(photo.path, self._limits), self._size)])[0]
+        )
 
     def _make(self, photo: Photo) -> torch.Tensor:
         image = read_rgb(photo.path, self._limits)

@@ -95,7 +95,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
         expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
         np.testing.assert_array_equal(rgb(data), expected)
         (tmp_path / "photo").write_bytes(data)
-        assert check_pixels(tmp_path / "photo", LIMITS) == expected.shape[:2]
+        assert check_pixels(tmp_path / "photo", LIMITS).size == expected.shape[:2]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_check_pixels_reads_a_reduced_jpeg_to_its_end(tmp_path: Path) -> None:
     data = encoded(noise, "JPEG")
     path = tmp_path / "photo.jpg"
     path.write_bytes(data)
-    assert check_pixels(path, LIMITS) == (200, 301)
+    assert check_pixels(path, LIMITS).size == (200, 301)
     path.write_bytes(data[:-400])
     with pytest.raises(ImageError, match="truncated"):
         check_pixels(path, LIMITS)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -391,3 +392,41 @@ def test_real_data_in_the_reference_layout_is_read_without_problems() -> None:
     masked = load_manifest(SHARED / "masked5", LIMITS)
     photos = [p for found in masked.objects.values() for p in (*found.train, *found.test)]
     assert len(photos) == 25 and all(p.mask and p.mask.stem == p.path.stem for p in photos)
+
+
+def test_of_hundreds_of_photos_an_even_draw_is_used_and_told(tmp_path: Path) -> None:
+    limits = DataConfig(photos_per_object=20)
+    names_of: dict[str, list[str]] = {}
+    for object_id, count in (("big", 300), ("small", 20)):
+        for index in range(count):
+            photo(tmp_path / f"{object_id}/{index:03d}.png", size=(4, 3))
+    manifest = load_manifest(tmp_path, limits)
+    for object_id in ("big", "small"):
+        names_of[object_id] = names(manifest, object_id, "train")
+        assert len(names_of[object_id]) == 20 and names_of[object_id] == sorted(names_of[object_id])
+    thirds = [sum(start <= int(name[:3]) < start + 100 for name in names_of["big"]) for start in (0, 100, 200)]
+    assert min(thirds) >= 3
+    assert [(p.path, p.cause) for p in manifest.problems] == [
+        ("object big", "has 300 train photos, of which an even draw of 20 is used (data.photos_per_object)")
+    ]
+
+
+def test_copies_in_two_objects_and_in_train_and_test_are_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def scene(name: str, image: np.ndarray | None = None) -> np.ndarray:
+        if image is None:
+            image = cv2.resize(rng.integers(0, 255, (6, 8, 3)).astype(np.uint8), (160, 120))
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / name)
+        return image
+
+    shared, seen = scene("train/mug/a.png"), scene("train/cup/a.png")
+    scene("train/mug/b.png")
+    twice = scene("train/tin/1.png")
+    scene("train/tin/2.png", twice)  # twice in one folder harms nobody
+    scene("train/cup/z.jpg", shared[2:-2, 3:-3])
+    scene("test/cup/0.jpg", cv2.resize(seen, (96, 72), interpolation=cv2.INTER_AREA))
+    manifest = load_manifest(tmp_path, LIMITS)
+    found = [[str(p.path.relative_to(tmp_path)) for p in group] for group in manifest.duplicates]  # type: ignore[arg-type]
+    assert found == [["train/cup/a.png", "test/cup/0.jpg"], ["train/cup/z.jpg", "train/mug/a.png"]]

@@ -58,6 +58,7 @@ def make_inputs(tmp_path: Path) -> Callable[[str], TrainInputs]:
             object_id=object_id,
             photos=photos(object_id),
             distractors=tuple(photo for other in others for photo in photos(other)),
+            distractor_photo=(0, 1, 2) * len(others),
             positives=[synthetic(object_id, "positive", object_id, i) for i in range(6)],
             negatives=[synthetic(object_id, "negative", others[i % 2], i) for i in range(6)],
         )

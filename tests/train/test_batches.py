@@ -1,10 +1,16 @@
 from __future__ import annotations
 
-import numpy as np
-import torch
+from collections.abc import Callable
+from dataclasses import replace
 
-from persrep_ray.config import BatchConfig
-from persrep_ray.train.batches import Batch, BatchSampler, Pool
+import numpy as np
+import pytest
+import torch
+from helpers.tiny import tiny_backbone
+
+from persrep_ray.config import BatchConfig, DataConfig, ViewsConfig
+from persrep_ray.train.batches import Batch, BatchSampler, Pool, TrainInputs, make_pool
+from persrep_ray.train.views import ViewStore
 
 TOKENS = 1 + 9
 
@@ -133,3 +139,34 @@ def test_distractors_are_drawn_by_their_weight() -> None:
     sampler = BatchSampler(pool(distractor_weight=np.array([1.0, 0.0, 3.0])), CONFIG, special_tokens=1, seed=0)
     drawn = [group for _ in range(100) for group in groups(sampler.draw())[11:]]
     assert drawn.count(11) == 0 and 2 < drawn.count(12) / drawn.count(10) < 4.5
+
+
+def test_photos_and_negatives_of_one_source_photo_are_held_out_together(
+    make_inputs: Callable[[str], TrainInputs],
+) -> None:
+    """The neighbours lend photos 1 and 2 of their three, which count as their first and second."""
+    inputs = make_inputs("red")
+    kept = [i for i, index in enumerate(inputs.distractor_photo) if index]
+    inputs = replace(
+        inputs,
+        distractors=tuple(inputs.distractors[i] for i in kept),
+        distractor_photo=tuple(inputs.distractor_photo[i] for i in kept),
+        checks=inputs.distractors[:1],
+    )
+    store = ViewStore(tiny_backbone(), ViewsConfig(per_photo=1), DataConfig(), size=56, seed=0)
+    made = make_pool(store, inputs, lambda views: np.ones(4) / 2)
+    assert made.distractor_photo.tolist() == [0, 1, 0, 1]
+    assert [image.source_photo for image in inputs.negatives] == [0, 1, 2, 0, 1, 2]
+    assert made.negative_photo[[1, 2, 4, 5]].tolist() == [0, 1, 0, 1]
+    assert len(made.checks) == 1 and torch.equal(made.checks[0], store.photo(inputs.checks[0])[0])
+
+
+def test_an_object_with_many_photos_is_drawn_as_often_as_its_neighbours(
+    make_inputs: Callable[[str], TrainInputs],
+) -> None:
+    inputs = make_inputs("red")  # three photos of each neighbour; one of them lends a single photo
+    inputs = replace(inputs, distractors=inputs.distractors[2:], distractor_photo=inputs.distractor_photo[2:])
+    store = ViewStore(tiny_backbone(), ViewsConfig(per_photo=1), DataConfig(), size=56, seed=0)
+    made = make_pool(store, inputs, lambda views: np.ones(4) / 2)  # all are equally alike
+    even = np.array([1 / 2, 1 / 6, 1 / 6, 1 / 6])
+    assert made.distractor_weight == pytest.approx(0.5 * even + 0.5 / 4)

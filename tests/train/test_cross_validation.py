@@ -27,11 +27,16 @@ def view(*vectors: tuple[float, float]) -> torch.Tensor:
     return torch.tensor(vectors)[:, None, :].repeat(1, 2, 1)
 
 
-def pool(photos: list[torch.Tensor], others: list[torch.Tensor], distractor_photo: list[int]) -> Pool:
+def pool(
+    photos: list[torch.Tensor],
+    others: list[torch.Tensor],
+    distractor_photo: list[int],
+    checks: tuple[torch.Tensor, ...] = (),
+) -> Pool:
     none = torch.zeros(0, 2, 2)
     empty = np.array([], dtype=int)
     return Pool(
-        tuple(photos), tuple(others), np.array(distractor_photo), np.ones(len(others)), none, empty, none, empty
+        tuple(photos), tuple(others), np.array(distractor_photo), np.ones(len(others)), none, empty, none, empty, checks
     )
 
 
@@ -76,6 +81,17 @@ def test_there_are_no_folds_if_nothing_can_be_held_out() -> None:
     assert plan_folds(pool([own, own], [], []), CONFIG) == []
     assert plan_folds(pool([own, own], [other], [0]), CONFIG) == [0, 1]
     assert plan_folds(pool([own, own], [other], [0]), CrossValidationConfig(folds=0)) == []
+    assert plan_folds(pool([own, own], [], [], checks=(other[0],)), CONFIG) == [0, 1], "an object alone is checked, too"
+
+
+def test_a_held_out_photo_is_ranked_against_photos_that_are_never_trained_on() -> None:
+    own, others = [view((1.0, 0.0)), view((0.9, 0.436))], [view((0.0, 1.0)), view((0.0, 1.0))]
+    backbone: Any = Identity()
+    without = score_fold(backbone, pool(own, others, [0, 1]), held_out=1)
+    near = view((0.99, 0.14))[0]
+    for photos, numbers in (([], []), (others, [0, 1])):
+        scored = score_fold(backbone, pool(own, photos, numbers, checks=(near,)), held_out=1)
+        assert without.pr_auc == 1.0 and scored.pr_auc == 0.5
 
 
 def test_a_held_out_photo_is_ranked_against_photos_that_its_fold_did_not_see() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,3 +38,16 @@ def test_an_object_that_is_trained_again_has_the_same_adapter(tmp_path: Path) ->
     run.folder.store.delete_all("trained/red/")
     trainer("red", lambda done, total: None)
     assert run.folder.read_trained("red", "adapter_model.safetensors") == first
+
+
+def test_an_object_alone_is_checked_against_the_bank_and_the_users_negatives(tmp_path: Path) -> None:
+    run = disc_run(tmp_path)
+    alone = replace(run.manifest, objects={"red": run.manifest.objects["red"]})
+    negatives = [tmp_path / "objects/train/blue/0.png"]
+    trainer = ObjectTrainer(load_lora(run.config), run.config, alone, run.folder, negatives)
+    inputs, _ = trainer._inputs("red")
+    assert {photo.object_id.partition(":")[0] for photo in inputs.distractors} == {"bank"}
+    assert inputs.checks[-1].path == negatives[0] and len(inputs.checks) == 33
+    assert not {photo.path for photo in inputs.checks} & {photo.path for photo in inputs.distractors}
+    trainer("red", lambda done, total: None)
+    assert run.folder.read_json(run.folder.train_report("red"))["cross_validation"]["folds"] == 2

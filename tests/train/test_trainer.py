@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_an_object_without_photos_is_refused_by_name(
     lora: LoraBackbone, config: RunConfig, make_inputs: Inputs
 ) -> None:
     inputs = make_inputs("red")
-    empty = TrainInputs("red", (), inputs.distractors, inputs.positives, inputs.negatives)
+    empty = replace(inputs, photos=())
     with pytest.raises(TrainError, match="object red"):
         Trainer(lora, config).train(empty, ignore)
 

@@ -6,8 +6,9 @@ import contextlib
 import math
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import bpy
 import numpy as np
@@ -27,6 +28,7 @@ from .materials import (
     stone,
     wood,
 )
+from .shapes import Body
 
 HDRIS = ("city", "courtyard", "forest", "interior", "studio", "sunrise", "sunset")
 MIDDLE_GREY = 0.26  # the exposure brings a photo's typical luminance here ...
@@ -49,7 +51,10 @@ def quiet() -> Iterator[None]:
         os.close(sink)
 
 
-def add_object(placed: Placed, index: int) -> None:
+Cover = Callable[[str, Any, Body], bpy.types.Material]  # (surface, design, body) -> material
+
+
+def add_object(placed: Placed, index: int, cover: Cover) -> None:
     body = placed.body
     mesh = bpy.data.meshes.new(placed.design.name)
     mesh.from_pydata(body.vertices, [], body.faces)
@@ -58,7 +63,7 @@ def add_object(placed: Placed, index: int) -> None:
     )
     surfaces = sorted(set(body.surfaces))
     for surface in surfaces:
-        mesh.materials.append(object_material(surface, placed.design, body))
+        mesh.materials.append(cover(surface, placed.design, body))
     mesh.polygons.foreach_set("material_index", [surfaces.index(surface) for surface in body.surfaces])
     mesh.shade_smooth()
     item = bpy.data.objects.new(placed.design.name, mesh)
@@ -143,15 +148,15 @@ def add_camera(layout: Layout, rng: random.Random) -> None:
     bpy.context.scene.camera = item
 
 
-def build_scene(layout: Layout, rng: random.Random, size: int) -> None:
+def build_scene(layout: Layout, rng: random.Random, size: int, cover: Cover = object_material) -> None:
     bpy.ops.wm.read_factory_settings(use_empty=True)
     scene = bpy.context.scene
     scene.render.engine = "CYCLES"
     scene.render.resolution_x = scene.render.resolution_y = size
     scene.render.use_persistent_data = False
-    add_object(layout.target, TARGET_INDEX)
+    add_object(layout.target, TARGET_INDEX, cover)
     for placed in layout.distractors:
-        add_object(placed, 0)
+        add_object(placed, 0, cover)
     add_room(layout, rng)
     add_light(rng)
     add_camera(layout, rng)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from persrep_ray.config import RunConfig
-from persrep_ray.data.distractors import choose_distractors
+from persrep_ray.data.distractors import Neighbours
 from persrep_ray.data.images import read_mask, read_rgb
 from persrep_ray.data.lru import Lru
 from persrep_ray.data.objects import Manifest
@@ -37,13 +37,13 @@ class CutPasteWorker(ChunkWorker):
     def __init__(self, config: RunConfig, manifest: Manifest, folder: RunFolder, photos: UserPhotos) -> None:
         super().__init__(folder)
         self._config = config
-        self._objects = {one.object_id: one for one in manifest.objects.values() if one.train}
-        self._categories = {object_id: one.category for object_id, one in self._objects.items()}
+        self._manifest = manifest
+        self._neighbours = Neighbours(manifest, config.generate.negative_objects, config.seed)
         self._backgrounds = Backgrounds(photos.backgrounds, config.data)
         self._negatives = PhotoPool(photos.negatives, config.data)
         problems = (*self._backgrounds.problems, *self._negatives.problems)
         self._warnings += [f"{problem.path}: {problem.cause}" for problem in problems]
-        self._cutouts: Lru[str, list[Cutout]] = Lru(_CUTOUTS_KEPT, size=len)
+        self._cutouts: Lru[tuple[str, tuple[int, ...]], list[Cutout]] = Lru(_CUTOUTS_KEPT, size=len)
         self._composers: Lru[str, Composer] = Lru(1)  # chunks come object by object
 
     def make(self, chunk: Chunk) -> tuple[list[SyntheticImage], dict[str, Any]]:
@@ -51,18 +51,27 @@ class CutPasteWorker(ChunkWorker):
         return composer.compose(chunk), {}
 
     def _composer(self, object_id: str) -> Composer:
-        generate = self._config.generate
-        others = choose_distractors(object_id, self._categories, generate.negative_objects, self._config.seed)
+        all_photos = tuple(range(len(self._neighbours.objects[object_id].train)))
         cutouts = {}
-        for one in (object_id, *others):
-            cutouts[one] = self._cutouts.get_or(one, partial(self._cut_out, one))
-        return Composer(generate, cutouts, self._categories, self._backgrounds, self._negatives, self._config.data)
+        for one, photos in {object_id: all_photos, **self._neighbours.of(object_id)}.items():
+            cutouts[one] = self._cutouts.get_or((one, photos), partial(self._cut_out, one, photos))
+        return Composer(
+            self._config.generate,
+            cutouts,
+            self._neighbours.categories,
+            self._backgrounds,
+            self._negatives,
+            self._config.data,
+        )
 
-    def _cut_out(self, object_id: str) -> list[Cutout]:
-        """The object's cutouts; photos without a mask, or with one that is too small, have none."""
+    def _cut_out(self, object_id: str, photos: Sequence[int]) -> list[Cutout]:
+        """The object's cutouts from these of its photos; a photo without a mask, or with a tiny one, has none."""
         limits, side = self._config.data, max(256, self._config.generate.image_size)
+        source = self._neighbours.objects[object_id]
+        masked = self._folder.masked_photos(source) if object_id in self._manifest.objects else source.train
         cutouts = []
-        for index, photo in enumerate(self._folder.masked_photos(self._objects[object_id])):
+        for index in photos:
+            photo = masked[index]
             if photo.mask is not None:
                 image, mask = read_rgb(photo.path, limits), read_mask(photo.mask, limits)
                 with suppress(ValueError):

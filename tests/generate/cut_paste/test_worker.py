@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,4 +77,46 @@ def test_photos_are_decoded_once_for_all_objects(
     worker = CutPasteWorker(CONFIG, *run, UserPhotos())
     for object_id in ("red", "green", "blue", "red"):
         assert not worker(item(object_id, "negative"))["error"]
-    assert sorted(read) == sorted(f"{name}-{index}.png" for name in COLOURS for index in range(2))
+    own = [name for name in read if name.partition("-")[0] in COLOURS]
+    assert sorted(own) == sorted(f"{name}-{index}.png" for name in COLOURS for index in range(2))
+    assert len(set(read)) == len(read), "things of the bank, too"
+
+
+def test_an_object_alone_is_told_apart_from_things_of_the_bank(run: tuple[Manifest, RunFolder]) -> None:
+    manifest, folder = run
+    alone = Manifest(manifest.root, {"red": manifest.objects["red"]}, ())
+    worker = CutPasteWorker(CONFIG, alone, folder, UserPhotos())
+    assert not worker({**item("red", "negative"), "count": 12})["error"]
+    images = read_shards(folder, [Chunk("red", "negative", 0, 12, 0, "cut_paste")], CONFIG.data)
+    assert all(image.source_id.startswith("bank:") and image.mask.any() for image in images)
+    assert len({image.source_id for image in images}) > 5
+
+
+def test_a_neighbour_with_hundreds_of_photos_takes_neither_the_memory_nor_the_negatives(
+    run: tuple[Manifest, RunFolder], tmp_path: Path
+) -> None:
+    manifest, folder = run
+    image, mask = shape((200, 200, 0), 7)
+    (tmp_path / "big.png").write_bytes(encode_png(image))
+    photos = tuple(Photo("big", tmp_path / "big.png", None, None) for _ in range(500))
+    folder.write_masks("big", [mask] * 500, {})
+    crowded = Manifest(tmp_path, {**manifest.objects, "big": ObjectPhotos("big", None, photos, ())}, ())
+    worker = CutPasteWorker(CONFIG, crowded, folder, UserPhotos())
+    worker({**item("red", "negative"), "count": 90})
+    held = [cutout for key in worker._cutouts.keys() for cutout in worker._cutouts.get(key) or []]  # noqa: SIM118
+    assert sum(cutout.object_id == "big" for cutout in held) == 4
+    images = read_shards(folder, [Chunk("red", "negative", 0, 90, 0, "cut_paste")], CONFIG.data)
+    shown = Counter(image.source_id for image in images)  # 15 objects and things
+    assert shown["big"] <= 15 and len(shown) >= 12
+
+
+def test_a_photo_that_is_in_two_objects_is_pasted_into_the_negatives_of_neither(
+    run: tuple[Manifest, RunFolder],
+) -> None:
+    manifest, folder = run
+    twins = (manifest.objects["red"].train[0], manifest.objects["green"].train[1])
+    worker = CutPasteWorker(CONFIG, replace(manifest, duplicates=(twins,)), folder, UserPhotos())
+    for object_id, other, allowed in (("red", "green", {0}), ("green", "red", {1}), ("blue", "red", {0, 1})):
+        worker({**item(object_id, "negative"), "count": 60})
+        images = read_shards(folder, [Chunk(object_id, "negative", 0, 60, 0, "cut_paste")], CONFIG.data)
+        assert {image.source_photo for image in images if image.source_id == other} == allowed
