@@ -53,6 +53,8 @@ def proxy_ports() -> dict[str, str]:
     return {
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),  # answers before the first ingress replica is there
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     }
@@ -70,19 +72,19 @@ class Endpoint:
         """Process ids of the replicas of "encoder" or "ingress"."""
         return processes_below(self.process.pid, f"ray::ServeReplica:persrep:{deployment}")
 
-    def wait_for_replicas(self, deployment: str, count: int) -> None:
-        """Waits until `count` replicas are running; the process of a replica that starts is there long before."""
+    def wait_until_replaced(self, deployment: str, lost: int) -> None:
+        """Waits until two replicas other than the process `lost` are running and get queries."""
+        wait_until(lambda: len(set(self.replicas(deployment)) - {lost}) == 2)
         (raylet,) = processes_below(self.process.pid, "raylet/raylet ")
         flags = Path(f"/proc/{raylet}/cmdline").read_text().split("\0")
         (address,) = {flag.partition("=")[2] for flag in flags if flag.startswith("--gcs-address=")}
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         try:
 
-            def running() -> int:
-                states = serve.status().applications["persrep"].deployments[deployment].replica_states
-                return states.get(ReplicaState.RUNNING, 0) if len(states) == 1 else 0
+            def states() -> dict[ReplicaState, int]:
+                return serve.status().applications["persrep"].deployments[deployment].replica_states
 
-            wait_until(lambda: running() == count)
+            wait_until(lambda: states() == {ReplicaState.RUNNING: 2})  # the process starts long before
         finally:
             ray.shutdown()
 

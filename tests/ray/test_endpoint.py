@@ -88,8 +88,7 @@ def test_a_killed_replica_fails_no_request(endpoint: Endpoint, deployment: str) 
     def kill_one() -> None:
         time.sleep(2)  # requests are under way then
         os.kill(before[0], signal.SIGKILL)
-        wait_until(lambda: len(set(endpoint.replicas(deployment)) - {before[0]}) == 2)
-        endpoint.wait_for_replicas(deployment, 2)
+        endpoint.wait_until_replaced(deployment, before[0])
 
     # Some images are larger than any buffer that a proxy has by default.
     loads = [*queries(), *queries("segment"), Query("disc_0", noise_png(700))]
@@ -168,7 +167,7 @@ def test_with_the_registry_out_of_reach_what_is_in_memory_goes_on(endpoint: Endp
     away = root.with_name("away")
 
     def outage() -> None:
-        endpoint.wait_for_replicas("encoder", 2)
+        endpoint.wait_until_replaced("encoder", lost)
         time.sleep(JOINED_S)
 
     root.rename(away)
