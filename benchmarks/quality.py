@@ -4,9 +4,10 @@
 
 It runs `persrep personalize` with the given or the default configuration on each data set and prints the pretrained and
 the personalized figures, for each subject and on average. The last line is one JSON object. If it is interrupted, the
-same command continues. The data sets are not part of this project: `dreambooth30` holds 30 real subjects of the
-DreamBooth data with three training photos each, `masked5` five subjects with foreground masks. Both have the reference
-layout.
+same command continues. `mini_pods` comes with the project, the rest does not: `dreambooth30` holds 30 real subjects of
+the DreamBooth data with three training photos each, `masked5` five subjects with foreground masks, `grocery10` ten
+cartons in a shop; these have the reference layout. `shelf_cereal` holds eight products with one photo each, and scenes
+with their boxes, on which every product is looked for.
 """
 
 from __future__ import annotations
@@ -21,9 +22,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from persrep_ray.report.table import format_table
+import numpy as np
 
-DATA_SETS = ("dreambooth30", "masked5")
+from persrep_ray.config import RunConfig, recorded_config
+from persrep_ray.data.images import read_rgb
+from persrep_ray.registry.registry import Registry
+from persrep_ray.report.table import format_table
+from persrep_ray.storage.store import open_store
+from persrep_ray.tasks.coco import Region, Scored, average_precision, box_region
+from persrep_ray.tasks.find import Finder
+from persrep_ray.tasks.metrics import mean_sides
+
+DATA_SETS = ("dreambooth30", "masked5", "grocery10", "shelf_cereal", "mini_pods")
 
 
 def main() -> int:
@@ -48,10 +58,15 @@ def main() -> int:
     return 0
 
 
+_EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Personalizes all objects of one data set and condenses the run's summary."""
     out = options.out / name
-    command = [sys.executable, "-m", "persrep_ray.cli", "personalize", "--objects", str(options.data / name)]
+    data = (_EXAMPLES if name == "mini_pods" else options.data) / name
+    objects = data / "train" if name == "shelf_cereal" else data
+    command = [sys.executable, "-m", "persrep_ray.cli", "personalize", "--objects", str(objects)]
     command += ["--registry", str(out / "registry"), "--out", str(out)]
     command += ["--config", options.config] if options.config else []
     command += ["--set", *options.set] if options.set else []
@@ -67,6 +82,17 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         for object_id, sides in metrics.items()
         if pr_auc in sides["personalized"]
     }
+    more: dict[str, Any] = {"identify": summary["identify"]} if "identify" in summary else {}
+    if name == "shelf_cereal":
+        more["shelf"] = shelf(data, out / "registry", recorded_config(summary["config"], where="summary.json: "))
+        print(f"boxes on the shelves: AP50 {more['shelf']['map50']:.3f}, AP {more['shelf']['map']:.3f}")
+    cards = [Registry(open_store(out / "registry")).card(object_id) for object_id in done]
+    splits = sorted({split for card in cards for split in card["by_split"]})
+    if splits:
+        more["by_split"] = {
+            split: mean_sides(card["by_split"][split] for card in cards if split in card["by_split"])
+            for split in splits
+        }
     seconds = sorted(result["seconds"]["train"] for result in done.values())
     return {
         "objects": len(done),
@@ -75,8 +101,46 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "largest_pr_auc_drop": round(max(0.0, -min(change.values())), 4) if change else None,
         "objects_that_dropped": sorted(object_id for object_id, value in change.items() if value < 0),
         "train_seconds": {"median": round(seconds[len(seconds) // 2], 1), "max": round(seconds[-1], 1)},
+        **more,
         "config": summary["config"],
     }
+
+
+def shelf(data: Path, registry: str | Path, config: RunConfig) -> dict[str, float]:
+    """COCO `map` and `map50` of the boxes of all published products on all scenes."""
+    # The rest of the benchmark needs neither torch nor transformers.
+    from safetensors.numpy import load
+
+    from persrep_ray.backbones.lora import ADAPTER_FILES, load_lora
+    from persrep_ray.data.objects import Photo
+    from persrep_ray.evaluate.finders import find
+    from persrep_ray.evaluate.photo_cache import PhotoCache
+
+    boxes = json.loads((data / "boxes.json").read_text())
+    store, lora = Registry(open_store(registry)), load_lora(config)
+    lora.train(False)
+    cache = PhotoCache(lora, config, budget=2**30)
+    truths: list[list[Region]] = []
+    found: list[list[Scored]] = []
+    for object_id in store.objects():
+        files = store.files(object_id)
+        lora.load(lora.load_files({name: files[name] for name in ADAPTER_FILES}))
+        finder = Finder.from_arrays(load(files["prototypes.safetensors"]), lora.backbone.dim)
+        for scene in sorted(boxes):
+            photo = Photo(object_id, data / "scenes" / scene, None, None)
+            height, width = read_rgb(photo.path, config.data).shape[:2]
+            true = [np.array(box) for box in boxes[scene].get(object_id, [])]
+            truths.append([box_region(box, (height, width)) for box in true])
+            if finder is None:
+                found.append([])
+                continue
+            prediction = find(cache, "personalized", finder, photo, cache.patches([photo], adapted=True)[0])
+            scale = np.array([width, height, width, height]) / np.array([*prediction.size[::-1]] * 2)
+            found.append(
+                [Scored(box_region(one.box * scale, (height, width)), one.score) for one in prediction.instances]
+            )
+    metrics = average_precision(truths, found, "bbox")
+    return {name: round(metrics[name], 4) for name in ("map50", "map")}
 
 
 if __name__ == "__main__":
