@@ -17,7 +17,7 @@ from persrep_ray.data.distractors import choose_distractors
 from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo
 from persrep_ray.data.tree import Problem
 from persrep_ray.evaluate.examples import Example, choose_examples
-from persrep_ray.evaluate.finders import LabelledImage, find, fit, samples_of
+from persrep_ray.evaluate.finders import LabelledImage, find, fit, keypoints_of, samples_of
 from persrep_ray.evaluate.persam import PersamPhotos
 from persrep_ray.evaluate.photo_cache import PhotoCache, ViewFeatures
 from persrep_ray.evaluate.scan import Scan, Seen, metrics
@@ -150,7 +150,7 @@ class Evaluator:
                     ]
                     for side in SIDES
                 }
-                references = self._with_finders(subject, references, samples)
+                references = self._with_finders(subject, references, samples, [other.train for other in distractors])
             test_photos = [*subject.test, *islice(chain.from_iterable(other.test for other in distractors), most)]
             has_truth = any(photo.mask for photo in subject.test)
             tests = self._scan(subject, test_photos, references if has_truth else {})
@@ -206,7 +206,11 @@ class Evaluator:
                 reference = make_reference(patches, masks)
                 prototypes |= {"target": reference.target, "box_means": reference.box_means}
             for side, finder in (finders or {}).items():
-                prototypes |= {f"{ARRAYS_OF[side]}{name}": value for name, value in finder.to_arrays().items()}
+                prototypes |= {
+                    f"{ARRAYS_OF[side]}{name}": value
+                    for name, value in finder.to_arrays().items()
+                    if side == "personalized" or not name.startswith("keypoints.")  # which both sides share
+                }
             if not all(np.isfinite(value).all() for value in prototypes.values()):
                 raise EvaluateError("the features of the train photos are not finite")
             return prototypes
@@ -294,15 +298,20 @@ class Evaluator:
         return predict(reference.dense, grid, self._cache.size(photo), mode)
 
     def _with_finders(
-        self, subject: ObjectPhotos, references: References, samples: Mapping[Side, Sequence[Sample]]
+        self,
+        subject: ObjectPhotos,
+        references: References,
+        samples: Mapping[Side, Sequence[Sample]],
+        others: Sequence[Sequence[Photo]],
     ) -> References:
         """The references with fitted finders; without references if there is nothing to tell the object from."""
         masked = [(photo, mask) for photo, mask in self._train_masks(subject) if mask is not None]
         readable = {photo.path for photo in self._cache.readable([photo for photo, _ in masked], "dense")}
         photos = [(photo, mask) for photo, mask in masked if photo.path in readable]
+        keypoints = keypoints_of(self._cache, photos, others)
         try:
             return {
-                side: one._replace(finder=fit(self._cache, side, photos, samples[side]))
+                side: one._replace(finder=fit(self._cache, side, photos, samples[side], keypoints))
                 for side, one in references.items()
             }
         except DiscriminantError:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from persrep_ray.data.objects import Photo
 from persrep_ray.evaluate.photo_cache import PhotoCache, ViewFeatures
 from persrep_ray.tasks.dense import DensePrediction
 from persrep_ray.tasks.find import MOST_PHOTOS, Finder, Sample, fit_finder
+from persrep_ray.tasks.keypoints import KeypointModel
 from persrep_ray.tasks.metrics import Side
+
+_OTHERS = 8  # objects whose photos say which keypoints are not the object's alone
 
 
 class LabelledImage(NamedTuple):
@@ -30,8 +34,25 @@ def samples_of(cache: PhotoCache, images: Sequence[LabelledImage], features: Vie
     return samples
 
 
+def keypoints_of(
+    cache: PhotoCache, photos: Sequence[tuple[Photo, np.ndarray]], others: Sequence[Sequence[Photo]]
+) -> KeypointModel:
+    """The keypoints of train photos with their masks, less what photos of `others`, a few other objects, share."""
+    images = [cache.image(photo) for photo, _ in photos]
+    masks = [
+        cv2.resize(mask.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
+        for image, (_, mask) in zip(images, photos, strict=True)
+    ]
+    scenes = [[cache.keypoints(photo) for photo in cache.readable(one[:1], None)] for one in others[:_OTHERS]]
+    return KeypointModel.fit(images, masks, scenes)
+
+
 def fit(
-    cache: PhotoCache, side: Side, photos: Sequence[tuple[Photo, np.ndarray]], synthetic: Sequence[Sample]
+    cache: PhotoCache,
+    side: Side,
+    photos: Sequence[tuple[Photo, np.ndarray]],
+    synthetic: Sequence[Sample],
+    keypoints: KeypointModel,
 ) -> Finder:
     """The finder of one side, from train photos with their masks. Of many photos, it takes some, spread evenly.
 
@@ -43,13 +64,13 @@ def fit(
         Sample(cache.image(photo), cache.exact_patches(photo, adapted=side == "personalized"), mask)
         for photo, mask in (photos[index] for index in spread)
     ]
-    return fit_finder(known, synthetic, lambda crops: cache.of_images(crops, [side])[side].cls)
+    return fit_finder(known, synthetic, lambda crops: cache.of_images(crops, [side])[side].cls, keypoints)
 
 
 def find(cache: PhotoCache, side: Side, finder: Finder, photo: Photo, patches: np.ndarray) -> DensePrediction:
     """What `finder` finds on `photo`, whose dense view has the features `patches` (h, w, D)."""
     image = cache.image(photo)
-    proposals = finder.propose(image, patches)
+    proposals = finder.propose(image, patches, cache.keypoints(photo) if finder.uses_keypoints else None)
     crops = finder.crops(image, proposals)
     if not crops:
         return finder.decide(image, proposals, np.empty((0, patches.shape[-1])), np.empty((0, 1, 1, patches.shape[-1])))

@@ -23,6 +23,7 @@ from persrep_ray.data.objects import Photo
 from persrep_ray.data.tree import Problem
 from persrep_ray.storage.files import File
 from persrep_ray.tasks.dense import LONGEST_SIDE
+from persrep_ray.tasks.keypoints import Keypoints, describe
 from persrep_ray.tasks.metrics import SIDES, Side
 
 View = Literal["standard", "dense"]
@@ -52,6 +53,7 @@ class PhotoCache:
             "dense": self._backbone.whole_patches(config.evaluate.dense_size),
         }
         self._kept: Lru[tuple[File, str], torch.Tensor] = Lru(budget, nbytes)
+        self._keypoints: Lru[File, Keypoints] = Lru(budget // 4, lambda one: one.image.nbytes + one.descriptors.nbytes)
         self._decoded: dict[File, _Decoded] = {}  # of the present batch, so that both views share one decoding
         self._broken: set[File] = set()
 
@@ -105,6 +107,10 @@ class PhotoCache:
             image = torch.from_numpy(bounded(read_rgb(photo.path, self._limits)))
             self._kept.put((photo.path, "image"), image)
         return image.numpy()
+
+    def keypoints(self, photo: Photo) -> Keypoints:
+        """The keypoints of `image(photo)`."""
+        return self._keypoints.get_or(photo.path, lambda: describe(self.image(photo)))
 
     def exact(self, photo: Photo) -> tuple[np.ndarray, np.ndarray]:
         """Adapted CLS (D,) of the standard view and patches (h, w, D) of the dense view, in float32 throughout."""

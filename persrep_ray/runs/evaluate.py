@@ -113,7 +113,8 @@ class RegisteredEvaluator:
         finders: dict[Side, Finder] = {}
         for side, prefix in ARRAYS_OF.items():
             of_side = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
-            finder = Finder.from_arrays(of_side, width)
+            shared = {key: value for key, value in arrays.items() if key.startswith("keypoints.")}
+            finder = Finder.from_arrays({**of_side, **shared}, width)
             if finder is None and "target" in arrays:
                 raise ValueError(
                     f"version {version} was published without a discriminant: publish the object again, or set "

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -29,6 +28,7 @@ from persrep_ray.tasks.dense import (
 )
 from persrep_ray.tasks.discriminant import Discriminant, fit_discriminant
 from persrep_ray.tasks.features import normalize
+from persrep_ray.tasks.keypoints import KeypointModel, Keypoints
 from persrep_ray.tasks.logistic import fit_logistic, sigmoid
 from persrep_ray.tasks.metrics import Side
 from persrep_ray.tasks.regions import regions, true_edges
@@ -46,8 +46,12 @@ _MOST_PROPOSALS = 16
 _CONTAINED = 0.7  # of two parts that share this much of the smaller part, the better one stays
 _MARGIN = 1.2  # side of a look over the longer side of its box
 _STANDARD = 8 / 7  # a standard view shows the middle 7/8 of an image
-_PRIOR = np.array([4.0, 4.0, 4.0, -9.0])
-"""The weights before any example: a proposal that fits at 0.8, at a likeness of 0.7 and a cosine of 0.75, may be it."""
+_LEAST_KEYPOINTS = 12
+_LEAST_GEOMETRY = 4.0  # score of a match from which it counts
+_EVEN_GEOMETRY = 16.0  # score at which it is as likely right as wrong: neighbours of a brand reach 14, boxes 28
+_SLOPE_GEOMETRY = 3.0  # of the logit over the log of the score
+_PRIOR = np.array([5.0, 5.0, 1.0, -9.0])
+"""The weights before any example. The second look weighs little: pretrained features gain nothing by it (LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,14 @@ class Proposal:
     """A part (H, W) bool of the image that may show the object, and how much it looks like the object.
 
     `fit` is the mean score of its pixels by the discriminant, and `likeness` the largest cosine between its mean patch
-    and those of the train photos.
+    and those of the train photos. `geometry` is the score of the keypoints that agree, and 0 if none do; the mask is
+    then the outline that they carry over from a train photo.
     """
 
     mask: np.ndarray
     fit: float
     likeness: float
+    geometry: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -90,11 +96,18 @@ class Finder:
         looks: the unit CLS (T, D) of the train photos, cropped to the object as `crops` does.
         weights: (4,) for the logit of an instance's probability: those of fit, likeness and the cosine of the second
             look, and the constant.
+        keypoints: those of the train photos, None if they have too few.
     """
 
     def __init__(
-        self, discriminant: Discriminant, appearance: np.ndarray, looks: np.ndarray, weights: np.ndarray
+        self,
+        discriminant: Discriminant,
+        appearance: np.ndarray,
+        looks: np.ndarray,
+        weights: np.ndarray,
+        keypoints: KeypointModel | None = None,
     ) -> None:
+        self._keypoints = keypoints
         self._discriminant = discriminant
         self._appearance = appearance
         self._looks = looks
@@ -103,19 +116,19 @@ class Finder:
     @property
     def uses_keypoints(self) -> bool:
         """Whether `propose` needs the image's keypoints."""
-        return False
+        return self._keypoints is not None
 
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.to_arrays().values())
 
-    def propose(self, image: np.ndarray, patches: np.ndarray, keypoints: Any = None) -> Proposals:
+    def propose(self, image: np.ndarray, patches: np.ndarray, keypoints: Keypoints | None = None) -> Proposals:
         """The first look.
 
         Args:
             image: (H, W, 3) uint8 RGB, at most `data.images.IMAGE_SIDE` wide and high.
             patches: the features (h, w, D) of its dense view.
-            keypoints: those of the image, or None.
+            keypoints: those of the image; without them, geometry has no say.
 
         Raises:
             ValueError: shapes do not fit, or features are not finite.
@@ -125,10 +138,21 @@ class Finder:
         smooth = cv2.resize(scores, size[::-1], interpolation=cv2.INTER_CUBIC)
         patch = round(size[0] * size[1] / scores.size)  # pixels
         found = []
-        for mask in regions(smooth, self._discriminant.cut, least=max(1, patch)):
+
+        def add(mask: np.ndarray, geometry: float = 0.0) -> None:
             likeness = float((self._appearance @ mean_patch(centred, mask)).max())
-            found.append(Proposal(mask, float(smooth[mask].mean()), likeness))
-        found.sort(key=lambda one: -(one.fit + one.likeness))
+            found.append(Proposal(mask, float(smooth[mask].mean()), likeness, geometry))
+
+        for mask in regions(smooth, self._discriminant.cut, least=max(1, patch)):
+            add(mask)
+        if self._keypoints is not None and keypoints is not None:
+            for match in self._keypoints.find(keypoints)[:_MOST_PROPOSALS]:
+                mask = cv2.resize(
+                    match.mask(image.shape[:2]).astype(np.uint8), size[::-1], interpolation=cv2.INTER_AREA
+                ).astype(bool)
+                if match.score >= _LEAST_GEOMETRY and mask.any():
+                    add(mask, match.score)
+        found.sort(key=lambda one: (-one.geometry, -(one.fit + one.likeness)))
         kept: list[Proposal] = []
         for one in found:
             if len(kept) < _MOST_PROPOSALS and not any(_shared(one.mask, other.mask) >= _CONTAINED for other in kept):
@@ -137,7 +161,7 @@ class Finder:
 
     def crops(self, image: np.ndarray, proposals: Proposals) -> list[np.ndarray]:
         """The images (S, S, 3) uint8 of the second look, at most `SECOND_LOOKS`, to be encoded as standard views."""
-        return [look(image, one.mask) for one in proposals.proposals[:SECOND_LOOKS]]
+        return [look(image, proposals.proposals[index].mask) for index in _looked_at(proposals)]
 
     def decide(self, image: np.ndarray, proposals: Proposals, cls: np.ndarray, patches: np.ndarray) -> DensePrediction:
         """What is found, given the features of the n crops as standard views: `cls` (n, D) and `patches` (n, h, w, D).
@@ -147,10 +171,12 @@ class Finder:
         small = cv2.resize(image, proposals.size[::-1], interpolation=cv2.INTER_AREA)
         instances = []
         for one, seen in zip(proposals.proposals, self._evidence(proposals, cls), strict=True):
-            mask = edges_of(small, one.mask)
+            mask = one.mask if one.geometry else edges_of(small, one.mask)
             box = bounding_box(mask)
             assert box is not None
             logit = float(self._weights @ [*seen, 1])
+            if one.geometry:  # what the keypoints confirm may be too small or too pale for the patches
+                logit = max(logit, 0.0) + _SLOPE_GEOMETRY * math.log(one.geometry / _EVEN_GEOMETRY)
             instances.append(Instance(box, crop(mask, box), logit, sigmoid(logit)))
         instances.sort(key=lambda one: -one.score)
         return DensePrediction(tuple(instances), proposals.similarity, proposals.size)
@@ -162,15 +188,13 @@ class Finder:
         """
         if not np.isfinite(cls).all():
             raise ValueError("the features of a second look are not finite")
-        looks = (normalize(cls) @ self._looks.T).max(axis=1) if len(cls) else np.zeros(0)
-        least = float(looks.min()) if len(looks) else 0.0
-        return [
-            (one.fit, one.likeness, float(looks[index]) if index < len(looks) else least)
-            for index, one in enumerate(proposals.proposals)
-        ]
+        cosines = (normalize(cls) @ self._looks.T).max(axis=1) if len(cls) else np.zeros(0)
+        looks = dict(zip(_looked_at(proposals), map(float, cosines), strict=True))
+        least = min(looks.values(), default=0.0)
+        return [(one.fit, one.likeness, looks.get(index, least)) for index, one in enumerate(proposals.proposals)]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Everything as float32 arrays, from which `from_arrays` makes the same finder."""
+        """Everything as arrays, from which `from_arrays` makes the same finder."""
         return {
             "discriminant.direction": self._discriminant.direction,
             "discriminant.origin": self._discriminant.origin,
@@ -178,6 +202,7 @@ class Finder:
             "find.appearance": self._appearance,
             "find.looks": self._looks,
             "find.weights": self._weights,
+            **({} if self._keypoints is None else _prefixed("keypoints.", self._keypoints.to_arrays())),
         }
 
     @classmethod
@@ -199,11 +224,17 @@ class Finder:
         if max(len(appearance), len(looks)) > MOST_PHOTOS:
             raise ValueError(f"find.appearance or find.looks has more than {MOST_PHOTOS} rows")
         discriminant = Discriminant(direction, origin, cut)
-        return cls(discriminant, normalize(appearance), normalize(looks), _read(arrays, "find.weights", 4))
+        weights = _read(arrays, "find.weights", 4)
+        parts = {key.removeprefix("keypoints."): value for key, value in arrays.items() if key.startswith("keypoints.")}
+        keypoints = KeypointModel.from_arrays(parts) if parts else None
+        return cls(discriminant, normalize(appearance), normalize(looks), weights, keypoints)
 
 
 def fit_finder(
-    photos: Sequence[Sample], synthetic: Sequence[Sample], encode: Callable[[Sequence[np.ndarray]], np.ndarray]
+    photos: Sequence[Sample],
+    synthetic: Sequence[Sample],
+    encode: Callable[[Sequence[np.ndarray]], np.ndarray],
+    keypoints: KeypointModel | None = None,
 ) -> Finder:
     """The finder of an object.
 
@@ -211,6 +242,7 @@ def fit_finder(
         photos: train photos with masks, at most `MOST_PHOTOS`, with the patches of their dense views.
         synthetic: images of the object, whose masks are exact, and of anything else, which training has not seen.
         encode: the CLS (n, D) of images as standard views.
+        keypoints: those of the train photos. A model of few is left out: it costs time and finds nothing.
 
     The probability is fitted on what the finder proposes on the synthetic images, and on the photos, each of which is
     compared with the rest: a proposal is right if its IoU with the mask is at least 0.5.
@@ -239,7 +271,14 @@ def fit_finder(
         evidence += [[*seen, 1.0] for seen in known._evidence(proposals, cls)]
         labels += [_iou(proposal.mask, truth) >= 0.5 for proposal in proposals.proposals]
     weights = fit_logistic(np.reshape(evidence, (-1, len(_PRIOR))), np.array(labels, bool), _PRIOR)
-    return Finder(discriminant, finder._appearance, looks, weights.astype(np.float32))
+    enough = keypoints if keypoints is not None and len(keypoints) >= _LEAST_KEYPOINTS else None
+    return Finder(discriminant, finder._appearance, looks, weights.astype(np.float32), enough)
+
+
+def _looked_at(proposals: Proposals) -> list[int]:
+    """The proposals that get a second look: the best ones that keypoints do not confirm."""
+    unsure = [index for index, one in enumerate(proposals.proposals) if not one.geometry]
+    return unsure[:SECOND_LOOKS]
 
 
 def look(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -301,3 +340,7 @@ def _read(arrays: Mapping[str, np.ndarray], name: str, *shape: int | None) -> np
         if not np.isfinite(np.square(array).sum()):
             raise ValueError(f"{name} has a value that is not a finite number")
     return array
+
+
+def _prefixed(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {prefix + name: value for name, value in arrays.items()}
