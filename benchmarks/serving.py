@@ -142,6 +142,16 @@ def identify(options: argparse.Namespace) -> dict[str, Any]:
     return asyncio.run(engine.identify(engine.make_engine(registry, threads=options.threads), registry, photo))
 
 
+def queries(options: argparse.Namespace) -> dict[str, Any]:
+    """What the encoder spends on a query, compared with the former way of classify and detect."""
+    from serving_parts import engine
+    from serving_parts.registry import SAMPLE, TRAINED, train_two
+
+    registry = train_two(options.out)
+    photos = sorted(photo for object_id in TRAINED for photo in (SAMPLE / "test" / object_id).glob("*.jpg"))
+    return asyncio.run(engine.queries(engine.make_engine(registry, threads=options.threads), registry, photos))
+
+
 def top1(options: argparse.Namespace) -> dict[str, Any]:
     from serving_parts import engine
 
@@ -242,6 +252,7 @@ MEASURES = {
     "bank_on_s3": bank_on_s3,
     "resident": resident,
     "identify": identify,
+    "queries": queries,
     "routing": routing,
     "top1": top1,
 }

@@ -7,15 +7,15 @@ import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from persrep_ray.config import DataConfig, IdentifyConfig, ServeConfig
-from persrep_ray.data.images import read_rgb, standard_view
+from persrep_ray.data.images import bounded, capped_size, read_rgb
 from persrep_ray.data.objects import load_manifest
 from persrep_ray.registry.registry import FILES, Registry
 from persrep_ray.serving.engine.adapters import Adapter
@@ -24,6 +24,9 @@ from persrep_ray.serving.engine.encoder import ImageInput, MultiAdapterEncoder, 
 from persrep_ray.serving.engine.engine import LocalEngine
 from persrep_ray.serving.engine.profile import read_profile
 from persrep_ray.storage.local import LocalStore
+from persrep_ray.tasks.dense import LONGEST_SIDE, predict
+
+_T = TypeVar("_T")
 
 
 def make_engine(registry: Registry, *, threads: int, shortlist: int = 16) -> LocalEngine:
@@ -54,7 +57,7 @@ async def batches(engine: LocalEngine, registry: Registry, photo: Path, rounds: 
 
     All images differ, within a batch and between batches.
     """
-    image = standard_view(read_rgb(photo, DataConfig()), (await engine.view_sides())[0])
+    image = (await engine.extractor.standard(read_rgb(photo, DataConfig()))).pixels
     adapters = []
     for ref in refs_of(registry)[:rows]:
         async with engine.bank.lease(ref) as adapter:
@@ -121,7 +124,7 @@ def resident_bytes() -> int:
 
 async def identify(engine: LocalEngine, registry: Registry, photo: Path, rounds: int = 3) -> dict[str, float]:
     """Exact identify compared with a separate full forward for each adapter."""
-    image = standard_view(read_rgb(photo, DataConfig()), (await engine.view_sides())[0])
+    image = bounded(read_rgb(photo, DataConfig()))
     follower = asyncio.create_task(engine.run())
     count = len(registry.objects())
     while (await engine.identify(image, [""], top_k=5, exact=False)).searched < count:
@@ -134,7 +137,8 @@ async def identify(engine: LocalEngine, registry: Registry, photo: Path, rounds:
     ratios, exact_s, shortlist_s = [], [], []
     for number in range(rounds):
         shifted = [np.roll(image, (number + 1, index), axis=(0, 1)) for index in range(count)]
-        separate = one_by_one(engine.encoder, shifted, adapters)
+        views = [await engine.extractor.standard(one) for one in shifted]
+        separate = one_by_one(engine.encoder, views, adapters)
         started = time.perf_counter()
         await engine.identify(np.roll(image, -1 - number, axis=0), [""], top_k=5, exact=True)
         exact_s.append(time.perf_counter() - started)
@@ -160,9 +164,8 @@ async def same_top1(trained: Registry, data: Path, *, threads: int, shortlists: 
     exact_engine = next(iter(engines.values()))
     followers = [asyncio.create_task(engine.run()) for engine in engines.values()]
     limits = DataConfig()
-    side = (await exact_engine.view_sides())[0]
     manifest = load_manifest(data, limits)
-    blank = np.zeros((side, side, 3), np.uint8)
+    blank = np.zeros((1, 1, 3), np.uint8)
     for engine in engines.values():
         while (await engine.identify(blank, [""], top_k=1, exact=False)).searched < len(trained.objects()):
             await asyncio.sleep(0.2)
@@ -170,7 +173,7 @@ async def same_top1(trained: Registry, data: Path, *, threads: int, shortlists: 
     right = total = 0
     for object_id, photos in manifest.objects.items():
         for photo in photos.test:
-            image = standard_view(read_rgb(photo.path, limits), side)
+            image = bounded(read_rgb(photo.path, limits))
             exact = await exact_engine.identify(image, [""], top_k=1, exact=True)
             first = [candidate.ref.object_id for candidate in exact.candidates]
             right += first == [object_id]
@@ -188,9 +191,62 @@ async def same_top1(trained: Registry, data: Path, *, threads: int, shortlists: 
     }
 
 
-def one_by_one(encoder: MultiAdapterEncoder, images: Sequence[np.ndarray], adapters: Sequence[Adapter]) -> float:
-    """Seconds of a separate forward for each image and its adapter; the images differ, so no prefix is shared."""
+async def queries(engine: LocalEngine, registry: Registry, photos: Sequence[Path]) -> dict[str, float]:
+    """CPU seconds of the encoder per query, and the same for the former way, measured in turns.
+
+    Each photo is asked about the object in the folder of its name. The former way is one pass of the backbone, and a
+    cosine (classify) or Otsu's threshold (detect). Describing keypoints, which objects with keypoints need once per
+    image, is given by itself and is not part of the rest.
+    """
+    refs = {ref.object_id: ref for ref in refs_of(registry)}
+    seconds: dict[str, list[float]] = {name: [] for name in ("classify", "classify_before", "detect", "detect_before")}
+    described: list[float] = []
+    for number, photo in enumerate([photos[0], *photos]):  # the first round warms up
+        ref, image = refs[photo.parent.name], bounded(read_rgb(photo, DataConfig()))
+        async with engine.bank.lease(ref) as adapter:
+            assert adapter.finder is not None and adapter.dense is not None, "published by an earlier release"
+            keypoints = await timed(engine.extractor.keypoints(image), described)
+            assert len(keypoints) >= 0
+            for turn, former in enumerate((True, False) if number % 2 else (False, True)):
+                shifted = np.roll(image, turn + 1, axis=1)  # so that no prefix is kept
+                if former:
+                    await timed(classify_before(engine, adapter, shifted), seconds["classify_before"])
+                    await timed(detect_before(engine, adapter, shifted), seconds["detect_before"])
+                else:
+                    await timed(engine.classify(ref, shifted), seconds["classify"])
+                    await timed(engine.locate(ref, shifted), seconds["detect"])
+    found = {f"{name}_s": statistics.median(times[1:]) for name, times in seconds.items()}
+    return {
+        **found,
+        "classify_over_before": found["classify_s"] / found["classify_before_s"],
+        "detect_over_before": found["detect_s"] / found["detect_before_s"],
+        "keypoints_s": statistics.median(described[1:]),
+    }
+
+
+async def timed(query: Awaitable[_T], seconds: list[float]) -> _T:
+    """Appends the CPU seconds of all threads."""
+    started = time.process_time()
+    answer = await query
+    seconds.append(time.process_time() - started)
+    return answer
+
+
+async def classify_before(engine: LocalEngine, adapter: Adapter, image: np.ndarray) -> None:
+    view = await engine.extractor.standard(image)
+    adapter.classify((await engine.extractor.features(view, adapter)).cls)
+
+
+async def detect_before(engine: LocalEngine, adapter: Adapter, image: np.ndarray) -> None:
+    view = await engine.extractor.dense(image)
+    patches = (await engine.extractor.features(view, adapter)).patches
+    assert adapter.dense is not None
+    predict(adapter.dense, patches, capped_size((image.shape[0], image.shape[1]), LONGEST_SIDE))
+
+
+def one_by_one(encoder: MultiAdapterEncoder, views: Sequence[ImageInput], adapters: Sequence[Adapter]) -> float:
+    """Seconds of a separate forward for each view and its adapter; the views differ, so no prefix is shared."""
     started = time.perf_counter()
-    for image, adapter in zip(images, adapters, strict=True):
-        encoder.encode([Row(ImageInput(image), adapter)])
+    for view, adapter in zip(views, adapters, strict=True):
+        encoder.encode([Row(view, adapter)])
     return time.perf_counter() - started

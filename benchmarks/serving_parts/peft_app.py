@@ -17,6 +17,7 @@ from safetensors.numpy import load
 
 from persrep_ray.backbones.backbone import load_backbone
 from persrep_ray.config import ServeConfig
+from persrep_ray.data.images import standard_view
 from persrep_ray.registry.registry import Registry
 from persrep_ray.serving.engine.answers import AdapterRef, Classification
 from persrep_ray.serving.engine.profile import Profile
@@ -47,15 +48,15 @@ class PeftEncoder:
     async def ask(
         self, method: str, arguments: tuple[Any, ...], options: Mapping[str, Any], held: AdapterRef | None = None
     ) -> Any:
-        if method == "view_sides":
-            return self._side, self._side
+        if method == "ping":
+            return None
         assert method == "classify"
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._classify, *arguments)
 
     @torch.inference_mode()
-    def _classify(self, ref: AdapterRef, standard: np.ndarray) -> Classification:
+    def _classify(self, ref: AdapterRef, image: np.ndarray) -> Classification:
         self._peft.set_adapter(ref.object_id)
-        pixels = self._backbone.pixels([standard], self._side)
+        pixels = self._backbone.pixels([standard_view(image, self._side)], self._side)
         cls = self._backbone.suffix(self._backbone.prefix(pixels)).cls[0].numpy()
         score = float((self._prototypes[ref.object_id] @ normalize(cls)).max())
         return Classification(score, 0.5, self._thresholds[ref.object_id])

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 _STEP = 0.1  # between the levels at which a component may fall into parts
+_HIGHEST = 4.0  # above the cut; real scores are near 0 and 1, and hostile ones must not make this endless
 _LEAST_PART = 0.15  # of the component's area
 _BAND = 0.03  # of the longer side of a region's box: how far its true edge may lie from the coarse one
 _ITERATIONS = 2
@@ -27,7 +28,7 @@ def regions(scores: np.ndarray, cut: float, least: int) -> Iterator[np.ndarray]:
 
 def _parts(scores: np.ndarray, whole: np.ndarray, cut: float, least: int) -> Iterator[np.ndarray]:
     top = float(scores[whole].max())
-    for level in np.arange(cut + _STEP, top, _STEP):
+    for level in np.arange(cut + _STEP, min(top, cut + _HIGHEST), _STEP):
         seeds = _components(whole & (scores >= level), max(least, round(_LEAST_PART * np.count_nonzero(whole))))
         if len(seeds) > 1:
             for part in _share_out(scores, whole, seeds):

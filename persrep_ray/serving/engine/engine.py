@@ -60,7 +60,7 @@ class LocalEngine:
         self._device = device
         backbone = load_backbone(profile.backbone).to(device)
         self.encoder = MultiAdapterEncoder(backbone, profile.backbone)
-        self._extractor = FeatureExtractor(self.encoder, profile, batch_rows=config.encoder.batch_rows, metrics=metrics)
+        self.extractor = FeatureExtractor(self.encoder, profile, batch_rows=config.encoder.batch_rows, metrics=metrics)
         self.bank = AdapterBank(
             self._load,
             budget=config.encoder.bank_bytes,
@@ -82,17 +82,17 @@ class LocalEngine:
         """An engine that exists can answer."""
 
     async def embed(self, ref: AdapterRef, image: np.ndarray) -> np.ndarray:
-        view = await self._extractor.standard(image)
+        view = await self.extractor.standard(image)
         async with self.bank.lease(ref) as adapter:
             return normalize(await self._cls(view, adapter))
 
     async def classify(self, ref: AdapterRef, image: np.ndarray) -> Classification:
-        view = await self._extractor.standard(image)
+        view = await self.extractor.standard(image)
         async with self.bank.lease(ref) as adapter:
             return adapter.classify(await self._cls(view, adapter))
 
     async def compare(self, ref: AdapterRef, images: tuple[np.ndarray, np.ndarray]) -> Comparison:
-        views = [await self._extractor.standard(image) for image in images]
+        views = [await self.extractor.standard(image) for image in images]
         async with self.bank.lease(ref) as adapter:
             first, second = await asyncio.gather(*(self._cls(view, adapter) for view in views))
             return Comparison(
@@ -102,17 +102,17 @@ class LocalEngine:
 
     async def locate(self, ref: AdapterRef, image: np.ndarray) -> DensePrediction:
         async with self.bank.lease(ref) as adapter:
-            return await locate(adapter, image, self._extractor)
+            return await locate(adapter, image, self.extractor)
 
     async def identify(self, image: np.ndarray, prefixes: Sequence[str], *, top_k: int, exact: bool) -> Identification:
         await self._wait_until_searchable()
-        view = await self._extractor.standard(image)
+        view = await self.extractor.standard(image)
         known, most = self._index.count(prefixes), self._config.identify.shortlist
         if exact or known <= most:
             chosen = self._index.refs(prefixes)
         else:
             pretrained = await self._cls(view, None)
-            chosen = await self._extractor.in_thread(lambda: self._index.shortlist(pretrained, prefixes, most))
+            chosen = await self.extractor.in_thread(lambda: self._index.shortlist(pretrained, prefixes, most))
         tried: list[Candidate] = []
         size = self._config.encoder.batch_rows
         for start in range(0, len(chosen), size):  # batch by batch, so that other queries are served in between
@@ -140,7 +140,7 @@ class LocalEngine:
             raise RegistryUnavailableError("the objects of the registry have not been read yet") from None
 
     async def _cls(self, view: ImageInput, adapter: Adapter | None) -> np.ndarray:
-        return (await self._extractor.features(view, adapter)).cls
+        return (await self.extractor.features(view, adapter)).cls
 
     def _load(self, ref: AdapterRef) -> Adapter:
         files = self._source.files(ref)
