@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=6, help="Cycles samples per pixel (%(default)s)")
     parser.add_argument("--quality", type=int, default=82, help="WebP quality (%(default)s)")
     parser.add_argument("--things", type=int, default=2, help="things per category (%(default)s)")
-    parser.add_argument("--photos", type=int, default=2, help="photos per thing (%(default)s)")
+    parser.add_argument("--photos", type=int, default=1, help="photos per thing (%(default)s)")
     options = parser.parse_args()
     from bank.things import CATEGORIES
 

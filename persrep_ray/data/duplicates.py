@@ -80,7 +80,7 @@ def _near_pairs(hashes: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, int]]:
     codes = np.array([code for row in hashes for code in row], np.uint64)
     owner = np.repeat(np.arange(len(hashes)), len(_CROPS))
     width = int(np.clip(np.ceil(np.log2(len(codes))) - 3, 8, 16))
-    found = set()
+    found: set[tuple[int, int]] = set()
     for start in range(0, 64 - width + 1, width):
         band = (codes >> np.uint64(start)) & np.uint64((1 << width) - 1)
         order = np.lexsort((codes, band))

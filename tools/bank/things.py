@@ -437,7 +437,8 @@ def brick(kit: Kit) -> None:
 
 def die(kit: Kit) -> None:
     kit.blob((0, 0, 0.03), (0.03, 0.03, 0.03), "body", 0.22)
-    for side in ((0, -1), (1, 0), (-1, 0), (0, 1)):
+    sides: tuple[tuple[int, int], ...] = ((0, -1), (1, 0), (-1, 0), (0, 1))
+    for side in sides:
         for _ in range(kit.rng.randint(2, 6)):
             u, w = kit.rng.choice((-1, 0, 1)), kit.rng.choice((-1, 0, 1))
             centre = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import bpy  # noqa: F401  (importing it first makes the modules below importable)
 
@@ -44,7 +45,7 @@ class View:
 
 @dataclass(frozen=True)
 class Placed:
-    design: Design
+    design: Any  # a `Design`, or whatever else has a name and is known to what covers its surfaces
     body: Body
     matrix: Matrix
 
