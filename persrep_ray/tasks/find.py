@@ -43,6 +43,8 @@ ARRAYS_OF: Mapping[Side, str] = {"pretrained": "pretrained.", "personalized": ""
 """How the names of a finder's arrays begin in a version, which holds the finders of both sides."""
 
 _MOST_PROPOSALS = 16
+_BLUR = 0.4  # patches; the score of a single patch is noisy
+_LOW = 0.6  # of the cut: in an unseen pose the object scores less, and parts above tell it from what it merges with
 _CONTAINED = 0.7  # of two parts that share this much of the smaller part, the better one stays
 _MARGIN = 1.2  # side of a look over the longer side of its box
 _STANDARD = 8 / 7  # a standard view shows the middle 7/8 of an image
@@ -135,7 +137,7 @@ class Finder:
         """
         size = capped_size((image.shape[0], image.shape[1]), LONGEST_SIDE)
         scores, centred = self._discriminant.map(patches), self._discriminant.centred(patches)
-        smooth = cv2.resize(scores, size[::-1], interpolation=cv2.INTER_CUBIC)
+        smooth = cv2.resize(cv2.GaussianBlur(scores, (0, 0), _BLUR), size[::-1], interpolation=cv2.INTER_CUBIC)
         patch = round(size[0] * size[1] / scores.size)  # pixels
         found = []
 
@@ -143,7 +145,7 @@ class Finder:
             likeness = float((self._appearance @ mean_patch(centred, mask)).max())
             found.append(Proposal(mask, float(smooth[mask].mean()), likeness, geometry))
 
-        for mask in regions(smooth, self._discriminant.cut, least=max(1, patch)):
+        for mask in regions(smooth, _LOW * self._discriminant.cut, least=max(1, patch)):
             add(mask)
         if self._keypoints is not None and keypoints is not None:
             for match in self._keypoints.find(keypoints)[:_MOST_PROPOSALS]:
