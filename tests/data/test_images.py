@@ -18,6 +18,7 @@ from persrep_ray.config import DataConfig
 from persrep_ray.data.images import (
     ImageError,
     ImageTooLargeError,
+    bounded,
     check_header,
     check_pixels,
     decode_mask,
@@ -27,6 +28,7 @@ from persrep_ray.data.images import (
     read_mask,
     read_rgb,
     resize_square,
+    standard_view,
 )
 
 # Pillow also warns about some of the files that are refused or skipped here.
@@ -320,6 +322,29 @@ def test_resize_square_shows_the_whole_image(shape: tuple[int, int, int]) -> Non
 def test_resize_square_does_not_alias() -> None:
     stripes = np.tile(np.array([0, 255], np.uint8), (256, 128))[:, :, None].repeat(3, axis=2)
     np.testing.assert_allclose(resize_square(stripes, 64)[:, 2:-2].astype(int), 127, atol=2)
+
+
+@pytest.mark.parametrize(
+    ("size", "shrunk"), [((1280, 700), (1280, 700)), ((2560, 1400), (1280, 700)), ((3, 40_000), (1, 1280))]
+)
+def test_bounded_images_keep_their_shape_and_never_grow(size: tuple[int, int], shrunk: tuple[int, int]) -> None:
+    image = np.full((*size, 3), (10, 20, 30), np.uint8)
+    found = bounded(image)
+    assert found.shape == (*shrunk, 3) and found.dtype == np.uint8 and (found == (10, 20, 30)).all()
+    assert found is image or size != shrunk
+
+
+def test_bounded_images_are_means_of_areas() -> None:
+    stripes = np.tile(np.array([0, 200], np.uint8), (4, 1280))[:, :, None].repeat(3, axis=2)
+    assert (bounded(stripes) == 100).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 200_000), (200_000, 1)])
+def test_a_standard_view_of_a_strip_is_of_its_middle(shape: tuple[int, int]) -> None:
+    strip = np.zeros((*shape, 3), np.uint8)
+    strip.reshape(-1, 3)[99_990:100_010] = 255
+    view = standard_view(strip, 64)  # scaled as a whole, it would take 3 GB
+    assert view.shape == (64, 64, 3) and view.min() == 255
 
 
 def test_an_error_survives_pickling_so_that_a_ray_worker_can_raise_it(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from persrep_ray.data.objects import Photo
 from persrep_ray.evaluate import finders
 from persrep_ray.evaluate.photo_cache import PhotoCache
 from persrep_ray.registry.registry import Registry
+from persrep_ray.serving.engine import features
 from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.serving.engine.engine import LocalEngine
 from persrep_ray.serving.engine.errors import (
@@ -156,6 +157,22 @@ class TestAnswersEqualEvaluation:
         engine.encoder.encode = lambda rows: encoded.append(len(rows)) or encode(rows)  # type: ignore[method-assign,func-returns-value]
         ask(engine, lambda one: one.locate(REFS[1], many))
         assert sum(encoded) == 1 + SECOND_LOOKS
+
+    def test_keypoints_of_an_image_are_described_once(self, sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+        described: list[int] = []
+        monkeypatch.setattr(features, "describe", lambda image: described.append(int(image[0, 0, 0])))
+        engine = engine_of(sample)
+
+        async def scenario(one: LocalEngine) -> None:
+            images = [np.full((20, 30, 3), shade, np.uint8) for shade in (1, 2, 1, 1)]
+            leaving = asyncio.create_task(one.extractor.keypoints(images[0]))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.gather(*(one.extractor.keypoints(image) for image in images))
+            await one.extractor.keypoints(images[0].copy())
+
+        ask(engine, scenario)
+        assert sorted(described) == [1, 2]
 
     def test_nothing_is_located_where_nothing_stands_out(self, own: Sample) -> None:
         for ref, size in ((published_before_finders(own), (5, 5)), (REFS[1], (90, 70))):
