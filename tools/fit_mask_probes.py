@@ -3,10 +3,11 @@
     python tools/fit_mask_probes.py --data ../shared/data
 
 `hand` tells the patches of a hand from those of things and backgrounds. `filled` tells the patches at the border of a
-photo that the front of a package fills from those at the border of any other photo. Both are regularised discriminants
+photo that the front of a package fills from those at the border of any other photo, such as the same front with a
+margin around it. Both are regularised discriminants
 (Fisher), fitted in closed form. The photos are not part of this project: hands and the fronts of cartons come from
 `grocery10` (Grocery Store Dataset, MIT), marked by the polygons below; the rest from `dreambooth30` and `masked5`. The
-last brand of `grocery10`, the last test photos of `masked5` and half of `dreambooth30` are left out, for measuring.
+hands of the last brand of `grocery10`, the test photos of `masked5` and half of `dreambooth30` are left out, for measuring.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from persrep_ray.masks.probes import PROBES, border, standardized
 _SHRINKAGE = 0.1  # of the mean variance, added to the diagonal of the covariance
 _CROPS = 4  # of each front, at random
 _GRID = 16
-_HOLDOUT_BRAND = "Yoggi"
+HOLDOUT_BRAND = "Yoggi"
+PLAIN_MASKED = ("can", "monster_toy", "teddybear")  # the subjects of `masked5` that are used
 
 Polygon = list[tuple[float, float]]
 # Photos of `grocery10/train` to the outline of the hand and of the carton that it holds, in tenths of the photo's side.
@@ -65,6 +67,8 @@ FRONTS: list[tuple[str, Polygon]] = [
     ("Tropicana-Mandarin-Morning/00.jpg", [(0.9, 1.2), (3.0, 1.2), (3.0, 7.0), (1.1, 6.9)]),
     ("Tropicana-Mandarin-Morning/00.jpg", [(5.9, 1.2), (8.5, 1.2), (8.3, 7.8), (6, 7.6)]),
     ("Tropicana-Mandarin-Morning/01.jpg", [(2.6, 2.2), (5.2, 1.6), (6.9, 8.8), (4, 9.2)]),
+    ("Yoggi-Strawberry-Yoghurt/02.jpg", [(2.5, 1.6), (5.4, 1.6), (5.8, 9.6), (3, 9.4)]),
+    ("Yoggi-Vanilla-Yoghurt/02.jpg", [(6.6, 2), (9.8, 3.2), (8.2, 9.6), (4.4, 9.6)]),
 ]
 
 
@@ -81,7 +85,7 @@ def main() -> None:
 
     hands, things, grounds, edges = [], [], [], []
     for name, (hand, carton) in HELD.items():
-        if name.startswith(_HOLDOUT_BRAND):
+        if name.startswith(HOLDOUT_BRAND):
             continue
         image = _read(data / "grocery10/train" / name)
         _, patches = look(image)
@@ -99,10 +103,14 @@ def main() -> None:
         plain_grounds.append(patches[share < 0.1])
         plain_edges.append(patches[border(_GRID)])
     rng = np.random.default_rng(0)
-    fronts = [look(crop)[1][border(_GRID)] for name, quad in FRONTS for crop in _front(data, name, quad, rng)]
+    fronts, margins = [], []
+    for name, quad in FRONTS:
+        front, *crops = _front(data, name, quad, rng)
+        fronts += [look(image)[1][border(_GRID)] for image in (front, *crops)]
+        margins += [look(_on_plain_ground(front, rng))[1][border(_GRID)] for _ in range(_CROPS)]
     probes = {
         "hand": _discriminant([hands], [things, grounds, plain_things, plain_grounds]),
-        "filled": _discriminant([fronts], [edges, plain_edges]),
+        "filled": _discriminant([fronts], [edges, plain_edges, margins]),
     }
     save_file(probes, PROBES)
 
@@ -120,11 +128,11 @@ def filled_polygon(polygon: Polygon, size: tuple[int, ...]) -> NDArray[np.bool_]
 
 
 def _plain(data: Path) -> Iterator[Path]:
-    """Ordinary photos: two of every second subject of `dreambooth30`, and the train photos of `masked5`."""
+    """Ordinary photos: two of every second subject of `dreambooth30`, the train photos of some of `masked5`, and one of each of `mini_pods`."""
     for subject in sorted((data / "dreambooth30/train").iterdir())[::2]:
         yield from sorted(subject.iterdir())[:2]
-    for subject in sorted((data / "masked5/train").iterdir())[::2]:
-        yield from sorted(subject.iterdir())
+    for name in PLAIN_MASKED:
+        yield from sorted((data / "masked5/train" / name).iterdir())
     for subject in sorted(Path("examples/mini_pods/train").iterdir()):
         yield from sorted(subject.iterdir())[:1]
 
@@ -143,6 +151,16 @@ def _front(data: Path, name: str, quad: Polygon, rng: np.random.Generator) -> It
         tall, wide = round(height * share), round(width * share)
         top, left = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
         yield front[top : top + tall, left : left + wide].astype(np.uint8)
+
+
+def _on_plain_ground(front: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The front on white, black or a colour, with a margin of at least 4 % on two sides or on all."""
+    height, width = front.shape[:2]
+    margin = rng.uniform(0.04, 0.5, 4) * np.repeat([height, width], 2)
+    margin[:2] *= rng.random() < 0.7
+    colour = [(255, 255, 255), (0, 0, 0), tuple(int(value) for value in rng.integers(0, 256, 3))][rng.integers(3)]
+    sides = [int(value) for value in margin]
+    return cv2.copyMakeBorder(front, *sides, cv2.BORDER_CONSTANT, value=colour).astype(np.uint8)
 
 
 def _discriminant(

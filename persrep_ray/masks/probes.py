@@ -25,24 +25,25 @@ _LEAST_LEFT = 0.25  # of the salient pixels; less means that the "hand" is the o
 
 
 class MaskProbes:
-    """The probes of `PROBES`. `patches` (P, D) are those of `EmbeddedSaliency.look`, a square grid, row by row."""
+    """The probes in `file`, each (D + 1,): weights and an offset. The scores are in standard deviations.
 
-    def __init__(self) -> None:
-        self._probes = load_file(PROBES)
+    `patches` (P, D) are those of `EmbeddedSaliency.look`, a square grid, row by row.
+    """
+
+    def __init__(self, file: Path = PROBES) -> None:
+        self._probes = load_file(file)
 
     def filled(self, patches: NDArray[np.float32]) -> bool:
         """Whether the front of a package, or a like surface, fills the photo to its border."""
         side = math.isqrt(len(patches))
-        return self._score("filled", patches[border(side)]).mean() > _FILLED
+        return bool(self._score("filled", patches[border(side)]).mean() > _FILLED)
 
-    def without_hands(
-        self, saliency: NDArray[np.float32], patches: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
+    def without_hands(self, saliency: NDArray[np.float32], patches: NDArray[np.float32]) -> NDArray[np.float32]:
         """`saliency` (h, w) in 0..1 with hands blotted out, unless little would be left, as of a glove."""
         side = math.isqrt(len(patches))
         score = self._score("hand", patches).reshape(side, side)
         smooth = cv2.resize(score, saliency.shape[::-1], interpolation=cv2.INTER_CUBIC)
-        rest = saliency / (1 + np.exp(_STEEPNESS * (smooth - _HAND)))
+        rest: NDArray[np.float32] = saliency / (1 + np.exp(_STEEPNESS * (smooth - _HAND)))
         salient = np.count_nonzero(saliency > _SALIENT)
         return rest if np.count_nonzero(rest > _SALIENT) > _LEAST_LEFT * salient else saliency
 

@@ -74,7 +74,7 @@ def test_without_any_mask_the_saliency_prompts_sam(tmp_path: Path, sam: Path) ->
     under_test: Any = PhotoMasker(sam_config(sam))
     saliency = np.zeros((20, 20), np.float32)
     saliency[5:15, 5:15] = 1
-    under_test._masker._saliency = lambda images: [saliency if images[0][0, 0, 0] == corner else saliency * 0]
+    under_test._masker.look = lambda image: (saliency if image[0, 0, 0] == corner else saliency * 0, None)
     corner = pixels(photos[1].path)[0, 0, 0]
     made = under_test(photos)
     assert made.masks[0] is None and made.masks[1] is not None and made.masks[1].shape == (70, 90)
