@@ -1,6 +1,6 @@
 """How good the masks are that are made for photos without one: the figures of docs/LOG.md.
 
-    PYTHONPATH=. python benchmarks/masks.py --data ../shared/data [--sheet DIR]
+    python -m benchmarks.masks --data ../shared/data [--sheet DIR]
 
 Each photo is masked twice: by saliency and GrabCut alone ("before"), and as a run does it. The last line is one JSON
 object. The sets:
@@ -11,7 +11,7 @@ object. The sets:
     package    `shelf_cereal`: catalogue photos that a box fills, so the whole photo is the truth
     held       cartons held by a hand in `grocery10`, of a brand that the probes were not fitted on; outlines by eye
 
-The photos of `masked5` are those that the probes of `tools/fit_mask_probes.py` were not fitted on.
+CPU seconds include everything but reading the photo. The photos of `masked5` are those that the probes of `tools/fit_mask_probes.py` were not fitted on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ from persrep_ray.masks.images import ImageMasker
 from tools.fit_mask_probes import HELD, HOLDOUT_BRAND, PLAIN_MASKED, filled_polygon
 
 _HAND = "Yoggi-Strawberry-Yoghurt/01.jpg"  # whose hand is pasted
-_SETS = ("ordinary", "cropped", "hand", "package", "held")
+_SETS = ("package", "held", "ordinary", "cropped", "hand")
 
 
 class Example(NamedTuple):
@@ -70,10 +70,9 @@ def main() -> None:
     print(json.dumps({"benchmark": "masks", **results}))
 
 
-def _mask(make: object, image: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
-    assert callable(make)
+def _mask(make: Callable[[NDArray[np.uint8]], NDArray[np.bool_]], image: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
     try:
-        return np.asarray(make(image), np.bool_)
+        return make(image)
     except MaskError:
         return None
 

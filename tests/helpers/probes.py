@@ -16,7 +16,7 @@ GROUND, THING, HAND, FRONT = np.eye(4, dtype=np.float32)
 def tiny_probes() -> MaskProbes:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "probes.safetensors"
-        save_file({"hand": np.append(HAND * 4, -3), "filled": np.append(FRONT * 4, -3)}, file)
+        save_file({"hand": np.append(HAND * 4, np.float32(-3)), "filled": np.append(FRONT * 4, np.float32(-3))}, file)
         return MaskProbes(file)
 
 
