@@ -1,6 +1,6 @@
 """How good the masks are that are made for photos without one: the figures of docs/LOG.md.
 
-    python -m benchmarks.masks --data ../shared/data [--sheet DIR]
+    PYTHONPATH=tools python benchmarks/masks.py --data ../shared/data [--sheet DIR]
 
 Each photo is masked twice: by saliency and GrabCut alone ("before"), and as a run does it. The last line is one JSON
 object. The sets:
@@ -11,7 +11,8 @@ object. The sets:
     package    `shelf_cereal`: catalogue photos that a box fills, so the whole photo is the truth
     held       cartons held by a hand in `grocery10`, of a brand that the probes were not fitted on; outlines by eye
 
-CPU seconds include everything but reading the photo. The photos of `masked5` are those that the probes of `tools/fit_mask_probes.py` were not fitted on.
+CPU seconds are those of a whole mask without reading the photo. The photos of `masked5` are those that the probes were
+not fitted on (`tools/fit_mask_probes.py`).
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from fit_mask_probes import HELD, HOLDOUT_BRAND, PLAIN_MASKED, filled_polygon
 from numpy.typing import NDArray
 
 from persrep_ray.config import DataConfig, RunConfig
 from persrep_ray.data.images import read_mask, read_rgb
 from persrep_ray.masks.grabcut import MaskError, mask_from_saliency
 from persrep_ray.masks.images import ImageMasker
-from tools.fit_mask_probes import HELD, HOLDOUT_BRAND, PLAIN_MASKED, filled_polygon
 
 _HAND = "Yoggi-Strawberry-Yoghurt/01.jpg"  # whose hand is pasted
 _SETS = ("package", "held", "ordinary", "cropped", "hand")

@@ -4,15 +4,17 @@
 
 `hand` tells the patches of a hand from those of things and backgrounds. `filled` tells the patches at the border of a
 photo that the front of a package fills from those at the border of any other photo, such as the same front with a
-margin around it. Both are regularised discriminants
-(Fisher), fitted in closed form. The photos are not part of this project: hands and the fronts of cartons come from
-`grocery10` (Grocery Store Dataset, MIT), marked by the polygons below; the rest from `dreambooth30` and `masked5`. The
-hands of the last brand of `grocery10`, the test photos of `masked5` and half of `dreambooth30` are left out, for measuring.
+margin around it. Both are regularised discriminants (Fisher), fitted in closed form.
+
+The photos are not part of this project: hands and the fronts of cartons come from `grocery10` (Grocery Store Dataset,
+MIT), outlined by eye in `mask_outlines.json`; the rest from `dreambooth30` and `masked5`. For measuring, the hands of
+the last brand of `grocery10`, half of `dreambooth30` and most of `masked5` are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,43 +35,13 @@ HOLDOUT_BRAND = "Yoggi"
 PLAIN_MASKED = ("can", "monster_toy", "teddybear")  # the subjects of `masked5` that are used
 
 Polygon = list[tuple[float, float]]
-# Photos of `grocery10/train` to the outline of the hand and of the carton that it holds, in tenths of the photo's side.
+_OUTLINES = json.loads((Path(__file__).parent / "mask_outlines.json").read_text())
+# Photos of `grocery10/train` to the outlines of the hand and of the carton that it holds, in tenths of the sides.
 HELD: dict[str, tuple[Polygon, Polygon]] = {
-    "God-Morgon-Apple-Juice/02.jpg": ([(2.4, 4.0), (3.0, 3.8), (3.3, 4.8), (2.6, 5.5), (2.9, 6.6), (3.6, 7.4), (5.6, 7.3), (7.4, 7.4), (7.2, 8.0), (5.4, 8.8), (5.2, 10), (1.2, 10), (1.4, 7)], [(3.3, 4.6), (4.6, 2.6), (7.6, 1.9), (8.6, 4.7), (8.5, 6.2), (6.0, 7.2), (3.6, 7.3), (3.0, 6.6)]),
-    "God-Morgon-Orange-Juice/02.jpg": ([(6.4, 3.9), (6.4, 5.5), (5.5, 7.3), (4.6, 9.0), (3.5, 10), (0.8, 10), (3.0, 8.2), (4.9, 6.3), (5.6, 4.6)], [(7.2, 2.2), (7.8, 1.0), (9.4, 1.6), (9.6, 3.0), (8.8, 6.0), (8.0, 9.5), (5.4, 9.0), (6.2, 6)]),
-    "God-Morgon-Orange-Red-Grapefruit-Juice/00.jpg": ([(2.6, 3.1), (3.2, 2.4), (3.3, 3.6), (2.6, 5), (2.6, 6.4), (2.2, 7.4), (0, 9), (0, 6), (1.5, 4.9)], [(2.7, 2.0), (4, 0.8), (6.6, 2), (6.1, 9.8), (2.6, 9.3), (2.6, 6.5), (3.3, 3.8)]),
-    "God-Morgon-Orange-Red-Grapefruit-Juice/02.jpg": ([(0, 2.3), (3.0, 1.4), (3.3, 2.6), (2.5, 3.1), (4, 3.5), (5.6, 3.2), (5.9, 3.9), (4.4, 4.8), (2.2, 5.2), (1.5, 6.4), (0, 7.5)], [(3.4, 1.6), (5.4, 1), (7.1, 2.6), (6.2, 9), (3.8, 9), (3.6, 5.2), (5, 4.7), (5.9, 3.9), (5.5, 3.2), (4, 3.4)]),
-    "God-Morgon-Red-Grapefruit-Juice/01.jpg": ([(1.2, 5), (2.2, 3.8), (3.6, 3.6), (3.4, 4.5), (2.6, 5.2), (3.1, 6.6), (4.2, 7.0), (6.2, 6.6), (6.4, 7.4), (5.4, 8.4), (4.8, 10), (0.6, 10), (0, 7.4)], [(3.6, 4), (4.6, 3.3), (5.3, 2.1), (7.2, 4.4), (7.4, 5.6), (6.2, 6.6), (4.2, 6.8), (3.6, 5.5)]),
-    "God-Morgon-Red-Grapefruit-Juice/02.jpg": ([(4.6, 4.0), (5.0, 4.4), (4.9, 6), (4.0, 7.6), (3.4, 8.6), (1.5, 10), (0, 10), (0, 9.4), (2.2, 7.4), (3.4, 5.4)], [(5.1, 1.4), (7, 1), (8.2, 2), (7.8, 9.6), (5.0, 9.8)]),
-    "Tropicana-Apple-Juice/02.jpg": ([(2.0, 5.2), (2.7, 4.5), (3.0, 5.8), (3.8, 5.8), (3.7, 6.6), (2.6, 8), (2.0, 9.4), (1.0, 10), (0, 10), (0, 8), (1.2, 6.6)], [(2.2, 2.1), (3.3, 1.2), (5.6, 0.9), (6.2, 9.0), (3.9, 8.9), (3.7, 7), (3.8, 5.9), (2.9, 5.7)]),
-    "Tropicana-Golden-Grapefruit/01.jpg": ([(3.2, 2.9), (3.6, 3.8), (3.6, 5.4), (3.9, 6.5), (4, 7.4), (2.6, 7.8), (1.4, 9.2), (0, 10), (0, 7.4), (1.8, 5.4)], [(3.1, 0.9), (6.2, 0.9), (6.9, 4.8), (6.8, 9.2), (4.6, 9.4), (3.6, 5)]),
-    "Tropicana-Juice-Smooth/00.jpg": ([(2.8, 3.4), (3.3, 1.6), (4, 1.8), (3.8, 3.4), (3.7, 5), (3.0, 6.8), (1.6, 8.4), (0, 10), (0, 6.4), (1.8, 4.8)], [(4.2, 1.4), (6.5, 0.8), (7.5, 2), (7.2, 9.7), (4.0, 9.2), (3.8, 4)]),
-    "Tropicana-Juice-Smooth/01.jpg": ([(0.6, 3.6), (1.8, 2.6), (3.8, 2.4), (4, 2.9), (3, 3.8), (3.2, 4.4), (2.6, 5.6), (1.2, 7.6), (0, 8.4), (0, 6.0)], [(2.2, 1.6), (4.3, 1.3), (5.0, 2.6), (6.4, 8), (4.6, 9.2), (3.2, 4.6)]),
-    "Tropicana-Juice-Smooth/02.jpg": ([(2.6, 4.4), (3.3, 3.2), (3.3, 5), (3.7, 6.6), (3.6, 7.8), (2.6, 8.8), (1.6, 10), (0, 10), (0, 7.6), (1.8, 6)], [(2.9, 1.4), (5.3, 1.1), (5.8, 4), (7, 9.2), (4.2, 9.6), (3, 4.5)]),
-    "Tropicana-Mandarin-Morning/01.jpg": ([(1.6, 4.4), (2.7, 3.7), (3.2, 6), (3.6, 8), (2.4, 8.6), (1.2, 10), (0, 10), (0, 6.6)], [(2.2, 1.4), (4.8, 0.2), (5.2, 2.6), (6.9, 9), (3.9, 9.2), (2.8, 4)]),
-    "Tropicana-Mandarin-Morning/02.jpg": ([(2.4, 3.6), (2.8, 2.4), (3.2, 2.6), (3.2, 4.4), (3.1, 6), (3.4, 7.4), (2.2, 9), (1.4, 10), (0, 10), (0, 8.2), (1.6, 6)], [(2.6, 0.6), (4.8, 0.6), (5.6, 1.6), (7.5, 8.4), (4.4, 9.6), (3.5, 6.5), (3.2, 4)]),
-    "Yoggi-Strawberry-Yoghurt/00.jpg": ([(1.6, 5.7), (2.4, 5.4), (3.0, 5.8), (2.6, 6.9), (2.3, 7.6), (2.0, 9), (0, 10), (0, 6)], [(0.9, 2.2), (1.8, 0.5), (3.9, 0.5), (5.1, 2.2), (5.5, 9.6), (2.6, 9.5), (2.3, 7.4), (3, 5.8), (1.5, 5.4)]),
-    "Yoggi-Strawberry-Yoghurt/01.jpg": ([(1.6, 5.4), (3.6, 3.6), (4.2, 4), (3.8, 5.5), (3.8, 6.8), (6.2, 7.2), (6.2, 7.8), (4.2, 8.2), (3, 9.4), (1, 10), (0, 10), (0, 7)], [(4, 2.6), (5.2, 1.4), (7.2, 1.6), (7.7, 4), (6.8, 5), (6.0, 7.1), (3.9, 6.7)]),
-    "Yoggi-Vanilla-Yoghurt/00.jpg": ([(0.8, 4.4), (3.5, 3.4), (3.6, 4.4), (2.6, 5.4), (3.2, 6.3), (4.8, 6.5), (4.8, 7.2), (3.0, 7.6), (1.4, 8.6), (0, 8.4), (0, 5.5)], [(3.9, 3.4), (5, 2.2), (6.4, 1.5), (8, 2), (7.8, 4), (6.6, 6.6), (5, 8.4), (2.6, 8.4), (4.8, 7.2), (4.8, 6.4), (3.2, 6.2)]),
-    "Yoggi-Vanilla-Yoghurt/01.jpg": ([(0.7, 5), (1.2, 4.3), (2.2, 6), (4, 7), (5.2, 6.0), (5.7, 6.6), (5.4, 8), (4.9, 10), (1.5, 10), (0.8, 7.5)], [(1, 3), (2, 1.4), (3, 0.7), (4, 1), (5.3, 2.4), (5.3, 6), (4, 6.9), (2.2, 6), (1.2, 4.2)]),
+    name: (one["hand"], one["carton"]) for name, one in _OUTLINES["held"].items()
 }
-# The fronts of cartons: top left, top right, bottom right, bottom left, in tenths.
-FRONTS: list[tuple[str, Polygon]] = [
-    ("God-Morgon-Apple-Juice/00.jpg", [(2.3, 2.2), (5.2, 1.6), (7.2, 9.0), (4.4, 10)]),
-    ("God-Morgon-Apple-Juice/01.jpg", [(0, 1.5), (2.8, 0.2), (6, 8), (3.5, 9.6)]),
-    ("God-Morgon-Orange-Juice/00.jpg", [(2.8, 1.6), (5.6, 1.6), (5.7, 9.0), (2.9, 8.6)]),
-    ("God-Morgon-Orange-Juice/01.jpg", [(2.6, 3.4), (5.2, 3.0), (6.8, 7.8), (4.8, 9)]),
-    ("God-Morgon-Red-Grapefruit-Juice/02.jpg", [(5.4, 2.0), (8.2, 2.4), (7.6, 9.4), (5.2, 9.8)]),
-    ("Tropicana-Apple-Juice/01.jpg", [(3.6, 1.5), (6.8, 1.8), (4, 8.8), (0.8, 8.0)]),
-    ("Tropicana-Golden-Grapefruit/01.jpg", [(3.3, 1.6), (6.2, 1.6), (6.8, 9.0), (4.6, 9.4)]),
-    ("Tropicana-Golden-Grapefruit/02.jpg", [(2.4, 1.4), (5.6, 1.5), (4.6, 9.9), (1.8, 9.6)]),
-    ("Tropicana-Juice-Smooth/02.jpg", [(3.0, 2.0), (5.6, 1.9), (6.9, 9.2), (4, 9.6)]),
-    ("Tropicana-Mandarin-Morning/00.jpg", [(0.9, 1.2), (3.0, 1.2), (3.0, 7.0), (1.1, 6.9)]),
-    ("Tropicana-Mandarin-Morning/00.jpg", [(5.9, 1.2), (8.5, 1.2), (8.3, 7.8), (6, 7.6)]),
-    ("Tropicana-Mandarin-Morning/01.jpg", [(2.6, 2.2), (5.2, 1.6), (6.9, 8.8), (4, 9.2)]),
-    ("Yoggi-Strawberry-Yoghurt/02.jpg", [(2.5, 1.6), (5.4, 1.6), (5.8, 9.6), (3, 9.4)]),
-    ("Yoggi-Vanilla-Yoghurt/02.jpg", [(6.6, 2), (9.8, 3.2), (8.2, 9.6), (4.4, 9.6)]),
-]
+# Photos to the corners of a carton's front: top left, top right, bottom right, bottom left, in tenths.
+_FRONTS: list[tuple[str, Polygon]] = _OUTLINES["fronts"]
 
 
 def main() -> None:
@@ -104,7 +76,7 @@ def main() -> None:
         plain_edges.append(patches[border(_GRID)])
     rng = np.random.default_rng(0)
     fronts, margins = [], []
-    for name, quad in FRONTS:
+    for name, quad in _FRONTS:
         front, *crops = _front(data, name, quad, rng)
         fronts += [look(image)[1][border(_GRID)] for image in (front, *crops)]
         margins += [look(_on_plain_ground(front, rng))[1][border(_GRID)] for _ in range(_CROPS)]
@@ -128,7 +100,7 @@ def filled_polygon(polygon: Polygon, size: tuple[int, ...]) -> NDArray[np.bool_]
 
 
 def _plain(data: Path) -> Iterator[Path]:
-    """Ordinary photos: two of every second subject of `dreambooth30`, the train photos of some of `masked5`, and one of each of `mini_pods`."""
+    """Ordinary photos of `dreambooth30` (every second subject), `masked5` and `mini_pods`."""
     for subject in sorted((data / "dreambooth30/train").iterdir())[::2]:
         yield from sorted(subject.iterdir())[:2]
     for name in PLAIN_MASKED:

@@ -46,7 +46,6 @@ class TestEmbedded:
         with pytest.raises(MaskError, match="no foreground found"):
             under_test.mask(IMAGE)
 
-
     def test_an_image_that_a_package_fills_is_masked_as_a_whole(self) -> None:
         under_test: Any = masker("no-such-sam", "embedded")
         under_test.look = lambda image: (SALIENCY, patches(FRONT))
