@@ -84,9 +84,9 @@ def _examples(name: str, data: Path) -> Iterator[Example]:
             image = _read(photo)
             yield Example(image, np.ones(image.shape[:2], np.bool_))
     elif name == "held":
-        for photo, (hand, carton) in HELD.items():
-            if photo.startswith(HOLDOUT_BRAND):
-                image = _read(data / "grocery10/train" / photo)
+        for file, (hand, carton) in HELD.items():
+            if file.startswith(HOLDOUT_BRAND):
+                image = _read(data / "grocery10/train" / file)
                 covered = filled_polygon(hand, image.shape[:2])
                 yield Example(image, filled_polygon(carton, image.shape[:2]) & ~covered, covered)
     else:

@@ -89,7 +89,8 @@ def main() -> None:
 
 def shares(mask: NDArray[np.bool_] | NDArray[np.float32]) -> NDArray[np.float32]:
     """A mask (H, W) -> the share (P,) of each patch that it covers."""
-    return cv2.resize(mask.astype(np.float32), (_GRID, _GRID), interpolation=cv2.INTER_AREA).ravel()
+    shrunk = cv2.resize(mask.astype(np.float32), (_GRID, _GRID), interpolation=cv2.INTER_AREA)
+    return np.asarray(shrunk, np.float32).ravel()
 
 
 def filled_polygon(polygon: Polygon, size: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -131,8 +132,8 @@ def _on_plain_ground(front: NDArray[np.uint8], rng: np.random.Generator) -> NDAr
     margin = rng.uniform(0.04, 0.5, 4) * np.repeat([height, width], 2)
     margin[:2] *= rng.random() < 0.7
     colour = [(255, 255, 255), (0, 0, 0), tuple(int(value) for value in rng.integers(0, 256, 3))][rng.integers(3)]
-    sides = [int(value) for value in margin]
-    return cv2.copyMakeBorder(front, *sides, cv2.BORDER_CONSTANT, value=colour).astype(np.uint8)
+    top, bottom, left, right = (int(value) for value in margin)
+    return cv2.copyMakeBorder(front, top, bottom, left, right, cv2.BORDER_CONSTANT, value=colour).astype(np.uint8)
 
 
 def _discriminant(
