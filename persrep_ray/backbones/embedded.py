@@ -123,19 +123,27 @@ class EmbeddedSaliency:
     """The saliency map of the same ONNX file: how much each pixel belongs to the subject of the image."""
 
     SIDE = 224
+    _PATCHES = "/backbone/encoder/layer.10/Add_1_output_0"  # what the blocks of the backbone give, before the norm
 
     def __init__(self, threads: int = 1) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(onnx_file()), options, providers=["CPUExecutionProvider"])
+        model = onnx.load(str(onnx_file()))
+        model.graph.output.append(onnx.ValueInfoProto(name=self._PATCHES))
+        self._session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """RGB images (H,W,3) uint8 -> a map (224,224) float32 in 0..1 for each image, squashed to the square."""
-        maps: list[np.ndarray] = []
-        for image in images:
-            square = cv2.resize(image, (self.SIDE, self.SIDE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-            square = (square - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
-            (output,) = self._session.run(None, {"input_image": square.transpose(2, 0, 1)[None]})
-            maps.append(np.asarray(output, dtype=np.float32)[0, 0])
-        return maps
+        return [self.look(image)[0] for image in images]
+
+    def look(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The map of an image, and the patches (256,384) float32 that it is made of, row-major over the square."""
+        square = cv2.resize(image, (self.SIDE, self.SIDE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        square = (square - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
+        saliency, tokens = self._session.run(
+            ["output_importance", self._PATCHES], {"input_image": square.transpose(2, 0, 1)[None]}
+        )
+        return np.asarray(saliency, np.float32)[0, 0], np.asarray(tokens, np.float32)[0, 1:]

@@ -1,4 +1,4 @@
-"""The foreground mask of an image, by saliency and GrabCut or by SAM."""
+"""The foreground mask of an image, by the embedded ViT and GrabCut or by SAM."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from persrep_ray.config import RunConfig
 from persrep_ray.masks.grabcut import mask_from_saliency
+from persrep_ray.masks.probes import MaskProbes
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,10 @@ class ImageMasker:
 
         return EmbeddedSaliency()
 
+    @cached_property
+    def _probes(self) -> MaskProbes:
+        return MaskProbes()
+
     def refer(self, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> SamReference | None:
         """What an image with its mask tells about an object; None if the method does not use it.
 
@@ -52,19 +57,24 @@ class ImageMasker:
     def mask(self, image: NDArray[np.uint8], reference: SamReference | None = None) -> NDArray[np.bool_]:
         """The foreground of `image` (H, W, 3), or what is like `reference` if that is given, as (H, W) bool.
 
-        Raises `MaskError` if there is none.
+        A package that fills the image is its foreground as a whole, and a hand that holds something is not. Raises
+        `MaskError` if there is no foreground.
         """
         if self._config.method == "embedded":
-            return mask_from_saliency(image, self._salient(image), self._config)
+            saliency, patches = self.look(image)
+            if self._probes.filled(patches):
+                return np.ones(image.shape[:2], np.bool_)
+            return mask_from_saliency(image, self._probes.without_hands(saliency, patches), self._config)
         embedded = self._sam.embed(image)
         if reference is not None:
             return self._sam.segment_like(embedded, reference)
         return self._sam.segment(embedded, self._prompt(image))
 
-    def _salient(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (saliency,) = self._saliency([image])
-        return saliency
+    def look(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The saliency (h, w) of `image` and the patches (P, D) that it is made of, see `EmbeddedSaliency.look`."""
+        return self._saliency.look(image)
 
     def _prompt(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The blurred saliency. Without the blur, its many nearly equal values could put the point at the edge."""
-        return cv2.GaussianBlur(self._salient(image), (0, 0), _INWARDS).astype(np.float32, copy=False)
+        saliency, _ = self.look(image)
+        return cv2.GaussianBlur(saliency, (0, 0), _INWARDS).astype(np.float32, copy=False)

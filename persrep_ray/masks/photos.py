@@ -29,6 +29,7 @@ class PhotoMasks:
 
 
 WHOLE_PHOTO = "no foreground was found on any photo, so the whole photos are taken for the object"
+FILLED = "taken to be filled by the object, so the mask is the whole photo"
 
 
 class PhotoMasker:
@@ -49,7 +50,10 @@ class PhotoMasker:
         problems: list[str] = []
         for photo in photos:
             try:
-                masks.append(self._mask(photo, reference))
+                mask = self._mask(photo, reference)
+                masks.append(mask)
+                if photo.mask is None and mask.all():
+                    problems.append(f"{photo.path}: {FILLED}; provide a mask if it does not")
             except (ImageError, MaskError) as error:
                 masks.append(None)
                 problems.append(f"{photo.path}: {str(error).removeprefix(f'{photo.path}: ')}")

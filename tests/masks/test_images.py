@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from helpers.probes import FRONT, GROUND, HAND, patches, tiny_probes
 from helpers.tiny import COLOURS, shape
 from helpers.tiny_sam import save_tiny_sam
 
@@ -21,14 +21,15 @@ SALIENCY = TRUTH.astype(np.float32)
 
 
 def masker(name: str, method: Any) -> ImageMasker:
-    """A masker whose saliency network is a fake that sees the truth."""
+    """A masker whose network is a fake that sees the truth."""
 
-    def saliency(images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        assert images[0] is IMAGE
-        return [SALIENCY]
+    def look(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert image is IMAGE
+        return SALIENCY, patches(GROUND)
 
     made: Any = ImageMasker(RunConfig(masks=MaskConfig(method=method, working_size=96, sam=SamConfig(name=name))))
-    made._saliency = saliency
+    made.look = look
+    made._probes = tiny_probes()
     return made
 
 
@@ -41,9 +42,23 @@ class TestEmbedded:
 
     def test_nothing_found(self) -> None:
         under_test: Any = masker("no-such-sam", "embedded")
-        under_test._saliency = lambda images: [np.zeros((20, 20), np.float32)]
+        under_test.look = lambda image: (np.zeros((20, 20), np.float32), patches(GROUND))
         with pytest.raises(MaskError, match="no foreground found"):
             under_test.mask(IMAGE)
+
+    def test_an_image_that_a_package_fills_is_masked_as_a_whole(self) -> None:
+        under_test: Any = masker("no-such-sam", "embedded")
+        under_test.look = lambda image: (SALIENCY, patches(FRONT))
+        assert under_test.mask(IMAGE).shape == (80, 120) and under_test.mask(IMAGE).all()
+
+    def test_a_hand_is_left_out(self) -> None:
+        seen = patches(GROUND)
+        seen[np.arange(256) % 16 >= 8] = HAND  # the right half
+        under_test: Any = masker("no-such-sam", "embedded")
+        under_test.look = lambda image: (SALIENCY, seen)
+        mask = under_test.mask(IMAGE)
+        assert mask[TRUTH & (np.arange(120) < 45)].mean() > 0.8
+        assert mask[:, 75:].mean() < 0.02
 
 
 class TestSam:

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.probes import FRONT, GROUND, patches, tiny_probes
 from helpers.tiny import COLOURS, shape
 from helpers.tiny_sam import save_tiny_sam
 from PIL import Image
 
 from persrep_ray.config import MaskConfig, RunConfig, SamConfig
 from persrep_ray.data.objects import Photo
-from persrep_ray.masks.photos import WHOLE_PHOTO, PhotoMasker
+from persrep_ray.masks.photos import FILLED, WHOLE_PHOTO, PhotoMasker
 from persrep_ray.masks.sam import SamSegmenter
 
 
@@ -74,7 +75,7 @@ def test_without_any_mask_the_saliency_prompts_sam(tmp_path: Path, sam: Path) ->
     under_test: Any = PhotoMasker(sam_config(sam))
     saliency = np.zeros((20, 20), np.float32)
     saliency[5:15, 5:15] = 1
-    under_test._masker._saliency = lambda images: [saliency if images[0][0, 0, 0] == corner else saliency * 0]
+    under_test._masker.look = lambda image: (saliency if image[0, 0, 0] == corner else saliency * 0, None)
     corner = pixels(photos[1].path)[0, 0, 0]
     made = under_test(photos)
     assert made.masks[0] is None and made.masks[1] is not None and made.masks[1].shape == (70, 90)
@@ -87,9 +88,22 @@ def test_an_object_without_any_foreground_is_taken_to_fill_its_photos(tmp_path: 
         Image.new("RGB", (40, 30), "grey").save(taken.path)
     assert isinstance(photos[2].path, Path)
     photos[2].path.write_bytes(b"no image")
-    made = PhotoMasker(RunConfig())(photos)
+    under_test: Any = PhotoMasker(RunConfig())
+    under_test._masker.look = lambda image: (np.zeros((20, 20), np.float32), patches(GROUND))
+    under_test._masker._probes = tiny_probes()
+    made = under_test(photos)
     assert made.masks[2] is None
     for mask in made.masks[:2]:
         assert mask is not None and mask.shape == (30, 40) and mask.all()
     assert len(made.problems) == 4
     assert made.problems[-1].startswith(f"object mug: {WHOLE_PHOTO}")
+
+
+def test_a_photo_that_a_package_fills_is_its_mask_and_the_user_is_told(tmp_path: Path) -> None:
+    taken = photo(tmp_path, 0, mask=False)
+    under_test: Any = PhotoMasker(RunConfig())
+    under_test._masker.look = lambda image: (np.zeros((20, 20), np.float32), patches(FRONT))
+    under_test._masker._probes = tiny_probes()
+    made = under_test([taken])
+    assert made.masks[0] is not None and made.masks[0].shape == (70, 90) and made.masks[0].all()
+    assert made.problems == [f"{taken.path}: {FILLED}; provide a mask if it does not"]
