@@ -122,7 +122,8 @@ class Witness:
         squares = weight * prior.spread**2 + ((unlike - low) ** 2).sum() + ((seen - high) ** 2).sum()
         variance = squares / (weight + len(unlike) + len(seen))
         miss = (1 + len(alike) - len(seen)) / (2 + len(alike))
-        return cls(slope=float((high - low) / variance), middle=float((high + low) / 2), miss=float(miss))
+        slope = max(high - low, 0.0) / variance  # 0, saying nothing, where others score as high
+        return cls(slope=float(slope), middle=float((high + low) / 2), miss=float(miss))
 
     def evidence(self, scores: np.ndarray) -> np.ndarray:
         """The LLRs of `scores` (...)."""

@@ -82,6 +82,10 @@ class TestWitness:
         unsure = Witness.fit(np.full(10, 4.0), rng.normal(2, 1.5, 100), GEOMETRY)
         assert unsure.evidence(np.array(3.0)) < sure.evidence(np.array(3.0)) - 1
 
+    def test_it_says_nothing_if_others_score_higher(self) -> None:
+        blind = Witness.fit(np.empty(0), np.full(1000, 9.0), CLS)
+        assert blind.evidence(np.array([-1.0, 9.0])) == pytest.approx(0)
+
     def test_scores_that_are_not_finite_are_refused(self) -> None:
         with pytest.raises(ValueError, match="not finite"):
             Witness.fit(np.array([np.nan]), np.empty(0), CLS)
