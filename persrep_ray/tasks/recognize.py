@@ -90,7 +90,7 @@ PRIORS: Mapping[WitnessName, Prior] = {
     "patches": Prior(low=0.2, high=0.6, spread=0.2, weight=100),
     "geometry": Prior(low=0.2, high=3.2, spread=1.2, weight=20),
 }
-"""Found on the 30 DreamBooth subjects (embeddings) and on ten cartons (geometry, log(1 + score)); `patches` is a guess."""
+"""Found on the 30 DreamBooth subjects (`cls`) and on ten cartons (`geometry`, log(1 + score)); `patches` is a guess."""
 
 
 @dataclass(frozen=True)
