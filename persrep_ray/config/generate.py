@@ -203,8 +203,8 @@ class GenerateConfig(Section):
     negative_objects: int = Field(
         default=32,
         ge=0,
-        description="how many other objects an object's negatives show; those of its category come first, and things of "
-        "the bank join fewer than 16",
+        description="how many other objects an object's negatives show; those of its category come first, and things "
+        "of the bank join fewer than 16",
     )
     chunk_size: int = Field(default=16, ge=1, description="images per chunk, the unit of work and of resume")
     actors: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
