@@ -43,7 +43,8 @@ class Pool:
 
     `positive_photo` is the index, among the object's photos, of the photo that each positive was cut from, and -1 if
     there is none. `distractor_photo` counts each distractor among those of its object, and `negative_photo` says from
-    which of them a negative was cut; it is -1 for what no fold holds out. `without` leaves these out together with the object's photo of that index.
+    which of them a negative was cut; it is -1 for what no fold holds out. `without` leaves these out together with the
+    object's photo of that index.
     `checks` are standard views of photos that are never trained on.
     """
 
