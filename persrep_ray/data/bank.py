@@ -44,6 +44,11 @@ def things(part: Part) -> dict[str, ObjectPhotos]:
     }
 
 
+def is_thing(object_id: str) -> bool:
+    """Whether this is the id of a thing of the bank."""
+    return object_id.startswith(_PREFIX)
+
+
 def cohort() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
     """A photo (H, W, 3) uint8 and its mask (H, W) bool of every thing that no adapter is trained on."""
     limits = DataConfig()
