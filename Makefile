@@ -36,8 +36,9 @@ demo: $(STAMP)
 	@run="runs/$(RUN)" && set -x && \
 	$(BIN)/persrep personalize --objects "$$OBJECTS" --registry "$$run/registry" --out "$$run" $(if $(ONLY),--only $(ONLY))
 
+# Two processes: the Ray tests in one, all others in the other (tests/conftest.py).
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
