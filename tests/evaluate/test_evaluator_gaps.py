@@ -64,7 +64,7 @@ class TestDensePhotos:
         with_two = evaluator(root).evaluate("red", state)
         (root / "test" / "red" / "2.png").unlink()
         without = evaluator(root).evaluate("red", state)
-        for name in METRICS[4:10]:
+        for name in METRICS[5:11]:
             assert with_two.personalized[name] == pytest.approx(without.personalized[name])
 
     def test_other_objects_take_part_with_their_masked_photos_if_they_have_any(self, root: Path) -> None:
