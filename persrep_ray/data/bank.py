@@ -36,3 +36,8 @@ def things(part: Part) -> dict[str, ObjectPhotos]:
         for (category, number), shots in photos.items()
         if (number % 2 == 0) == (part == "negatives")
     }
+
+
+def is_thing(object_id: str) -> bool:
+    """Whether this is the id of a thing of the bank."""
+    return object_id.startswith(_PREFIX)

@@ -23,8 +23,8 @@ WITNESSES: tuple[WitnessName, ...] = get_args(WitnessName)
 PREFIX = "recognize."
 """How the names of a recognizer's arrays begin in a version."""
 
-MOST_COHORT = 32
-"""How many photos of other objects are kept to compare with; each takes 0.8 kB (384 dimensions)."""
+MOST_COHORT = 64
+"""How many photos of other objects are kept to compare with; each takes 0.4 kB (384 dimensions of 8 bits)."""
 
 MOST_DIRECTIONS = 32
 """How many directions a whitening has at most; each takes 0.8 kB."""
@@ -93,7 +93,7 @@ PRIORS: Mapping[WitnessName, Prior] = {
     "patches": Prior(low=0.2, high=0.6, spread=0.2, weight=100),
     "geometry": Prior(low=0.2, high=3.2, spread=1.2, weight=20),
 }
-"""Found on the 30 DreamBooth subjects (embeddings) and on train photos of cartons (geometry, log(1 + score))."""
+"""Found on the 30 DreamBooth subjects (`cls`) and on ten cartons (`geometry`, log(1 + score)); `patches` is a guess."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ class Witness:
         squares = weight * prior.spread**2 + ((unlike - low) ** 2).sum() + ((seen - high) ** 2).sum()
         variance = squares / (weight + len(unlike) + len(seen))
         miss = (1 + len(alike) - len(seen)) / (2 + len(alike))
-        return cls(slope=float((high - low) / variance), middle=float((high + low) / 2), miss=float(miss))
+        slope = max(high - low, 0.0) / variance  # 0, saying nothing, where others score as high
+        return cls(slope=float(slope), middle=float((high + low) / 2), miss=float(miss))
 
     def evidence(self, scores: np.ndarray) -> np.ndarray:
         """The LLRs of `scores` (...)."""
@@ -228,7 +229,9 @@ class Recognizer:
             "directions": self.whitening.directions.astype(np.float16),
             "factors": self.whitening.factors,
             "photos": self.photos.astype(np.float16),
-            "cohort": self.cohort.astype(np.float16),
+            "cohort": np.round(
+                self.cohort * (127 / np.abs(self.cohort).max(axis=1, keepdims=True, initial=1e-6))
+            ).astype(np.int8),
         }
         return arrays | {f"witness.{name}": np.array(astuple(self.witnesses[name])) for name in names}
 
@@ -239,7 +242,7 @@ class Recognizer:
         dimensions = photos.shape[1]
         directions = _checked(arrays, "directions", np.float16, (None, dimensions)).astype(np.float32)
         factors = _checked(arrays, "factors", np.float32, (len(directions),))
-        cohort = _checked(arrays, "cohort", np.float16, (None, dimensions)).astype(np.float32)
+        cohort = normalize(_checked(arrays, "cohort", np.int8, (None, dimensions)))
         sizes = {"photos": (photos, MOST_PHOTOS, 1), "directions": (directions, MOST_DIRECTIONS, 0)}
         for name, (rows, most, least) in {**sizes, "cohort": (cohort, MOST_COHORT, 1)}.items():
             if not least <= len(rows) <= most:

@@ -11,6 +11,7 @@ import torch
 
 from persrep_ray.backbones.backbone import KeptPatches
 from persrep_ray.config import BatchConfig
+from persrep_ray.data.bank import is_thing
 from persrep_ray.data.objects import Photo
 from persrep_ray.generate.types import SyntheticImage
 from persrep_ray.train.views import ViewStore
@@ -42,7 +43,8 @@ class Pool:
 
     `positive_photo` is the index, among the object's photos, of the photo that each positive was cut from, and -1 if
     there is none. `distractor_photo` counts each distractor among those of its object, and `negative_photo` says from
-    which of them a negative was cut. `without` leaves these out together with the object's photo of that index.
+    which of them a negative was cut; it is -1 for what no fold holds out. `without` leaves these out together with the
+    object's photo of that index.
     `checks` are standard views of photos that are never trained on.
     """
 
@@ -79,7 +81,8 @@ def make_pool(store: ViewStore, inputs: TrainInputs, pretrained: Callable[[torch
     of_object: Counter[str] = Counter()
     number: dict[tuple[str, int], int] = {}  # (other object, index of its photo) -> count among the distractors
     for photo, index in zip(inputs.distractors, inputs.distractor_photo, strict=True):
-        number[photo.object_id, index] = of_object[photo.object_id]
+        # A thing of the bank is never held out: other things of it check the fold, and most have a single photo.
+        number[photo.object_id, index] = -1 if is_thing(photo.object_id) else of_object[photo.object_id]
         of_object[photo.object_id] += 1
     positive_photo = [-1 if one.source_photo is None else one.source_photo for one in inputs.positives]
     negative_photo = [

@@ -63,7 +63,7 @@ class TestPrototypes:
         published = published_recognizer(prototypes, prototypes["cls"].shape[1])
         assert published is not None
         expected = recognizer.evidence(prototypes["cls"], {})
-        np.testing.assert_allclose(published.evidence(prototypes["cls"], {}), expected, atol=0.05)
+        np.testing.assert_allclose(published.evidence(prototypes["cls"], {}), expected, atol=0.2)
 
     def test_a_side_without_a_recognizer_has_no_figure_of_it(self, root: Path) -> None:
         state, under_test = adapter(lora_slot()), evaluator(root)

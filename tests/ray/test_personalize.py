@@ -138,7 +138,7 @@ def test_a_bad_object_fails_alone_and_says_why(finished: FinishedRun) -> None:
 
 def test_the_summary_is_on_disk_and_has_the_means(finished: FinishedRun) -> None:
     assert json.loads((finished.folder / "summary.json").read_text()) == finished.summary
-    assert set(finished.summary) == {"objects", "mean", "config", "versions"}
+    assert set(finished.summary) == {"objects", "mean", "config", "versions", "duplicates"}
     for side in ("pretrained", "personalized"):
         values = [finished.summary["objects"][one]["metrics"][side]["retrieval.ndcg"] for one in GOOD]
         assert finished.summary["mean"][side]["retrieval.ndcg"] == pytest.approx(np.mean(values))

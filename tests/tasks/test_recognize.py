@@ -40,7 +40,7 @@ def fit(rows: np.ndarray, names: list[str], name: str, **changed: object) -> Rec
 
 class TestWhitening:
     def test_it_forgets_what_varies_within_objects(self) -> None:
-        rows, names = photos_of(20, nuisance=5)
+        rows, names = photos_of(20, nuisance=20)
         tests = rows[1::3]  # one photo of each object is asked for
         kept = np.delete(rows, np.s_[1::3], axis=0)
         kept_names = np.array([name for index, name in enumerate(names) if index % 3 != 1])
@@ -51,8 +51,7 @@ class TestWhitening:
             return float(np.mean(nearest == np.array(names)[1::3]))
 
         unit = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (kept, tests)]
-        assert right(whitening(kept), whitening(tests)) == 1
-        assert right(*unit) < 0.8
+        assert right(whitening(kept), whitening(tests)) > right(*unit) + 0.15
 
     def test_with_one_photo_per_object_it_only_subtracts_the_mean(self) -> None:
         rows, names = photos_of(5, each=1)
@@ -92,6 +91,10 @@ class TestWitness:
         sure = Witness.fit(np.full(10, 4.0), rng.normal(0, 0.3, 100), GEOMETRY)
         unsure = Witness.fit(np.full(10, 4.0), rng.normal(2, 1.5, 100), GEOMETRY)
         assert unsure.evidence(np.array(3.0)) < sure.evidence(np.array(3.0)) - 1
+
+    def test_it_says_nothing_if_others_score_higher(self) -> None:
+        blind = Witness.fit(np.empty(0), np.full(1000, 9.0), CLS)
+        assert blind.evidence(np.array([-1.0, 9.0])) == pytest.approx(0)
 
     def test_scores_that_are_not_finite_are_refused(self) -> None:
         with pytest.raises(ValueError, match="not finite"):
@@ -138,7 +141,7 @@ class TestRecognizer:
         assert (len(arrays["photos"]), len(arrays["cohort"])) == (MOST_PHOTOS, MOST_COHORT)
         again = Recognizer.from_arrays(arrays)
         asked = {"geometry": np.linspace(0, 4, len(rows))}
-        np.testing.assert_allclose(again.evidence(rows, asked), found.evidence(rows, asked), atol=0.05)
+        np.testing.assert_allclose(again.evidence(rows, asked), found.evidence(rows, asked), atol=0.2)
 
     @pytest.mark.parametrize(
         ("name", "bad"),
@@ -146,7 +149,7 @@ class TestRecognizer:
             ("photos", np.zeros((0, 16), np.float16)),
             ("photos", np.zeros((3, 15), np.float16)),
             ("photos", np.full((3, 16), np.nan, np.float16)),
-            ("cohort", np.zeros((MOST_COHORT + 1, 16), np.float16)),
+            ("cohort", np.zeros((MOST_COHORT + 1, 16), np.int8)),
             ("cohort", np.zeros((3, 16), np.float64)),
             ("directions", np.zeros((5, 3), np.float16)),
             ("factors", np.zeros(99, np.float32)),
@@ -202,7 +205,7 @@ class TestPublished:
         arrays = {f"{PREFIX}{name}": value for name, value in recognizer.to_arrays().items()}
         found = published_recognizer({"cls": rows, **arrays}, 16)
         assert found is not None
-        np.testing.assert_allclose(found.evidence(rows, {}), recognizer.evidence(rows, {}), atol=0.05)
+        np.testing.assert_allclose(found.evidence(rows, {}), recognizer.evidence(rows, {}), atol=0.2)
 
     def test_an_earlier_version_has_none(self) -> None:
         assert published_recognizer({"cls": np.ones((2, 16), np.float32)}, 16) is None

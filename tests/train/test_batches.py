@@ -161,6 +161,20 @@ def test_photos_and_negatives_of_one_source_photo_are_held_out_together(
     assert len(made.checks) == 1 and torch.equal(made.checks[0], store.photo(inputs.checks[0])[0])
 
 
+def test_things_of_the_bank_are_never_held_out(make_inputs: Callable[[str], TrainInputs]) -> None:
+    inputs = make_inputs("red")
+    thing = "bank:cup_0"
+    inputs = replace(
+        inputs,
+        distractors=tuple(replace(photo, object_id=thing) for photo in inputs.distractors[:1]),
+        distractor_photo=(0,),
+        negatives=[replace(image, source_id=thing, source_photo=0) for image in inputs.negatives],
+    )
+    store = ViewStore(tiny_backbone(), ViewsConfig(per_photo=1), DataConfig(), size=56, seed=0)
+    fold = make_pool(store, inputs, lambda views: np.ones(4) / 2).without(0)
+    assert not fold.is_held_out(fold.distractor_photo).any() and not fold.is_held_out(fold.negative_photo).any()
+
+
 def test_an_object_with_many_photos_is_drawn_as_often_as_its_neighbours(
     make_inputs: Callable[[str], TrainInputs],
 ) -> None:

@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/quality.py`, each of which also runs alone."""
