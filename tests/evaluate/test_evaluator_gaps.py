@@ -28,7 +28,7 @@ class TestAbsentTasks:
     def test_no_masks_no_dense_tasks(self, root: Path, masks: str) -> None:
         (root / masks).rename(root / "elsewhere")
         evaluation = evaluator(root).evaluate("red", adapter(lora_slot()))
-        assert {name.split(".")[0] for name in evaluation.personalized} == {"classification", "retrieval"}
+        assert {name.split(".")[0] for name in evaluation.personalized} == {"classification", "served", "retrieval"}
         assert len(evaluation.examples) == (0 if masks == "train_masks" else TEST + 2)
 
     def test_nothing_to_tell_the_object_from(self, root: Path) -> None:
