@@ -7,16 +7,10 @@ the things are for training. The rest is never trained on, so that it can check 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from persrep_ray.config import DataConfig
-from persrep_ray.data.images import read_mask, read_rgb
 from persrep_ray.data.objects import ObjectPhotos, Photo
 
 Part = Literal["negatives", "cohort"]
@@ -47,12 +41,3 @@ def things(part: Part) -> dict[str, ObjectPhotos]:
 def is_thing(object_id: str) -> bool:
     """Whether this is the id of a thing of the bank."""
     return object_id.startswith(_PREFIX)
-
-
-def cohort() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
-    """A photo (H, W, 3) uint8 and its mask (H, W) bool of every thing that no adapter is trained on."""
-    limits = DataConfig()
-    for thing in things("cohort").values():
-        photo = thing.train[0]
-        assert photo.mask is not None
-        yield read_rgb(photo.path, limits), read_mask(photo.mask, limits)

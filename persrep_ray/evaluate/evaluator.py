@@ -16,6 +16,7 @@ from persrep_ray.config import RunConfig
 from persrep_ray.data.distractors import choose_distractors
 from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo
 from persrep_ray.data.tree import Problem
+from persrep_ray.evaluate import recognizers as recognizing
 from persrep_ray.evaluate.examples import Example, choose_examples
 from persrep_ray.evaluate.finders import LabelledImage, find, fit, keypoints_of, samples_of
 from persrep_ray.evaluate.persam import PersamPhotos
@@ -27,6 +28,7 @@ from persrep_ray.tasks.dense import DensePrediction, DenseReference, make_refere
 from persrep_ray.tasks.discriminant import DiscriminantError
 from persrep_ray.tasks.find import ARRAYS_OF, Finder, Sample
 from persrep_ray.tasks.metrics import SIDES, Side
+from persrep_ray.tasks.recognize import PREFIX, Recognizer
 
 CACHE_BYTES = 2 * 1024**3
 
@@ -55,7 +57,8 @@ class Evaluation:
 
     `pretrained` and `personalized` are flat metrics (`tasks.metrics.METRICS`); a task without data is absent.
     `by_split` holds, for each test split of the object's photos, both sides' metrics on all test photos of that split.
-    `finders` is empty unless the mode is `discriminant` and a train photo has a mask.
+    `finders` is empty unless the mode is `discriminant` and a train photo has a mask. `recognizers` are those that
+    `served.pr_auc` was measured with.
     """
 
     pretrained: dict[str, float]
@@ -64,6 +67,7 @@ class Evaluation:
     calibration: Calibration
     examples: tuple[Example, ...]
     finders: Mapping[Side, Finder]
+    recognizers: Mapping[Side, Recognizer]
 
 
 class Evaluator:
@@ -113,6 +117,7 @@ class Evaluator:
         synthetic_positives: Sequence[LabelledImage] = (),
         synthetic_others: Sequence[LabelledImage] = (),
         finders: Mapping[Side, Finder] | None = None,
+        recognizers: Mapping[Side, Recognizer] | None = None,
     ) -> Evaluation:
         """Evaluates the adapter `state` on the object's test photos and on those of other objects.
 
@@ -122,7 +127,9 @@ class Evaluator:
         none of whose test photos has a mask.
 
         The calibration is found on the gallery and on synthetic images of the object and of anything else, which the
-        adapter's training must not have seen. Unless `finders` are given, they are fitted on these images, too.
+        adapter's training must not have seen. Unless `finders` are given, they are fitted on these images, too, and so
+        are `recognizers`, which also know the cohort of the bank. A side without a given recognizer has no
+        `served.pr_auc`.
 
         Raises:
             EvaluateError: there is no such object or no train photo, or the adapter does not fit or gives features that
@@ -141,6 +148,12 @@ class Evaluator:
                 raise EvaluateError("no train photo can be read")
             positives = self._features_of([one.image for one in synthetic_positives])
             others = self._features_of([one.image for one in synthetic_others])
+            if recognizers is None:
+                cohort = self._scan(subject, recognizing.cohort_photos())
+                recognizers = {
+                    side: recognizing.fit(gallery[side], cohort[side], positives[side].cls, others[side].cls)
+                    for side in SIDES
+                }
             references = self._references(subject, finders)
             if self._config.evaluate.mode == "discriminant" and references and finders is None:
                 samples: dict[Side, list[Sample]] = {
@@ -155,12 +168,15 @@ class Evaluator:
             has_truth = any(photo.mask for photo in subject.test)
             tests = self._scan(subject, test_photos, references if has_truth else {})
 
-            whole = {side: metrics(gallery[side], tests[side]) for side in SIDES}
+            whole = {side: metrics(gallery[side], tests[side], recognizers.get(side)) for side in SIDES}
             return Evaluation(
                 pretrained=whole["pretrained"],
                 personalized=whole["personalized"],
                 by_split={
-                    split: {side: metrics(gallery[side], _within(split, tests[side])) for side in SIDES}
+                    split: {
+                        side: metrics(gallery[side], _within(split, tests[side]), recognizers.get(side))
+                        for side in SIDES
+                    }
                     for split in sorted({photo.split for photo in subject.test if photo.split})
                 },
                 calibration=calibrate(
@@ -171,17 +187,23 @@ class Evaluator:
                 ),
                 examples=tuple(self._examples(gallery, tests, references)),
                 finders={side: one.finder for side, one in references.items() if one.finder is not None},
+                recognizers=recognizers,
             )
 
     def prototypes(
-        self, object_id: str, state: Mapping[str, torch.Tensor], finders: Mapping[Side, Finder] | None = None
+        self,
+        object_id: str,
+        state: Mapping[str, torch.Tensor],
+        finders: Mapping[Side, Finder] | None = None,
+        recognizer: Recognizer | None = None,
     ) -> dict[str, np.ndarray]:
         """Reference features of the object under the adapter `state`, float32, computed without autocast.
 
         Returns:
             `cls` (T, D) of the train photos and `pretrained_cls` (T, D) without the adapter. If a train photo has a
             mask, also `target` (D,) and `box_means` (M, D) of `dense.DenseReference`. The arrays of the `finders` of an
-            `Evaluation` are added; the names of the pretrained side's begin with `pretrained.`.
+            `Evaluation` are added; the names of the pretrained side's begin with `pretrained.`. So are those of the
+            personalized side's `recognizer`.
 
         Raises:
             EvaluateError: as in `evaluate`.
@@ -211,6 +233,8 @@ class Evaluator:
                     for name, value in finder.to_arrays().items()
                     if side == "personalized" or not name.startswith("keypoints.")  # which both sides share
                 }
+            if recognizer is not None:
+                prototypes |= {f"{PREFIX}{name}": value for name, value in recognizer.to_arrays().items()}
             if not all(np.isfinite(value).all() for value in prototypes.values()):
                 raise EvaluateError("the features of the train photos are not finite")
             return prototypes
@@ -255,18 +279,17 @@ class Evaluator:
         return self._persam is not None and not self._persam.holds(photo), not self._cache.holds(photo)
 
     def _features_of(self, images: Sequence[np.ndarray]) -> dict[Side, ViewFeatures]:
-        """The features of the standard views of `images`: of both sides if the mode needs both."""
-        sides: Sequence[Side] = SIDES if self._config.evaluate.mode == "discriminant" else ["personalized"]
+        """The features of the standard views of `images`."""
         size = self._config.evaluate.batch_size
-        batches = [self._cache.of_images(images[start : start + size], sides) for start in range(0, len(images), size)]
+        batches = [self._cache.of_images(images[start : start + size]) for start in range(0, len(images), size)]
         if not batches:
-            return dict.fromkeys(sides, ViewFeatures(np.empty((0, 0), np.float32), np.empty((0, 0, 0, 0), np.float16)))
+            return dict.fromkeys(SIDES, ViewFeatures(np.empty((0, 0), np.float32), np.empty((0, 0, 0, 0), np.float16)))
         return {
             side: ViewFeatures(
                 np.concatenate([batch[side].cls for batch in batches]),
                 np.concatenate([batch[side].patches for batch in batches]),
             )
-            for side in sides
+            for side in SIDES
         }
 
     def _look(

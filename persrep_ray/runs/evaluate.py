@@ -22,6 +22,7 @@ from persrep_ray.runs.inputs import select_objects
 from persrep_ray.runs.progress import StageProgress, StatusLine
 from persrep_ray.tasks.find import ARRAYS_OF, Finder
 from persrep_ray.tasks.metrics import Side, mean_sides
+from persrep_ray.tasks.recognize import Recognizer, published_recognizer
 
 
 def evaluate_registry(
@@ -99,16 +100,20 @@ class RegisteredEvaluator:
     def __call__(self, object_id: str) -> Mapping[str, Any]:
         version = self._registry.current(object_id)
         state = self._lora.load_files(self._registry.files(object_id, version, self._adapter_files))
-        evaluation = self._evaluator.evaluate(object_id, state, finders=self._finders(object_id, version))
+        name = "prototypes.safetensors"
+        arrays = load(self._registry.files(object_id, version, [name])[name])
+        recognizer = published_recognizer(arrays, arrays["cls"].shape[-1])
+        recognizers: dict[Side, Recognizer] = {} if recognizer is None else {"personalized": recognizer}
+        evaluation = self._evaluator.evaluate(
+            object_id, state, finders=self._finders(version, arrays), recognizers=recognizers
+        )
         metrics = {"pretrained": evaluation.pretrained, "personalized": evaluation.personalized}
         return {"version": version, "metrics": metrics}
 
-    def _finders(self, object_id: str, version: str | None) -> dict[Side, Finder] | None:
+    def _finders(self, version: str | None, arrays: Mapping[str, np.ndarray]) -> dict[Side, Finder] | None:
         """The finders of both sides as published; None if the mode needs none. Raises ValueError."""
         if self._config.evaluate.mode != "discriminant":
             return None
-        name = "prototypes.safetensors"
-        arrays = load(self._registry.files(object_id, version, [name])[name])
         width = arrays["cls"].shape[-1]
         finders: dict[Side, Finder] = {}
         for side, prefix in ARRAYS_OF.items():

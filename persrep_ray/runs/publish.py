@@ -70,7 +70,9 @@ class Publisher:
         evaluation = self._evaluator.evaluate(
             object_id, state, synthetic_positives=images["positive"], synthetic_others=images["negative"]
         )
-        prototypes = self._evaluator.prototypes(object_id, state, evaluation.finders)
+        prototypes = self._evaluator.prototypes(
+            object_id, state, evaluation.finders, evaluation.recognizers["personalized"]
+        )
         examples, arrays = pack(evaluation.examples)
         report = {
             "metrics": {"pretrained": evaluation.pretrained, "personalized": evaluation.personalized},

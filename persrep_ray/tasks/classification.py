@@ -26,9 +26,15 @@ def pr_auc(train: np.ndarray, test: np.ndarray, is_object: np.ndarray) -> float:
     `is_object` (N,) bool says which test photos show the object. Raises ValueError if none does, because the metric is
     then undefined.
     """
+    return average_precision(scores(train, test), is_object)
+
+
+def average_precision(of_photos: np.ndarray, is_object: np.ndarray) -> float:
+    """Average precision of any scores (N,) of test photos; `is_object` and errors are those of `pr_auc`."""
     is_object = np.asarray(is_object, dtype=bool)
-    if is_object.shape != (len(test),):
-        raise ValueError(f"is_object has shape {is_object.shape}, expected ({len(test)},): one entry per test photo")
+    count = len(of_photos)
+    if is_object.shape != (count,):
+        raise ValueError(f"is_object has shape {is_object.shape}, expected ({count},): one entry per test photo")
     if not is_object.any():
         raise ValueError("PR-AUC is undefined: no test photo shows the object")
-    return float(average_precision_score(is_object, scores(train, test)))
+    return float(average_precision_score(is_object, of_photos))

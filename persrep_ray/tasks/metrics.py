@@ -17,6 +17,7 @@ Sides = Mapping[Side, Metrics]
 
 METRICS = (
     "classification.pr_auc",
+    "served.pr_auc",
     "retrieval.ndcg",
     "retrieval.mrr",
     "retrieval.top10",
@@ -28,7 +29,9 @@ METRICS = (
     "segmentation.f1",
     *(f"paper.{task}.{name}" for task in ("detection", "segmentation") for name in ("map", "map50", "f1")),
 )
-"""`detection` and `segmentation` are those of `evaluate.mode`; `paper` is the mode `threshold` beside the default."""
+"""`classification` is by the largest cosine to a train photo, as in the paper, and `served` by a recognizer, as in
+serving. `detection` and `segmentation` are those of `evaluate.mode`; `paper` is the mode `threshold` beside it.
+"""
 
 
 def flatten(tasks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -20,6 +20,9 @@ from persrep_ray.tasks.features import check_rows, check_same_width, normalize
 WitnessName = Literal["cls", "patches", "geometry"]
 WITNESSES: tuple[WitnessName, ...] = get_args(WitnessName)
 
+PREFIX = "recognize."
+"""How the names of a recognizer's arrays begin in a version."""
+
 MOST_COHORT = 64
 """How many photos of other objects are kept to compare with; each takes 0.4 kB (384 dimensions of 8 bits)."""
 
@@ -213,6 +216,11 @@ class Recognizer:
         total: np.ndarray = np.sum(known, axis=0)
         return total
 
+    @property
+    def nbytes(self) -> int:
+        held = (self.whitening.mean, self.whitening.directions, self.whitening.factors, self.photos, self.cohort)
+        return sum(array.nbytes for array in held)
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The recognizer as arrays, which `from_arrays` reads."""
         names = [name for name in WITNESSES if name in self.witnesses]
@@ -248,6 +256,20 @@ class Recognizer:
                 witnesses[name] = Witness(float(slope), float(middle), float(miss))
         mean = _checked(arrays, "mean", np.float32, (dimensions,))
         return cls(Whitening(mean, directions, factors), photos, cohort, witnesses)
+
+
+def published_recognizer(arrays: Mapping[str, np.ndarray], dimensions: int) -> Recognizer | None:
+    """The recognizer among the arrays of a version, whose embeddings have so many dimensions; None if it has none.
+
+    Raises ValueError unless the arrays are such a recognizer's.
+    """
+    found = {name.removeprefix(PREFIX): value for name, value in arrays.items() if name.startswith(PREFIX)}
+    if not found:
+        return None
+    recognizer = Recognizer.from_arrays(found)
+    if recognizer.photos.shape[1] != dimensions:
+        raise ValueError(f"recognize.photos has {recognizer.photos.shape[1]} dimensions, not {dimensions}")
+    return recognizer
 
 
 def posterior(evidence: np.ndarray, known: int, none: float = 0.5) -> np.ndarray:

@@ -36,12 +36,6 @@ def test_every_photo_has_a_mask_of_the_thing() -> None:
                 assert mask.shape == image.shape[:2] and 0.02 < mask.mean() < 0.9, photo.path
 
 
-def test_the_cohort_comes_as_images_with_masks() -> None:
-    images = list(bank.cohort())
-    assert len(images) == len(bank.things("cohort"))
-    assert all(mask.shape == image.shape[:2] and mask.any() for image, mask in images)
-
-
 def test_it_is_small_and_states_its_license() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 3 * 1024**2
     assert "Apache-2.0" in (FOLDER / "LICENSE").read_text()

@@ -28,7 +28,7 @@ class TestAbsentTasks:
     def test_no_masks_no_dense_tasks(self, root: Path, masks: str) -> None:
         (root / masks).rename(root / "elsewhere")
         evaluation = evaluator(root).evaluate("red", adapter(lora_slot()))
-        assert {name.split(".")[0] for name in evaluation.personalized} == {"classification", "retrieval"}
+        assert {name.split(".")[0] for name in evaluation.personalized} == {"classification", "served", "retrieval"}
         assert len(evaluation.examples) == (0 if masks == "train_masks" else TEST + 2)
 
     def test_nothing_to_tell_the_object_from(self, root: Path) -> None:
@@ -64,7 +64,7 @@ class TestDensePhotos:
         with_two = evaluator(root).evaluate("red", state)
         (root / "test" / "red" / "2.png").unlink()
         without = evaluator(root).evaluate("red", state)
-        for name in METRICS[4:10]:
+        for name in METRICS[5:11]:
             assert with_two.personalized[name] == pytest.approx(without.personalized[name])
 
     def test_other_objects_take_part_with_their_masked_photos_if_they_have_any(self, root: Path) -> None:

@@ -15,6 +15,7 @@ from persrep_ray.config import MaskConfig, RunConfig, SamConfig
 from persrep_ray.data.images import read_mask, read_rgb
 from persrep_ray.data.objects import Photo
 from persrep_ray.evaluate.evaluator import Evaluator
+from persrep_ray.evaluate.finders import LabelledImage
 from persrep_ray.evaluate.persam import PersamPhotos
 from persrep_ray.masks.grabcut import MaskError
 from persrep_ray.masks.sam import SamImage, SamSegmenter
@@ -82,13 +83,16 @@ def discs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_equals_a_naive_computation(root: Path, sam: Path, discs: None) -> None:
     lora = lora_slot()
     state = adapter(lora)
-    evaluation = persam_evaluator(root, sam).evaluate("red", state)
+    labelled = [LabelledImage(*shape(COLOURS["red"], seed=seed)) for seed in (70, 71)]
+    evaluation = persam_evaluator(root, sam).evaluate(
+        "red", state, synthetic_positives=labelled[:1], synthetic_others=labelled[1:]
+    )
     naive = NaivePersam(root, lora, sam)
-    synthetic = [shape(COLOURS["red"], seed=seed)[0] for seed in (70, 71)]
+    synthetic = [one.image for one in labelled]
     pretrained, _ = naive.metrics("red", 2000, synthetic)
     lora.load(state)
     personalized, _ = naive.metrics("red", 2000, synthetic)
-    assert tuple(evaluation.pretrained) == METRICS[:10]
+    assert tuple(evaluation.pretrained) == METRICS[:11]
     assert evaluation.pretrained == pytest.approx(pretrained, abs=1e-6)
     assert evaluation.personalized == pytest.approx(personalized, abs=1e-6)
     assert 0 < personalized["segmentation.map"] != pretrained["segmentation.map"] > 0

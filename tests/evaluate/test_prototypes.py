@@ -8,6 +8,7 @@ from helpers.discs import TRAIN, Naive, adapter, evaluator, lora_slot
 
 from persrep_ray.backbones.backbone import Backbone
 from persrep_ray.tasks.dense import make_reference
+from persrep_ray.tasks.recognize import published_recognizer
 
 
 class TestPrototypes:
@@ -53,3 +54,20 @@ class TestPrototypes:
         prototypes = evaluator(root).prototypes("red", adapter(lora_slot()))
         assert (len(prototypes["cls"]), len(prototypes["box_means"])) == (TRAIN, TRAIN - 1)
         assert len(prototypes["pretrained_cls"]) == TRAIN
+
+    def test_the_recognizer_of_an_evaluation_is_among_them(self, root: Path) -> None:
+        state, under_test = adapter(lora_slot()), evaluator(root)
+        recognizers = under_test.evaluate("red", state).recognizers
+        recognizer = recognizers["personalized"]
+        prototypes = under_test.prototypes("red", state, recognizer=recognizer)
+        published = published_recognizer(prototypes, prototypes["cls"].shape[1])
+        assert published is not None
+        expected = recognizer.evidence(prototypes["cls"], {})
+        np.testing.assert_allclose(published.evidence(prototypes["cls"], {}), expected, atol=0.2)
+
+    def test_a_side_without_a_recognizer_has_no_figure_of_it(self, root: Path) -> None:
+        state, under_test = adapter(lora_slot()), evaluator(root)
+        fitted = under_test.evaluate("red", state)
+        given = under_test.evaluate("red", state, recognizers={"personalized": fitted.recognizers["personalized"]})
+        assert given.personalized == pytest.approx(fitted.personalized)
+        assert fitted.pretrained.keys() - given.pretrained.keys() == {"served.pr_auc"}

@@ -18,11 +18,13 @@ from persrep_ray.config import BackboneConfig, EvaluateConfig, RunConfig
 from persrep_ray.data.distractors import choose_distractors
 from persrep_ray.data.images import read_mask, read_rgb, resize_square, standard_view
 from persrep_ray.data.objects import Manifest, Photo, load_manifest
+from persrep_ray.evaluate import recognizers
 from persrep_ray.evaluate.evaluator import Evaluation, Evaluator
 from persrep_ray.tasks import classification, retrieval
 from persrep_ray.tasks.calibration import Calibration, calibrate
 from persrep_ray.tasks.dense import DensePrediction, DenseReference, coco_metrics, make_reference, predict
 from persrep_ray.tasks.metrics import flatten
+from persrep_ray.tasks.recognize import Recognizer
 
 SIZE, DENSE = 56, 112
 TRAIN, TEST = 2, 3
@@ -149,10 +151,20 @@ class Naive:
         for photo in tests:
             predictions.append(self.predict(reference, photo, own.train[0]))
             truths.append([self.mask(photo)] if photo.object_id == object_id else [])
+        unseen = self.cls_of_images(synthetic)
+        others = [photo for photo in gallery if photo.object_id != object_id] + recognizers.cohort_photos()
+        recognizer = Recognizer.fit(
+            train,
+            self.cls(others),
+            [photo.object_id for photo in others],
+            synthetic_positives=unseen[:1],
+            synthetic_others=unseen[1:],
+            held_out={},
+        )
         tasks = {
             "classification": {"pr_auc": classification.pr_auc(train, seen, is_own)},
+            "served": {"pr_auc": classification.average_precision(recognizer.evidence(seen, {}), is_own)},
             "retrieval": retrieval.scores(seen[is_own], known, relevant),
             **coco_metrics(predictions, truths),
         }
-        unseen = self.cls_of_images(synthetic)
         return flatten(tasks), calibrate(train, known[~relevant], unseen[:1], unseen[1:])

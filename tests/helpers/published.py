@@ -25,9 +25,11 @@ from persrep_ray.storage.store import open_store
 from persrep_ray.tasks.calibration import Calibration
 from persrep_ray.tasks.dense import make_reference
 from persrep_ray.tasks.find import Finder, Sample, fit_finder
+from persrep_ray.tasks.recognize import PREFIX, Recognizer
 
 SIZE, DENSE = 56, 112  # sides of the two views, pixels
 PHOTOS = 3  # of an object
+NEIGHBOURS = range(20, 28)
 
 
 def tiny_checkpoint(folder: Path, *, rank: int = 4, precision: str = "float32", kind: str = "dinov2") -> RunConfig:
@@ -103,6 +105,24 @@ def make_finder(backbone: Backbone, config: RunConfig, number: int) -> Finder:
     )
 
 
+def make_recognizer(backbone: Backbone, config: RunConfig, cls: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of a recognizer under the adapter that `backbone` holds, for an object with the embeddings `cls`."""
+    side = config.backbone.image_size
+    views = [standard_view(photo(other, index)[0], side) for other in NEIGHBOURS for index in range(2)]
+    with torch.no_grad(), backbone.full_precision():
+        others = backbone.suffix(backbone.prefix(backbone.pixels(views, side))).cls.numpy()
+    none = np.empty((0, cls.shape[1]), np.float32)
+    recognizer = Recognizer.fit(
+        cls,
+        others,
+        [str(other) for other in NEIGHBOURS for _ in range(2)],
+        synthetic_positives=none,
+        synthetic_others=none,
+        held_out={},
+    )
+    return {f"{PREFIX}{name}": value for name, value in recognizer.to_arrays().items()}
+
+
 def object_files(
     object_id: str,
     config: RunConfig,
@@ -111,6 +131,7 @@ def object_files(
     lora: LoraBackbone | None = None,
     masks: bool = True,
     finder: bool = True,
+    recognizer: bool = False,
     card: dict[str, Any] | None = None,
 ) -> dict[str, bytes]:
     """The files of an object that looks like `photo(number, …)`.
@@ -119,6 +140,7 @@ def object_files(
         lora: what `load_lora(config)` gives; for many objects, load it once.
         masks: whether the object can be detected and segmented.
         finder: whether it has a finder, as objects with masks have that this release publishes.
+        recognizer: whether it has a recognizer, which knows the photos of `NEIGHBOURS`.
         card: laid over the card that is made, say `{"threshold": 0.9}`.
     """
     lora = lora or load_lora(config)
@@ -139,6 +161,8 @@ def object_files(
         prototypes |= {"target": reference.target, "box_means": reference.box_means}
         if finder:
             prototypes |= make_finder(lora.backbone, config, number).to_arrays()
+    if recognizer:
+        prototypes |= make_recognizer(lora.backbone, config, cls.numpy())
     calibration = asdict(Calibration(0.85, 20.0, -17.0, 5, 7, 1.0, 0.0))
     made = {
         "object_id": object_id,

@@ -11,6 +11,7 @@ import pytest
 from helpers.disc_run import disc_run
 from helpers.discs import adapter
 from PIL import Image
+from safetensors.numpy import load
 
 from persrep_ray.backbones.lora import ADAPTER_FILES, load_lora
 from persrep_ray.config import RunConfig
@@ -23,6 +24,7 @@ from persrep_ray.registry.registry import Registry
 from persrep_ray.runs.publish import Publisher
 from persrep_ray.runs.summary import summarize
 from persrep_ray.storage.store import open_store
+from persrep_ray.tasks.recognize import published_recognizer
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def test_an_object_is_evaluated_published_and_drawn(run: TrainedRun) -> None:
     for name in ADAPTER_FILES:
         assert files[name] == run.folder.read_trained("red", name)
     assert files["prototypes.safetensors"] == run.folder.read_evaluated("red", "prototypes.safetensors")
+    assert published_recognizer(load(files["prototypes.safetensors"]), 32) is not None
     card = run.registry.card("red")
+    assert "served.pr_auc" in card["metrics"]["personalized"]
     assert card["metrics"] == published["metrics"] == evaluation["metrics"]
     assert {**card["calibration"], "threshold": card["threshold"]} == evaluation["calibration"]
     assert card["training"] == {"seconds": 2.0, "strength": 1.0}

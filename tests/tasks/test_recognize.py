@@ -5,7 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from persrep_ray.tasks.recognize import MOST_COHORT, MOST_PHOTOS, PRIORS, Recognizer, Whitening, Witness, posterior
+from persrep_ray.tasks.recognize import (
+    MOST_COHORT,
+    MOST_PHOTOS,
+    PREFIX,
+    PRIORS,
+    Recognizer,
+    Whitening,
+    Witness,
+    posterior,
+    published_recognizer,
+)
 
 NONE = np.empty((0, 16), np.float32)
 CLS, GEOMETRY = PRIORS["cls"], PRIORS["geometry"]
@@ -186,3 +196,22 @@ class TestPosterior:
 
     def test_no_candidates(self) -> None:
         assert posterior(np.empty(0), known=5).shape == (0,)
+
+
+class TestPublished:
+    def test_it_is_found_among_the_arrays_of_a_version(self) -> None:
+        rows, names = photos_of(6)
+        recognizer = fit(rows, names, "object 0")
+        arrays = {f"{PREFIX}{name}": value for name, value in recognizer.to_arrays().items()}
+        found = published_recognizer({"cls": rows, **arrays}, 16)
+        assert found is not None
+        np.testing.assert_allclose(found.evidence(rows, {}), recognizer.evidence(rows, {}), atol=0.2)
+
+    def test_an_earlier_version_has_none(self) -> None:
+        assert published_recognizer({"cls": np.ones((2, 16), np.float32)}, 16) is None
+
+    def test_another_width_is_refused(self) -> None:
+        rows, names = photos_of(6)
+        arrays = {f"{PREFIX}{name}": value for name, value in fit(rows, names, "object 0").to_arrays().items()}
+        with pytest.raises(ValueError, match=r"recognize\.photos has 16 dimensions, not 8"):
+            published_recognizer(arrays, 8)

@@ -28,6 +28,7 @@ from persrep_ray.serving.engine.errors import AdapterUnusableError
 from persrep_ray.tasks.dense import DenseReference
 from persrep_ray.tasks.features import normalize
 from persrep_ray.tasks.find import Finder
+from persrep_ray.tasks.recognize import Recognizer, published_recognizer
 
 PRETRAINED_FILES = ("card.json", "prototypes.safetensors")
 _log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Adapter:
 
     `a` (L, r, D) and `b` (L, D, r) have the encoder's dtype and device, and `b` includes LoRA's scale alpha / r. `cls`
     (T, D) float32 are the unit features of the object's photos. `dense` is None for an object without masks, and
-    `finder` also for an object that was published before there were finders.
+    `finder` also for an object that was published before there were finders, as is `recognizer`.
     """
 
     ref: AdapterRef
@@ -91,6 +92,7 @@ class Adapter:
     cls: np.ndarray
     dense: DenseReference | None
     finder: Finder | None
+    recognizer: Recognizer | None
     threshold: float
     slope: float
     intercept: float
@@ -99,17 +101,27 @@ class Adapter:
     def nbytes(self) -> int:
         dense = 0 if self.dense is None else self.dense.target.nbytes + self.dense.box_means.nbytes
         finder = 0 if self.finder is None else self.finder.nbytes
-        return self.a.nbytes + self.b.nbytes + self.cls.nbytes + dense + finder
+        recognizer = 0 if self.recognizer is None else self.recognizer.nbytes
+        return self.a.nbytes + self.b.nbytes + self.cls.nbytes + dense + finder + recognizer
 
     def classification(self, score: float) -> Classification:
-        """The classification of an image by its largest cosine to the object's photos."""
-        logit = self.slope * score + self.intercept
-        probability = 1 / (1 + math.exp(-logit)) if logit > 0 else math.exp(logit) / (1 + math.exp(logit))
+        """The classification by a cosine alone: of two images, or of an image to the object's photos."""
+        probability = _sigmoid(self.slope * score + self.intercept)
         return Classification(score=score, probability=probability, threshold=self.threshold)
 
     def classify(self, cls: np.ndarray) -> Classification:
-        """The classification of an image by its CLS (D,) under this adapter."""
-        return self.classification(float((self.cls @ normalize(cls)).max()))
+        """The classification of an image by its CLS (D,) under this adapter.
+
+        Raises `AdapterUnusableError` if the recognizer's values make the evidence overflow.
+        """
+        score = float((self.cls @ normalize(cls)).max())
+        if self.recognizer is None:
+            return self.classification(score)
+        with np.errstate(over="ignore", invalid="ignore"):
+            evidence = float(self.recognizer.evidence(cls[None], {})[0])
+        if not math.isfinite(evidence):
+            raise unusable(self.ref, "the evidence of its recognizer is not finite")
+        return Classification(score=score, probability=_sigmoid(evidence), evidence=evidence)
 
 
 def parse_adapter(
@@ -139,6 +151,7 @@ def parse_adapter(
         dense = DenseReference(feature, _prototype(prototypes, "box_means", layout.width))
     try:
         finder = Finder.from_arrays(prototypes, layout.width)
+        recognizer = published_recognizer(prototypes, layout.width)
     except ValueError as error:
         raise AdapterMisfitError(f"prototypes.safetensors: {error}") from error
     calibration = card.get("calibration")
@@ -151,6 +164,7 @@ def parse_adapter(
         cls=normalize(cls),
         dense=dense,
         finder=finder,
+        recognizer=recognizer,
         threshold=_number(card, "threshold"),
         slope=_number(calibration, "slope"),
         intercept=_number(calibration, "intercept"),
@@ -272,6 +286,10 @@ def _number(values: Mapping[str, Any], key: str, file: str = "card.json") -> flo
     except OverflowError:  # an integer that is too large for a float
         pass
     raise AdapterMisfitError(f"{file}: {key} is {value!r:.80}, not a finite number")
+
+
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit)) if logit > 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
 def _is_names(value: Any) -> bool:

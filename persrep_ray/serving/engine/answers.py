@@ -14,7 +14,7 @@ MOST_INSTANCES = 32
 """The largest number of places at which an answer says that the object is; it bounds the size of answers."""
 
 LEAST_PROBABILITY = 0.5
-"""A place where the object is less probable than this is not part of an answer."""
+"""An image or a place where the object is less probable than this does not show it."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,19 @@ class AdapterRef:
 class Classification:
     """Whether an image shows the object.
 
-    `score` is the largest cosine to the object's photos, -1..1, and `probability` the calibrated score, 0..1.
+    `score` is the largest cosine to the object's photos, -1..1. `probability`, 0..1, follows from the `evidence` of the
+    object's recognizer. An object that was published before there were recognizers has a `threshold` of the score
+    instead, and its probability is the calibrated score.
     """
 
     score: float
     probability: float
-    threshold: float
+    threshold: float | None = None
+    evidence: float | None = None
 
     @property
     def match(self) -> bool:
-        return self.score >= self.threshold
+        return self.probability >= LEAST_PROBABILITY if self.threshold is None else self.score >= self.threshold
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An object that an image shows."""
+    """An object that was tried on an image, or one that the image shows."""
 
     ref: AdapterRef
     classification: Classification

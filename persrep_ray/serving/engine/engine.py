@@ -33,7 +33,7 @@ from persrep_ray.serving.engine.catalog import Catalog
 from persrep_ray.serving.engine.encoder import ImageInput, MultiAdapterEncoder
 from persrep_ray.serving.engine.errors import AdapterUnusableError, RegistryUnavailableError, VersionNotFoundError
 from persrep_ray.serving.engine.features import FeatureExtractor
-from persrep_ray.serving.engine.identify import PrototypeIndex
+from persrep_ray.serving.engine.identify import PrototypeIndex, recognised
 from persrep_ray.serving.engine.locate import locate
 from persrep_ray.serving.engine.metrics import Metrics
 from persrep_ray.serving.engine.profile import Profile
@@ -117,9 +117,7 @@ class LocalEngine:
         size = self._config.encoder.batch_rows
         for start in range(0, len(chosen), size):  # batch by batch, so that other queries are served in between
             tried += await self._try(view, chosen[start : start + size])
-        found = [candidate for candidate in tried if candidate.classification.match]
-        found.sort(key=lambda candidate: -candidate.classification.probability)
-        return Identification(tuple(found[:top_k]), searched=known, tried=len(tried))
+        return Identification(tuple(recognised(tried, known)[:top_k]), searched=known, tried=len(tried))
 
     async def _try(self, view: ImageInput, refs: Sequence[AdapterRef]) -> list[Candidate]:
         """How the adapters classify the image, without those that are damaged or were just deleted."""

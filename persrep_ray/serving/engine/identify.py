@@ -1,19 +1,41 @@
-"""Which objects to try on an image: those with the photos most similar to it under the pretrained backbone."""
+"""Which objects to try on an image, and which of those it shows.
+
+Those are tried that have the photos most similar to it under the pretrained backbone.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from persrep_ray.serving.engine.answers import AdapterRef
+from persrep_ray.serving.engine.answers import AdapterRef, Candidate
 from persrep_ray.serving.engine.catalog import matching
 from persrep_ray.serving.engine.errors import AdapterUnusableError, RegistryUnavailableError, VersionNotFoundError
 from persrep_ray.tasks.features import normalize
+from persrep_ray.tasks.recognize import posterior
 
 _log = logging.getLogger(__name__)
+
+
+def recognised(tried: Sequence[Candidate], known: int) -> list[Candidate]:
+    """The candidates that the image shows, out of `known` objects, most probable first.
+
+    The evidence of all candidates is weighed together. Their probabilities become those that the image shows this
+    object and not another or none of them, and a candidate is recognised if it is at least as probable as none of them.
+    Two objects that look the same share their probability, and both are recognised. A candidate without evidence, which
+    was published before there were recognizers, is recognised if it matches.
+    """
+    found = [one for one in tried if one.classification.evidence is None and one.classification.match]
+    weighed = [(one, one.classification.evidence) for one in tried if one.classification.evidence is not None]
+    shares = posterior(np.array([evidence for _, evidence in weighed]), known) if weighed else np.empty(0)
+    none = 1 - shares.sum()
+    for (one, _), share in zip(weighed, shares, strict=True):
+        if share >= none:
+            found.append(replace(one, classification=replace(one.classification, probability=float(share))))
+    return sorted(found, key=lambda one: -one.classification.probability)
 
 
 @dataclass(frozen=True)

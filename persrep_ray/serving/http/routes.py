@@ -289,7 +289,7 @@ async def identify(
     top_k: Annotated[int, Query(ge=1, le=100, description="The largest number of objects to return.")] = 5,
     exact: Annotated[bool, Query(description="Whether to try all adapters, which is slow but misses none.")] = False,
 ) -> schemas.Identification:
-    """The objects above their threshold, among those that the key gives access to."""
+    """The objects that outweigh "none of them", among those that the key gives access to."""
     (image,) = await here.images(request, ["image"])
     found = await here.engine.identify(image.pixels, caller.prefixes, top_k=top_k, exact=exact)
     candidates = [

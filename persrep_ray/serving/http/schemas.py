@@ -71,7 +71,9 @@ class Calibration(Answer):
 class ObjectCard(ObjectVersion):
     versions: list[str] = Field(description="all published versions, sorted by name", examples=[["3f9ac2d41b07"]])
     category: str | None = Field(examples=["mug"])
-    threshold: FiniteFloat = Field(description="the lowest score that counts as a match", examples=[0.52])
+    threshold: FiniteFloat = Field(
+        description="the lowest cosine of two images that show the object, by which `compare` answers", examples=[0.52]
+    )
     calibration: Calibration | None
     metrics: dict[str, dict[str, FiniteFloat]] = Field(
         description="measured at publication, with the pretrained and with the personalized features",
@@ -84,14 +86,22 @@ class Embedding(ObjectVersion):
 
 
 _SCORE = "largest cosine to the object's photos, -1 to 1"
-_PROBABILITY = "the score, calibrated, 0 to 1"
+_Threshold = Annotated[
+    FiniteFloat | None,
+    Field(
+        description="the lowest score that counts as a match, if an earlier release published the object, else null",
+        examples=[0.52],
+    ),
+]
 
 
 class Classification(ObjectVersion):
     score: FiniteFloat = Field(description=_SCORE, examples=[0.71])
-    probability: FiniteFloat = Field(description=_PROBABILITY, examples=[0.96])
-    threshold: FiniteFloat = Field(examples=[0.52])
-    match: bool = Field(description="whether the score is at or above the threshold")
+    probability: FiniteFloat = Field(description="that the image shows the object, 0 to 1", examples=[0.96])
+    threshold: _Threshold
+    match: bool = Field(
+        description="whether the probability is at least 0.5; where there is a threshold, whether the score reaches it"
+    )
 
 
 class Box(Answer):
@@ -161,12 +171,17 @@ class Comparison(ObjectVersion):
 
 class Candidate(ObjectVersion):
     score: FiniteFloat = Field(description=_SCORE, examples=[0.71])
-    probability: FiniteFloat = Field(description=_PROBABILITY, examples=[0.96])
-    threshold: FiniteFloat = Field(examples=[0.52])
+    probability: FiniteFloat = Field(
+        description="that the image shows this object and no other, 0 to 1; what is missing to 1 is none of them",
+        examples=[0.96],
+    )
+    threshold: _Threshold
 
 
 class Identification(Answer):
-    candidates: list[Candidate] = Field(description="objects above their threshold, most probable first")
+    candidates: list[Candidate] = Field(
+        description="objects that are at least as probable as none of them, most probable first"
+    )
     searched: int = Field(description="objects that the key gives access to", examples=[240])
     tried: int = Field(description="objects whose adapter was tried", examples=[16])
 

@@ -27,6 +27,7 @@ from persrep_ray.serving.engine.adapters import (
 )
 from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.serving.engine.encoder import MultiAdapterEncoder
+from persrep_ray.serving.engine.errors import AdapterUnusableError
 from persrep_ray.tasks.features import normalize
 
 REF = AdapterRef("mug", "v1")
@@ -338,3 +339,45 @@ class TestClassification:
         arrays = load(files["prototypes.safetensors"])
         for row in arrays["cls"]:
             assert adapter.classify(7 * row).score == pytest.approx(1.0, abs=1e-6)
+
+
+class TestRecognizer:
+    @pytest.fixture(scope="class")
+    def recognizing(self, made: tuple[Files, Layout, LoraBackbone], tmp_path_factory: pytest.TempPathFactory) -> Files:
+        config = tiny_checkpoint(tmp_path_factory.mktemp("vit"), rank=RANK)
+        name = made[1].backbone.name
+        config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"name": name})})
+        return object_files("mug", config, NUMBER, lora=made[2], masks=False, recognizer=True)
+
+    def test_its_evidence_is_the_probability(self, recognizing: Files, files: Files, layout: Layout) -> None:
+        adapter, before = parse_adapter(REF, recognizing, layout), parse_adapter(REF, files, layout)
+        assert adapter.recognizer is not None and before.recognizer is None
+        assert adapter.nbytes == adapter.a.nbytes + adapter.b.nbytes + adapter.cls.nbytes + adapter.recognizer.nbytes
+        rows = np.random.default_rng(0).normal(size=(20, WIDTH)).astype(np.float32)
+        for cls in [*rows, *load(files[PROTOTYPES])["cls"]]:
+            found = adapter.classify(cls)
+            evidence = float(adapter.recognizer.evidence(cls[None], {})[0])
+            assert found.evidence == evidence and found.probability == pytest.approx(1 / (1 + np.exp(-evidence)))
+            assert found.match == (evidence >= 0) and found.threshold is None
+            assert found.score == before.classify(cls).score
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (prototype("recognize.photos", first(float("nan"))), "recognize.photos has a value that is not finite"),
+            (prototype("recognize.photos", lambda x: x[:, 1:]), "recognize.directions has type"),
+            (prototype("recognize.cohort", lambda _: None), "recognize.cohort is missing"),
+            (prototype("recognize.witness.cls", lambda x: -x), "recognize.witness.cls has slope"),
+        ],
+    )
+    def test_misfits(self, change: Change, message: str, recognizing: Files, layout: Layout) -> None:
+        files = dict(recognizing)
+        change(files)
+        with pytest.raises(AdapterMisfitError, match=message):
+            parse_adapter(REF, files, layout)
+
+    def test_values_that_overflow_are_no_answer(self, recognizing: Files, layout: Layout) -> None:
+        files = dict(recognizing)
+        prototype("recognize.mean", lambda x: np.full_like(x, 3e38))(files)
+        with pytest.raises(AdapterUnusableError):
+            parse_adapter(REF, files, layout).classify(np.ones(WIDTH, np.float32))

@@ -1,4 +1,4 @@
-"""The index that chooses which objects to try."""
+"""Which objects are tried, and which of them are recognised."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from persrep_ray.serving.engine.answers import AdapterRef
+from persrep_ray.serving.engine.answers import AdapterRef, Candidate, Classification
 from persrep_ray.serving.engine.errors import AdapterUnusableError, RegistryUnavailableError, VersionNotFoundError
-from persrep_ray.serving.engine.identify import PrototypeIndex
+from persrep_ray.serving.engine.identify import PrototypeIndex, recognised
 from persrep_ray.tasks.features import normalize
 
 WIDTH = 8
@@ -188,3 +188,36 @@ def test_searches_while_it_is_updated_see_a_whole_index(storage: Storage) -> Non
     stop.set()
     searcher.join()
     assert odd == []
+
+
+def tried(object_id: str, evidence: float) -> Candidate:
+    probability = 1 / (1 + np.exp(-evidence))
+    return Candidate(AdapterRef(object_id, "v1"), Classification(0.5, probability, evidence=evidence))
+
+
+def old(object_id: str, score: float) -> Candidate:
+    """A candidate that was published before there were recognizers."""
+    return Candidate(AdapterRef(object_id, "v1"), Classification(score, probability=score, threshold=0.6))
+
+
+class TestRecognised:
+    def test_evidence_has_to_outweigh_the_number_of_objects(self) -> None:
+        for known in (1, 10, 1000):
+            needed = float(np.log(known))
+            (found,) = recognised([tried("mug", needed + 0.01), tried("cup", -9)], known)
+            assert found.ref.object_id == "mug" and 0.5 <= found.classification.probability < 0.51
+            assert recognised([tried("mug", needed - 0.01)], known) == []
+
+    def test_two_objects_that_look_the_same_share_their_probability(self) -> None:
+        found = recognised([tried("mug", 8), tried("twin", 8.5), tried("cup", 0)], 10)
+        assert [one.ref.object_id for one in found] == ["twin", "mug"]
+        probabilities = [one.classification.probability for one in found]
+        assert probabilities[1] == pytest.approx(probabilities[0] * np.exp(-0.5)) and 0.99 < sum(probabilities) < 1
+
+    def test_objects_of_an_earlier_release_are_recognised_if_they_match(self) -> None:
+        found = recognised([old("jug", 0.59), old("pot", 0.7), tried("mug", 8), tried("cup", -1)], 10)
+        assert [one.ref.object_id for one in found] == ["mug", "pot"]
+        assert found[1] == old("pot", 0.7)
+
+    def test_nothing_tried_is_nothing_found(self) -> None:
+        assert recognised([], 0) == []

@@ -30,6 +30,7 @@ from persrep_ray.tasks.dense import DensePrediction, Instance
 
 
 def classification(score: float) -> Classification:
+    """Of an object that was published before there were recognizers."""
     return Classification(score=score, probability=score / 2 + 0.5, threshold=0.25)
 
 

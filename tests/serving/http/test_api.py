@@ -26,7 +26,7 @@ from serving.http.fakes import encoded, endpoint
 from persrep_ray.config import DataConfig
 from persrep_ray.data.images import decode_mask
 from persrep_ray.serving.engine import errors
-from persrep_ray.serving.engine.answers import AdapterRef
+from persrep_ray.serving.engine.answers import AdapterRef, Classification
 from persrep_ray.serving.engine.errors import RegistryUnavailableError, VersionNotFoundError
 from persrep_ray.serving.http.auth import Keys
 
@@ -40,6 +40,17 @@ def test_classify() -> None:
     assert response.headers["x-adapter-version"] == "v2"
     assert {name: response.headers[name] for name in HEADERS} == HEADERS
     assert served.codes == []
+
+
+def test_an_object_with_a_recognizer_has_no_threshold() -> None:
+    served = endpoint()
+
+    async def classify(*_: object) -> Classification:
+        return Classification(score=0.4, probability=0.7, evidence=0.85)
+
+    served.engine.classify = classify  # type: ignore[method-assign]
+    answer = post(served, "/v1/objects/mug/classify", IMAGE).json()
+    assert answer == {**MUG, "score": 0.4, "probability": 0.7, "threshold": None, "match": True}
 
 
 def test_embed() -> None:
