@@ -31,7 +31,8 @@ class TestCache:
         monkeypatch.setattr(lora.backbone, "prefix", counting)
         under_test = evaluator(root, lora)
         under_test.evaluate("red", adapter(lora, 1))
-        photos, dense_only_of_own_train = len(COLOURS) * (TRAIN + 2 * TEST), TRAIN
+        photos = len(COLOURS) * (TRAIN + 2 * TEST) + len(recognizers.cohort_photos())
+        dense_only_of_own_train = TRAIN
         assert computed == photos + dense_only_of_own_train
         under_test.evaluate("red", adapter(lora, 2))
         assert computed == photos + dense_only_of_own_train

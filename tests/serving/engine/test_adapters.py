@@ -341,14 +341,15 @@ class TestClassification:
             assert adapter.classify(7 * row).score == pytest.approx(1.0, abs=1e-6)
 
 
-class TestRecognizer:
-    @pytest.fixture(scope="class")
-    def recognizing(self, made: tuple[Files, Layout, LoraBackbone], tmp_path_factory: pytest.TempPathFactory) -> Files:
-        config = tiny_checkpoint(tmp_path_factory.mktemp("vit"), rank=RANK)
-        name = made[1].backbone.name
-        config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"name": name})})
-        return object_files("mug", config, NUMBER, lora=made[2], masks=False, recognizer=True)
+@pytest.fixture(scope="module")
+def recognizing(self, made: tuple[Files, Layout, LoraBackbone], tmp_path_factory: pytest.TempPathFactory) -> Files:
+    config = tiny_checkpoint(tmp_path_factory.mktemp("vit"), rank=RANK)
+    name = made[1].backbone.name
+    config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"name": name})})
+    return object_files("mug", config, NUMBER, lora=made[2], masks=False, recognizer=True)
 
+
+class TestRecognizer:
     def test_its_evidence_is_the_probability(self, recognizing: Files, files: Files, layout: Layout) -> None:
         adapter, before = parse_adapter(REF, recognizing, layout), parse_adapter(REF, files, layout)
         assert adapter.recognizer is not None and before.recognizer is None
