@@ -7,6 +7,8 @@ import torch
 from helpers.discs import TEST, TRAIN, adapter, evaluator, lora_slot, same
 from helpers.tiny import COLOURS
 
+from persrep_ray.evaluate import recognizers
+
 
 class TestCache:
     def test_changes_no_result(self, root: Path) -> None:

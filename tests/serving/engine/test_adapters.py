@@ -342,7 +342,7 @@ class TestClassification:
 
 
 @pytest.fixture(scope="module")
-def recognizing(self, made: tuple[Files, Layout, LoraBackbone], tmp_path_factory: pytest.TempPathFactory) -> Files:
+def recognizing(made: tuple[Files, Layout, LoraBackbone], tmp_path_factory: pytest.TempPathFactory) -> Files:
     config = tiny_checkpoint(tmp_path_factory.mktemp("vit"), rank=RANK)
     name = made[1].backbone.name
     config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"name": name})})
