@@ -19,6 +19,9 @@ from persrep_ray.tasks.recognize import posterior
 
 _log = logging.getLogger(__name__)
 
+_MOST_WEIGHED = 100
+"""Evidence ends at e⁸ to 1, so among thousands of objects none could ever outweigh "none of them"."""
+
 
 def recognised(tried: Sequence[Candidate], known: int) -> list[Candidate]:
     """The candidates that the image shows, out of `known` objects, most probable first.
@@ -30,7 +33,8 @@ def recognised(tried: Sequence[Candidate], known: int) -> list[Candidate]:
     """
     found = [one for one in tried if one.classification.evidence is None and one.classification.match]
     weighed = [(one, one.classification.evidence) for one in tried if one.classification.evidence is not None]
-    shares = posterior(np.array([evidence for _, evidence in weighed]), known) if weighed else np.empty(0)
+    among = min(known, _MOST_WEIGHED)
+    shares = posterior(np.array([evidence for _, evidence in weighed]), among) if weighed else np.empty(0)
     none = 1 - shares.sum()
     for (one, _), share in zip(weighed, shares, strict=True):
         if share >= none:

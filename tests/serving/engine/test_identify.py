@@ -202,8 +202,8 @@ def old(object_id: str, score: float) -> Candidate:
 
 class TestRecognised:
     def test_evidence_has_to_outweigh_the_number_of_objects(self) -> None:
-        for known in (1, 10, 1000):
-            needed = float(np.log(known))
+        for known, weighed in ((1, 1), (10, 10), (100_000, 100)):
+            needed = float(np.log(weighed))
             (found,) = recognised([tried("mug", needed + 0.01), tried("cup", -9)], known)
             assert found.ref.object_id == "mug" and 0.5 <= found.classification.probability < 0.51
             assert recognised([tried("mug", needed - 0.01)], known) == []
