@@ -21,7 +21,7 @@ def fit(gallery: Scan, cohort: Scan, synthetic_positives: np.ndarray, synthetic_
     Embeddings are its only witness: another one would have to be judged on photos that it was not made from.
     """
     others = [*gallery.distractors().seen, *cohort.seen]
-    return Recognizer.fit(
+    fitted = Recognizer.fit(
         gallery.of_object().cls,
         np.stack([one.cls for one in others]),
         [one.photo.object_id for one in others],
@@ -29,3 +29,4 @@ def fit(gallery: Scan, cohort: Scan, synthetic_positives: np.ndarray, synthetic_
         synthetic_others=synthetic_others,
         held_out={},
     )
+    return Recognizer.from_arrays(fitted.to_arrays())  # rounded, so that what is measured is what is published
