@@ -237,7 +237,8 @@ class Evaluator:
                 prototypes |= {f"{PREFIX}{name}": value for name, value in recognizer.to_arrays().items()}
             if not all(np.isfinite(value).all() for value in prototypes.values()):
                 raise EvaluateError("the features of the train photos are not finite")
-            return prototypes
+            # safetensors writes an array's memory as it lies, so a transposed view would be stored scrambled.
+            return {name: np.ascontiguousarray(value) for name, value in prototypes.items()}
 
     @contextmanager
     def _errors_of(self, object_id: str) -> Iterator[ObjectPhotos]:
