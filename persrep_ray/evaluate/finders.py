@@ -72,7 +72,5 @@ def find(cache: PhotoCache, side: Side, finder: Finder, photo: Photo, patches: n
     image = cache.image(photo)
     proposals = finder.propose(image, patches, cache.keypoints(photo) if finder.uses_keypoints else None)
     crops = finder.crops(image, proposals)
-    if not crops:
-        return finder.decide(image, proposals, np.empty((0, patches.shape[-1])), np.empty((0, 1, 1, patches.shape[-1])))
-    looks = cache.of_images(crops, [side])[side]
-    return finder.decide(image, proposals, looks.cls, looks.patches)
+    cls = cache.of_images(crops, [side])[side].cls if crops else np.empty((0, patches.shape[-1]))
+    return finder.decide(image, proposals, cls)

@@ -104,7 +104,7 @@ class PhotoCache:
         """The photo (H, W, 3) uint8 as a `find.Finder` wants it."""
         image = self._kept.get((photo.path, "image"))
         if image is None:
-            image = torch.from_numpy(bounded(read_rgb(photo.path, self._limits)))
+            image = torch.from_numpy(self._decode(photo).image)
             self._kept.put((photo.path, "image"), image)
         return image.numpy()
 
@@ -213,6 +213,7 @@ class PhotoCache:
             return self._decoded[photo.path]
         image = bounded(read_rgb(photo.path, self._limits))
         return _Decoded(
+            image=image,
             standard=standard_view(image, self._side["standard"]),
             dense=resize_square(image, self._side["dense"]),
             size=capped_size((image.shape[0], image.shape[1]), LONGEST_SIDE),
@@ -220,8 +221,9 @@ class PhotoCache:
 
 
 class _Decoded(NamedTuple):
-    """The views (S, S, 3) uint8 of a photo, and the size (H, W) of dense predictions on it."""
+    """A bounded photo (H, W, 3), its views (S, S, 3), all uint8, and the size (H, W) of dense predictions on it."""
 
+    image: np.ndarray
     standard: np.ndarray
     dense: np.ndarray
     size: tuple[int, int]

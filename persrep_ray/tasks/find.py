@@ -2,7 +2,7 @@
 
     proposals = finder.propose(image, patches, keypoints)      # the first look: parts that may show the object
     looks = encode(finder.crops(image, proposals))             # by the caller, under the object's adapter
-    prediction = finder.decide(image, proposals, looks.cls, looks.patches)
+    prediction = finder.decide(image, proposals, looks.cls)
 
 The discriminant says where to look. What it finds in one piece may be several things, so parts of it are proposed, too.
 A part is judged by how much its patches look like the object's, one by one and in the mean.
@@ -136,7 +136,8 @@ class Finder:
             ValueError: shapes do not fit, or features are not finite.
         """
         size = capped_size((image.shape[0], image.shape[1]), LONGEST_SIDE)
-        scores, centred = self._discriminant.map(patches), self._discriminant.centred(patches)
+        centred = self._discriminant.centred(patches)
+        scores = centred @ self._discriminant.direction
         smooth = cv2.resize(cv2.GaussianBlur(scores, (0, 0), _BLUR), size[::-1], interpolation=cv2.INTER_CUBIC)
         patch = round(size[0] * size[1] / scores.size)  # pixels
         found = []
@@ -165,8 +166,8 @@ class Finder:
         """The images (S, S, 3) uint8 of the second look, at most `SECOND_LOOKS`, to be encoded as standard views."""
         return [look(image, proposals.proposals[index].mask) for index in _looked_at(proposals)]
 
-    def decide(self, image: np.ndarray, proposals: Proposals, cls: np.ndarray, patches: np.ndarray) -> DensePrediction:
-        """What is found, given the features of the n crops as standard views: `cls` (n, D) and `patches` (n, h, w, D).
+    def decide(self, image: np.ndarray, proposals: Proposals, cls: np.ndarray) -> DensePrediction:
+        """What is found, given the `cls` (n, D) of the n crops as standard views.
 
         Instances are ranked by their probability. Raises ValueError if shapes do not fit or features are not finite.
         """

@@ -25,5 +25,5 @@ def fit_logistic(features: np.ndarray, labels: np.ndarray, prior: np.ndarray, ri
     return weights
 
 
-def sigmoid(value: float) -> float:
-    return (1 + math.tanh(value / 2)) / 2
+def sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit)) if logit > 0 else math.exp(logit) / (1 + math.exp(logit))

@@ -47,7 +47,7 @@ def search(finder: Finder, one: Sample) -> DensePrediction:
     crops = finder.crops(one.image, proposals)
     assert len(crops) <= SECOND_LOOKS
     cls = encode(crops) if crops else np.empty((0, WIDTH), np.float32)
-    return finder.decide(one.image, proposals, cls, np.empty((len(crops), 1, 1, WIDTH), np.float32))
+    return finder.decide(one.image, proposals, cls)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_features_that_do_not_fit_are_refused(finder: Finder) -> None:
         finder.propose(one.image, one.patches[..., :3])
     proposals = finder.propose(one.image, one.patches)
     with pytest.raises(ValueError, match="second look are not finite"):
-        finder.decide(one.image, proposals, np.full((1, WIDTH), np.nan), np.empty((1, 1, 1, WIDTH)))
+        finder.decide(one.image, proposals, np.full((1, WIDTH), np.nan))
 
 
 def test_a_look_shows_the_object_in_its_middle_whatever_lies_outside() -> None:

@@ -28,6 +28,7 @@ from persrep_ray.serving.engine.errors import AdapterUnusableError
 from persrep_ray.tasks.dense import DenseReference
 from persrep_ray.tasks.features import normalize
 from persrep_ray.tasks.find import Finder
+from persrep_ray.tasks.logistic import sigmoid
 from persrep_ray.tasks.recognize import Recognizer, published_recognizer
 
 PRETRAINED_FILES = ("card.json", "prototypes.safetensors")
@@ -106,7 +107,7 @@ class Adapter:
 
     def classification(self, score: float) -> Classification:
         """The classification by a cosine alone: of two images, or of an image to the object's photos."""
-        probability = _sigmoid(self.slope * score + self.intercept)
+        probability = sigmoid(self.slope * score + self.intercept)
         return Classification(score=score, probability=probability, threshold=self.threshold)
 
     def classify(self, cls: np.ndarray) -> Classification:
@@ -121,7 +122,7 @@ class Adapter:
             evidence = float(self.recognizer.evidence(cls[None], {})[0])
         if not math.isfinite(evidence):
             raise unusable(self.ref, "the evidence of its recognizer is not finite")
-        return Classification(score=score, probability=_sigmoid(evidence), evidence=evidence)
+        return Classification(score=score, probability=sigmoid(evidence), evidence=evidence)
 
 
 def parse_adapter(
@@ -286,10 +287,6 @@ def _number(values: Mapping[str, Any], key: str, file: str = "card.json") -> flo
     except OverflowError:  # an integer that is too large for a float
         pass
     raise AdapterMisfitError(f"{file}: {key} is {value!r:.80}, not a finite number")
-
-
-def _sigmoid(logit: float) -> float:
-    return 1 / (1 + math.exp(-logit)) if logit > 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
 def _is_names(value: Any) -> bool:

@@ -57,8 +57,7 @@ async def _looked_at_twice(
     views = [await extractor.standard(crop) for crop in crops]
     looks = await asyncio.gather(*(extractor.features(view, adapter) for view in views))
     cls = np.stack([look.cls for look in looks]) if looks else patches[0, :0]  # (n, D)
-    grids = np.stack([look.patches for look in looks]) if looks else patches[:0, None]  # (n, h, w, D)
-    return await extractor.in_thread(lambda: finder.decide(image, proposals, cls, grids))
+    return await extractor.in_thread(lambda: finder.decide(image, proposals, cls))
 
 
 def _by_threshold(adapter: Adapter, image: np.ndarray, patches: np.ndarray) -> DensePrediction:
