@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 _TINY = 1e-12
@@ -36,3 +38,19 @@ def check_same_width(left: np.ndarray, left_name: str, right: np.ndarray, right_
         raise ValueError(
             f"{left_name} have {left.shape[-1]} dimensions, {right_name} {right.shape[-1]}: not from the same backbone"
         )
+
+
+def stored_array(
+    arrays: Mapping[str, np.ndarray], group: str, name: str, kind: type[np.generic], shape: tuple[int | None, ...]
+) -> np.ndarray:
+    """The array `name` of stored arrays, which may be hostile; `group` says in errors what they describe.
+
+    Raises ValueError unless its type and shape (None: any length) are right.
+    """
+    array = arrays.get(name)
+    if array is None:
+        raise ValueError(f"{group}.{name} is missing")
+    wanted = tuple(actual if length is None else length for length, actual in zip(shape, array.shape, strict=False))
+    if array.dtype != kind or array.ndim != len(shape) or array.shape != wanted:
+        raise ValueError(f"{group}.{name} has type {array.dtype} and shape {array.shape}")
+    return array

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from persrep_ray.tasks.features import stored_array
 from persrep_ray.tasks.homography import Instance, instances, project
 
 SCENE_SIDES = 640, 1200
@@ -362,12 +363,7 @@ def _checked(
     most: float,
 ) -> np.ndarray:
     """The array `name`, if its type, shape (None: any length) and values are right. Raises ValueError."""
-    array = arrays.get(name)
-    if array is None:
-        raise ValueError(f"keypoints.{name} is missing")
-    wanted = tuple(actual if length is None else length for length, actual in zip(shape, array.shape, strict=False))
-    if array.dtype != kind or array.ndim != len(shape) or array.shape != wanted:
-        raise ValueError(f"keypoints.{name} has type {array.dtype} and shape {array.shape}")
+    array = stored_array(arrays, "keypoints", name, kind, shape)
     if not ((array >= least) & (array <= most)).all():  # not a number is neither
         raise ValueError(f"keypoints.{name} has a value that is not within {least} and {most}")
     return array

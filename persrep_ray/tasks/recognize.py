@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from persrep_ray.tasks.features import check_rows, check_same_width, normalize
+from persrep_ray.tasks.features import check_rows, check_same_width, normalize, stored_array
 
 WitnessName = Literal["cls", "patches", "geometry"]
 WITNESSES: tuple[WitnessName, ...] = get_args(WitnessName)
@@ -306,12 +306,7 @@ def _checked(
     arrays: Mapping[str, np.ndarray], name: str, kind: type[np.generic], shape: tuple[int | None, ...]
 ) -> np.ndarray:
     """The array `name`, if its type and shape (None: any length) are right and it is finite. Raises ValueError."""
-    array = arrays.get(name)
-    if array is None:
-        raise ValueError(f"recognize.{name} is missing")
-    wanted = tuple(actual if length is None else length for length, actual in zip(shape, array.shape, strict=False))
-    if array.dtype != kind or array.ndim != len(shape) or array.shape != wanted:
-        raise ValueError(f"recognize.{name} has type {array.dtype} and shape {array.shape}")
+    array = stored_array(arrays, "recognize", name, kind, shape)
     if not np.isfinite(array).all():
         raise ValueError(f"recognize.{name} has a value that is not finite")
     return array
