@@ -30,7 +30,6 @@ from persrep_ray.registry.registry import Registry
 from persrep_ray.report.table import format_table
 from persrep_ray.storage.store import open_store
 from persrep_ray.tasks.coco import Region, Scored, average_precision, box_region
-from persrep_ray.tasks.find import Finder
 from persrep_ray.tasks.metrics import mean_sides
 
 DATA_SETS = ("dreambooth30", "masked5", "grocery10", "shelf_cereal", "mini_pods")
@@ -115,6 +114,7 @@ def shelf(data: Path, registry: str | Path, config: RunConfig) -> dict[str, floa
     from persrep_ray.data.objects import Photo
     from persrep_ray.evaluate.finders import find
     from persrep_ray.evaluate.photo_cache import PhotoCache
+    from persrep_ray.tasks.model import ObjectModel
 
     boxes = json.loads((data / "boxes.json").read_text())
     store, lora = Registry(open_store(registry)), load_lora(config)
@@ -125,16 +125,17 @@ def shelf(data: Path, registry: str | Path, config: RunConfig) -> dict[str, floa
     for object_id in store.objects():
         files = store.files(object_id)
         lora.load(lora.load_files({name: files[name] for name in ADAPTER_FILES}))
-        finder = Finder.from_arrays(load(files["prototypes.safetensors"]), lora.backbone.dim)
+        model = ObjectModel.from_arrays(load(files["prototypes.safetensors"]), lora.backbone.dim)
         for scene in sorted(boxes):
             photo = Photo(object_id, data / "scenes" / scene, None, None)
             height, width = read_rgb(photo.path, config.data).shape[:2]
             true = [np.array(box) for box in boxes[scene].get(object_id, [])]
             truths.append([box_region(box, (height, width)) for box in true])
-            if finder is None:
+            if model is None or model.finder is None:
                 found.append([])
                 continue
-            prediction = find(cache, "personalized", finder, photo, cache.patches([photo], adapted=True)[0])
+            matches = [] if model.keypoints is None else model.keypoints.find(cache.keypoints(photo))
+            prediction = find(cache, "personalized", model, photo, cache.patches([photo], adapted=True)[0], matches)
             scale = np.array([width, height, width, height]) / np.array([*prediction.size[::-1]] * 2)
             found.append(
                 [Scored(box_region(one.box * scale, (height, width)), one.score) for one in prediction.instances]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,22 +26,31 @@ from persrep_ray.storage.files import File
 from persrep_ray.tasks.calibration import Calibration, calibrate
 from persrep_ray.tasks.dense import DensePrediction, DenseReference, make_reference, outcome, predict, threshold
 from persrep_ray.tasks.discriminant import DiscriminantError
-from persrep_ray.tasks.find import ARRAYS_OF, Finder, Sample
+from persrep_ray.tasks.find import Sample
+from persrep_ray.tasks.keypoints import GeometricMatch, KeypointModel, chosen_photos, witness_score
 from persrep_ray.tasks.metrics import SIDES, Side
-from persrep_ray.tasks.recognize import PREFIX, Recognizer
+from persrep_ray.tasks.model import ObjectModel
+from persrep_ray.tasks.patches import PatchModel
+from persrep_ray.tasks.recognize import Recognizer, chosen_rows
 
 CACHE_BYTES = 2 * 1024**3
+
+MOST_PROTOTYPES = 16
+"""How many of the object's photos have their features in a version, at most."""
+
+_GEOMETRY_OTHERS = 32  # photos of other objects that keypoints are weighed on
+_T = TypeVar("_T")
 
 
 class SideReference(NamedTuple):
     """What a side looks for in the dense tasks.
 
-    Only the mode `persam` has `weights` (3,) of SAM's scales, and only the mode `discriminant` a `finder`.
+    Only the mode `persam` has `weights` (3,) of SAM's scales, and only the mode `discriminant` a `model`.
     """
 
     dense: DenseReference
     weights: np.ndarray | None = None
-    finder: Finder | None = None
+    model: ObjectModel | None = None
 
 
 References = Mapping[Side, SideReference]
@@ -57,8 +66,8 @@ class Evaluation:
 
     `pretrained` and `personalized` are flat metrics (`tasks.metrics.METRICS`); a task without data is absent.
     `by_split` holds, for each test split of the object's photos, both sides' metrics on all test photos of that split.
-    `finders` is empty unless the mode is `discriminant` and a train photo has a mask. `recognizers` are those that
-    `served.pr_auc` was measured with.
+    `model` is what the personalized side was measured with: `served.pr_auc` by its recognizer, and the dense tasks by
+    its finder, which it has only if the mode is `discriminant` and a train photo has a mask.
     """
 
     pretrained: dict[str, float]
@@ -66,8 +75,7 @@ class Evaluation:
     by_split: dict[str, dict[Side, dict[str, float]]]
     calibration: Calibration
     examples: tuple[Example, ...]
-    finders: Mapping[Side, Finder]
-    recognizers: Mapping[Side, Recognizer]
+    model: ObjectModel | None
 
 
 class Evaluator:
@@ -104,6 +112,7 @@ class Evaluator:
             cache_bytes //= 2
             self._persam = PersamPhotos(config, cache_bytes)
         self._cache = PhotoCache(lora, config, cache_bytes)
+        self._found: dict[File, Sequence[GeometricMatch]] = {}  # by the keypoints of the object at hand
 
     @property
     def problems(self) -> list[Problem]:
@@ -116,8 +125,7 @@ class Evaluator:
         *,
         synthetic_positives: Sequence[LabelledImage] = (),
         synthetic_others: Sequence[LabelledImage] = (),
-        finders: Mapping[Side, Finder] | None = None,
-        recognizers: Mapping[Side, Recognizer] | None = None,
+        published: ObjectModel | None = None,
     ) -> Evaluation:
         """Evaluates the adapter `state` on the object's test photos and on those of other objects.
 
@@ -127,9 +135,9 @@ class Evaluator:
         none of whose test photos has a mask.
 
         The calibration is found on the gallery and on synthetic images of the object and of anything else, which the
-        adapter's training must not have seen. Unless `finders` are given, they are fitted on these images, too, and so
-        are `recognizers`, which also know the cohort of the bank. A side without a given recognizer has no
-        `served.pr_auc`.
+        adapter's training must not have seen. The models of both sides are fitted on these images, on the gallery and
+        on the cohort of the bank. If the model of a version is given as `published`, nothing is fitted; the pretrained
+        side, which has no model then, lacks `served.pr_auc` and, in the mode `discriminant`, the default dense figures.
 
         Raises:
             EvaluateError: there is no such object or no train photo, or the adapter does not fit or gives features that
@@ -137,46 +145,55 @@ class Evaluator:
         """
         with self._errors_of(object_id) as subject:
             self._load(state)
+            self._found = {}
             most, seed = self._config.evaluate.most_photos, self._config.seed
             distractors = [
                 self._objects[other]
                 for other in choose_distractors(object_id, self._categories, len(self._categories), seed)
             ]
-            gallery_photos = [*subject.train, *islice(chain.from_iterable(other.train for other in distractors), most)]
-            gallery = self._scan(subject, gallery_photos)
-            if not gallery["personalized"].shows_object.any():
+            own, own_patches = self._scan_whole(subject, subject.train)
+            if not own["personalized"].seen:
                 raise EvaluateError("no train photo can be read")
+            others_photos = list(islice(chain.from_iterable(other.train for other in distractors), most))
             positives = self._features_of([one.image for one in synthetic_positives])
             others = self._features_of([one.image for one in synthetic_others])
-            if recognizers is None:
-                cohort = self._scan(subject, recognizing.cohort_photos())
-                recognizers = {
-                    side: recognizing.fit(gallery[side], cohort[side], positives[side].cls, others[side].cls)
-                    for side in SIDES
+            models: dict[Side, ObjectModel] = {}
+            if published is not None:
+                models = {"personalized": published}
+                rest = self._scan(subject, others_photos)
+            else:
+                keypoints = keypoints_of(self._cache, self._masked(subject), [other.train for other in distractors])
+                rest, recognizers = self._recognizers(
+                    subject, own, own_patches, others_photos, keypoints, positives, others
+                )
+                models = {side: ObjectModel(recognizers[side], keypoints=keypoints) for side in SIDES}
+            gallery = {side: Scan(object_id, [*own[side].seen, *rest[side].seen]) for side in SIDES}
+            references = self._references(subject)
+            if self._config.evaluate.mode == "discriminant" and references:
+                if published is None:
+                    samples: dict[Side, list[Sample]] = {
+                        side: [
+                            *samples_of(self._cache, synthetic_positives, positives[side]),
+                            *samples_of(self._cache, [_empty(one) for one in synthetic_others], others[side]),
+                        ]
+                        for side in SIDES
+                    }
+                    models = self._with_finders(subject, own, models, samples)
+                references = {
+                    side: one._replace(model=models[side])
+                    for side, one in references.items()
+                    if side in models and models[side].finder is not None
                 }
-            references = self._references(subject, finders)
-            if self._config.evaluate.mode == "discriminant" and references and finders is None:
-                samples: dict[Side, list[Sample]] = {
-                    side: [
-                        *samples_of(self._cache, synthetic_positives, positives[side]),
-                        *samples_of(self._cache, [_empty(one) for one in synthetic_others], others[side]),
-                    ]
-                    for side in SIDES
-                }
-                references = self._with_finders(subject, references, samples, [other.train for other in distractors])
             test_photos = [*subject.test, *islice(chain.from_iterable(other.test for other in distractors), most)]
             has_truth = any(photo.mask for photo in subject.test)
-            tests = self._scan(subject, test_photos, references if has_truth else {})
+            tests = self._scan(subject, test_photos, references if has_truth else {}, models)
 
-            whole = {side: metrics(gallery[side], tests[side], recognizers.get(side)) for side in SIDES}
+            whole = {side: metrics(gallery[side], tests[side]) for side in SIDES}
             return Evaluation(
                 pretrained=whole["pretrained"],
                 personalized=whole["personalized"],
                 by_split={
-                    split: {
-                        side: metrics(gallery[side], _within(split, tests[side]), recognizers.get(side))
-                        for side in SIDES
-                    }
+                    split: {side: metrics(gallery[side], _within(split, tests[side])) for side in SIDES}
                     for split in sorted({photo.split for photo in subject.test if photo.split})
                 },
                 calibration=calibrate(
@@ -186,24 +203,21 @@ class Evaluator:
                     others["personalized"].cls,
                 ),
                 examples=tuple(self._examples(gallery, tests, references)),
-                finders={side: one.finder for side, one in references.items() if one.finder is not None},
-                recognizers=recognizers,
+                model=models.get("personalized"),
             )
 
     def prototypes(
         self,
         object_id: str,
         state: Mapping[str, torch.Tensor],
-        finders: Mapping[Side, Finder] | None = None,
-        recognizer: Recognizer | None = None,
+        model: ObjectModel | None = None,
     ) -> dict[str, np.ndarray]:
-        """Reference features of the object under the adapter `state`, float32, computed without autocast.
+        """Reference features of the object under the adapter `state`, computed in float32 without autocast.
 
         Returns:
-            `cls` (T, D) of the train photos and `pretrained_cls` (T, D) without the adapter. If a train photo has a
-            mask, also `target` (D,) and `box_means` (M, D) of `dense.DenseReference`. The arrays of the `finders` of an
-            `Evaluation` are added; the names of the pretrained side's begin with `pretrained.`. So are those of the
-            personalized side's `recognizer`.
+            `cls` (T, D) float16 of the train photos and `pretrained_cls` (T, D) float16 without the adapter; of many
+            photos, `MOST_PROTOTYPES`, evenly. If one of them has a mask, also `target` (D,) float32 and `box_means`
+            (M, D) float16 of `dense.DenseReference`. The arrays of the `model` of an `Evaluation` are added.
 
         Raises:
             EvaluateError: as in `evaluate`.
@@ -211,7 +225,7 @@ class Evaluator:
         with self._errors_of(object_id) as subject:
             self._load(state)
             cls, pretrained_cls, patches, masks = [], [], [], []
-            for photo, mask in self._train_masks(subject):
+            for photo, mask in _evenly(self._train_masks(subject), MOST_PROTOTYPES):
                 if not self._cache.readable([photo], None):
                     continue
                 embedding, grid = self._cache.exact(photo)
@@ -223,18 +237,13 @@ class Evaluator:
                     masks.append(mask)
             if not cls:
                 raise EvaluateError("no train photo can be read")
-            prototypes = {"cls": np.stack(cls), "pretrained_cls": np.stack(pretrained_cls)}
+            half = np.float16
+            prototypes = {"cls": np.stack(cls).astype(half), "pretrained_cls": np.stack(pretrained_cls).astype(half)}
             if masks:
                 reference = make_reference(patches, masks)
-                prototypes |= {"target": reference.target, "box_means": reference.box_means}
-            for side, finder in (finders or {}).items():
-                prototypes |= {
-                    f"{ARRAYS_OF[side]}{name}": value
-                    for name, value in finder.to_arrays().items()
-                    if side == "personalized" or not name.startswith("keypoints.")  # which both sides share
-                }
-            if recognizer is not None:
-                prototypes |= {f"{PREFIX}{name}": value for name, value in recognizer.to_arrays().items()}
+                prototypes |= {"target": reference.target, "box_means": reference.box_means.astype(half)}
+            if model is not None:
+                prototypes |= model.to_arrays()
             if not all(np.isfinite(value).all() for value in prototypes.values()):
                 raise EvaluateError("the features of the train photos are not finite")
             # safetensors writes an array's memory as it lies, so a transposed view would be stored scrambled.
@@ -254,10 +263,36 @@ class Evaluator:
         self._lora.train(False)
         self._lora.load(state)
 
+    def _scan_whole(
+        self, subject: ObjectPhotos, photos: Sequence[Photo]
+    ) -> tuple[dict[Side, Scan], dict[Side, np.ndarray]]:
+        """Embeds a few photos by both sides, and returns the patches (N, h, w, D) of their standard views, too."""
+        patches: dict[Side, dict[File, np.ndarray]] = {side: {} for side in SIDES}
+
+        def keep(side: Side, batch: Sequence[Photo], views: ViewFeatures) -> None:
+            patches[side] |= {photo.path: rows for photo, rows in zip(batch, views.patches, strict=True)}
+
+        scans = self._scan(subject, photos, watch=keep)
+        return scans, {
+            side: np.stack([patches[side][one.photo.path] for one in scan.seen])
+            if scan.seen
+            else np.empty((0, 0, 0, 0))
+            for side, scan in scans.items()
+        }
+
     def _scan(
-        self, subject: ObjectPhotos, photos: Sequence[Photo], references: References | None = None
+        self,
+        subject: ObjectPhotos,
+        photos: Sequence[Photo],
+        references: References | None = None,
+        models: Mapping[Side, ObjectModel] | None = None,
+        watch: Callable[[Side, Sequence[Photo], ViewFeatures], None] | None = None,
     ) -> dict[Side, Scan]:
-        """Embeds `photos` by both sides. With `references`, it also looks for the object on them."""
+        """Embeds `photos` by both sides.
+
+        With `references`, it also looks for the object on them, and with `models` it weighs the evidence for it.
+        `watch` is shown the features of every batch of standard views.
+        """
         seen: dict[Side, dict[File, Seen]] = {side: {} for side in SIDES}
         size = self._config.evaluate.batch_size
         waiting = sorted(photos, key=self._missing)  # photos that are kept come first, before a full cache drops them
@@ -266,14 +301,101 @@ class Evaluator:
             if not batch:
                 continue
             for side in SIDES:
-                rows = self._cache.cls(batch, adapted=side == "personalized")
-                seen[side] |= {photo.path: Seen(photo, row) for photo, row in zip(batch, rows, strict=True)}
+                model = (models or {}).get(side)
+                if model is None and watch is None:
+                    rows, evidence = self._cache.cls(batch, adapted=side == "personalized"), None
+                else:
+                    views = self._cache.views(batch, adapted=side == "personalized")
+                    rows, evidence = views.cls, None if model is None else self._evidence(model, batch, views)
+                    if watch is not None:
+                        watch(side, batch, views)
+                for index, photo in enumerate(batch):
+                    weighed = None if evidence is None else float(evidence[index])
+                    seen[side][photo.path] = Seen(photo, rows[index], weighed)
             if references:
                 self._look(subject, batch, references, seen)
         return {
             side: Scan(subject.object_id, [seen[side][photo.path] for photo in photos if photo.path in seen[side]])
             for side in SIDES
         }
+
+    def _evidence(self, model: ObjectModel, batch: Sequence[Photo], views: ViewFeatures) -> np.ndarray:
+        evidence = model.evidence(views.cls, views.patches)
+        if model.uses_geometry:
+            evidence = evidence + [model.geometric_evidence(self._matches(model.keypoints, one)) for one in batch]
+        return evidence
+
+    def _matches(self, keypoints: KeypointModel | None, photo: Photo) -> Sequence[GeometricMatch]:
+        """What the object's keypoints find on a photo; both sides share it."""
+        if keypoints is None:
+            return ()
+        if photo.path not in self._found:
+            self._found[photo.path] = keypoints.find(self._cache.keypoints(photo))
+        return self._found[photo.path]
+
+    def _masked(self, subject: ObjectPhotos) -> list[tuple[Photo, np.ndarray]]:
+        """The train photos that can be read and have a mask, with their masks."""
+        masked = [(photo, mask) for photo, mask in self._train_masks(subject) if mask is not None]
+        readable = {photo.path for photo in self._cache.readable([photo for photo, _ in masked], None)}
+        return [(photo, mask) for photo, mask in masked if photo.path in readable]
+
+    def _recognizers(
+        self,
+        subject: ObjectPhotos,
+        own: Mapping[Side, Scan],
+        own_patches: Mapping[Side, np.ndarray],
+        others: Sequence[Photo],
+        keypoints: KeypointModel | None,
+        positives: Mapping[Side, ViewFeatures],
+        negatives: Mapping[Side, ViewFeatures],
+    ) -> tuple[dict[Side, Scan], dict[Side, Recognizer]]:
+        """The scans of `others`, photos of other objects, and the recognizers of both sides."""
+        cohort, cohort_patches = self._scan_whole(subject, recognizing.cohort_photos())
+        shares = {photo.path: mask for photo, mask in self._train_masks(subject)}
+        models: dict[Side, PatchModel] = {}
+        for side, patches in own_patches.items():
+            grid = patches.shape[1:3]
+            masks = [self._cache.covered(shares[one.photo.path], grid) for one in own[side].seen]
+            models[side] = PatchModel.fit(patches, masks, cohort_patches[side])
+        matches: dict[Side, dict[File, np.ndarray]] = {side: {} for side in SIDES}
+
+        def match(side: Side, batch: Sequence[Photo], views: ViewFeatures) -> None:
+            found = models[side].matches(views.patches)
+            matches[side] |= {photo.path: row for photo, row in zip(batch, found, strict=True)}
+
+        scans = self._scan(subject, others, watch=match)
+        geometry = self._geometry(subject, scans["personalized"], keypoints)
+        recognizers = {}
+        for side, model in models.items():
+            both = Scan(subject.object_id, [*scans[side].seen, *cohort[side].seen])
+            rows = [matches[side][one.photo.path] for one in scans[side].seen]
+            recognizers[side] = recognizing.fit(
+                own[side],
+                both,
+                model,
+                model.matches(own_patches[side]),
+                np.concatenate([np.reshape(rows, (-1, len(model.patches))), model.matches(cohort_patches[side])]),
+                positives[side].cls,
+                negatives[side],
+                geometry,
+            )
+        return scans, recognizers
+
+    def _geometry(
+        self, subject: ObjectPhotos, others: Scan, keypoints: KeypointModel | None
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """What the keypoints say of the object's photos, each without its keypoints, and of some of other objects."""
+        if keypoints is None:
+            return None
+        masked = self._masked(subject)
+        kept = [masked[index][0] for index in chosen_photos(len(masked))]
+        alike = [
+            witness_score(keypoints.find(self._cache.keypoints(photo), without=index))
+            for index, photo in enumerate(kept)
+            if len(kept) > 1
+        ]
+        some = self._cache.readable([one.photo for one in _evenly(others.seen, _GEOMETRY_OTHERS)], None)
+        return np.array(alike), np.array([witness_score(self._matches(keypoints, photo)) for photo in some])
 
     def _missing(self, photo: Photo) -> tuple[bool, bool]:
         """Whether the photo's SAM embedding, which costs the most, and its features have to be computed."""
@@ -316,32 +438,33 @@ class Evaluator:
 
     def _predict(self, photo: Photo, grid: np.ndarray, side: Side, reference: SideReference) -> DensePrediction:
         """What `side` finds on a photo, whose dense view has the patches `grid` (h, w, D)."""
-        if reference.finder is not None:
-            return find(self._cache, side, reference.finder, photo, grid)
+        if reference.model is not None:
+            return find(
+                self._cache, side, reference.model, photo, grid, self._matches(reference.model.keypoints, photo)
+            )
         mode = threshold if self._persam is None else self._persam.find(photo, reference.weights)
         return predict(reference.dense, grid, self._cache.size(photo), mode)
 
     def _with_finders(
         self,
         subject: ObjectPhotos,
-        references: References,
+        own: Mapping[Side, Scan],
+        models: Mapping[Side, ObjectModel],
         samples: Mapping[Side, Sequence[Sample]],
-        others: Sequence[Sequence[Photo]],
-    ) -> References:
-        """The references with fitted finders; without references if there is nothing to tell the object from."""
-        masked = [(photo, mask) for photo, mask in self._train_masks(subject) if mask is not None]
-        readable = {photo.path for photo in self._cache.readable([photo for photo, _ in masked], "dense")}
-        photos = [(photo, mask) for photo, mask in masked if photo.path in readable]
-        keypoints = keypoints_of(self._cache, photos, others)
+    ) -> dict[Side, ObjectModel]:
+        """The models with fitted finders; without them if there is nothing to tell the object from."""
+        photos = self._masked(subject)
+        rows = own["personalized"].seen
+        recognised = {rows[index].photo.path: row for row, index in enumerate(chosen_rows(len(rows)))}
         try:
             return {
-                side: one._replace(finder=fit(self._cache, side, photos, samples[side], keypoints))
-                for side, one in references.items()
+                side: replace(model, finder=fit(self._cache, side, photos, samples[side], model.recognizer, recognised))
+                for side, model in models.items()
             }
         except DiscriminantError:
-            return {}
+            return dict(models)
 
-    def _references(self, subject: ObjectPhotos, finders: Mapping[Side, Finder] | None) -> References:
+    def _references(self, subject: ObjectPhotos) -> References:
         """The references of both sides; empty if no train photo has a mask."""
         mask_of = {photo.path: mask for photo, mask in self._train_masks(subject) if mask is not None}
         photos = self._cache.readable([photo for photo in subject.train if photo.path in mask_of], "dense")
@@ -356,7 +479,7 @@ class Evaluator:
             if self._persam is not None:
                 similarity = predict(reference, patches[0], masks[0].shape).similarity
                 weights = self._persam.learn_weights(photos[0], similarity, masks[0])
-            references[side] = SideReference(reference, weights, (finders or {}).get(side))
+            references[side] = SideReference(reference, weights)
         return references
 
     def _train_masks(self, subject: ObjectPhotos) -> list[tuple[Photo, np.ndarray | None]]:
@@ -388,6 +511,11 @@ class Evaluator:
                 similarity={side: predictions[side].similarity for side in SIDES},
                 found={side: predictions[side].mask() for side in SIDES},
             )
+
+
+def _evenly(items: Sequence[_T], most: int) -> list[_T]:
+    """At most `most` of the items, evenly, in their order."""
+    return [items[index] for index in np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)]
 
 
 def _empty(image: LabelledImage) -> LabelledImage:

@@ -73,6 +73,23 @@ class PhotoCache:
         """CLS (B, D) float32 of the standard views, adapted or pretrained."""
         return self._features(photos, "standard", adapted).numpy()
 
+    def views(self, photos: Sequence[Photo], *, adapted: bool) -> ViewFeatures:
+        """CLS and patches of the standard views, adapted or pretrained."""
+        if adapted:
+            with torch.no_grad():
+                features = self._backbone.suffix(self._hidden(photos, "standard"))
+            cls, patches = features.cls.cpu(), features.patches.half().cpu()
+        else:
+            cls = self._features(photos, "standard", False)
+            patches = self._rows(photos, "pretrained standard patches", self._pretrained_patches)
+        grid = self._side["standard"] // self._backbone.patch_size
+        return ViewFeatures(cls.numpy(), patches.numpy().reshape(len(photos), grid, grid, -1))
+
+    @torch.no_grad()
+    def _pretrained_patches(self, photos: Sequence[Photo]) -> torch.Tensor:
+        with self._lora.pretrained():
+            return self._backbone.suffix(self._hidden(photos, "standard")).patches.half().cpu()
+
     def patches(self, photos: Sequence[Photo], *, adapted: bool) -> np.ndarray:
         """Patches (B, h, w, D) float16 of the dense views. Half precision changes a cosine by less than 1e-3."""
         patches = self._features(photos, "dense", adapted).numpy()
@@ -99,6 +116,14 @@ class PhotoCache:
     def standard(self, image: np.ndarray) -> np.ndarray:
         """The standard view (S, S, 3) uint8 of an image or, as (H, W, 3) uint8, of a mask."""
         return standard_view(image, self._side["standard"])
+
+    def covered(self, mask: np.ndarray | None, grid: tuple[int, int]) -> np.ndarray | None:
+        """Which patches (h, w) bool of a photo's standard view its mask (H, W) bool covers by more than a half."""
+        if mask is None:
+            return None
+        pixels = self.standard(np.repeat(mask[:, :, None].astype(np.uint8) * 255, 3, axis=2))[:, :, 0]
+        share: np.ndarray = cv2.resize(pixels, grid[::-1], interpolation=cv2.INTER_AREA)
+        return share > 127
 
     def image(self, photo: Photo) -> np.ndarray:
         """The photo (H, W, 3) uint8 as a `find.Finder` wants it."""

@@ -11,18 +11,18 @@ from persrep_ray.data.objects import Photo
 from persrep_ray.tasks import classification, retrieval
 from persrep_ray.tasks.dense import DenseOutcome, coco_of_outcomes
 from persrep_ray.tasks.metrics import flatten
-from persrep_ray.tasks.recognize import Recognizer
 
 
 @dataclass(frozen=True)
 class Seen:
     """A photo, its CLS embedding (D,), and what was found on it if it takes part in the dense tasks.
 
-    `paper` is what the mode `threshold` finds beside the default mode.
+    `evidence` is that of the object's recognizer. `paper` is what the mode `threshold` finds beside the default mode.
     """
 
     photo: Photo
     cls: np.ndarray
+    evidence: float | None = None
     outcome: DenseOutcome | None = None
     paper: DenseOutcome | None = None
 
@@ -57,8 +57,8 @@ class Scan:
         return self.only(lambda photo: photo.object_id != self.object_id)
 
 
-def metrics(gallery: Scan, tests: Scan, recognizer: Recognizer | None) -> dict[str, float]:
-    """Flat metrics of the four tasks. `gallery` holds train photos. A task without data or recognizer is absent.
+def metrics(gallery: Scan, tests: Scan) -> dict[str, float]:
+    """Flat metrics of the four tasks. `gallery` holds train photos. A task without data or evidence is absent.
 
     Classification and retrieval need a photo of another object, because without one every answer is right.
     """
@@ -66,9 +66,9 @@ def metrics(gallery: Scan, tests: Scan, recognizer: Recognizer | None) -> dict[s
     is_object, relevant = tests.shows_object, gallery.shows_object
     if is_object.any() and not is_object.all():
         tasks["classification"] = {"pr_auc": classification.pr_auc(gallery.of_object().cls, tests.cls, is_object)}
-        if recognizer is not None:
-            evidence = recognizer.evidence(tests.cls, {})
-            tasks["served"] = {"pr_auc": classification.average_precision(evidence, is_object)}
+        evidence = [one.evidence for one in tests.seen if one.evidence is not None]
+        if len(evidence) == len(tests.seen):
+            tasks["served"] = {"pr_auc": classification.average_precision(np.array(evidence), is_object)}
     if is_object.any() and not relevant.all():
         tasks["retrieval"] = retrieval.scores(tests.of_object().cls, gallery.cls, relevant)
     for prefix, outcomes in (

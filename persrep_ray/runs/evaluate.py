@@ -20,9 +20,8 @@ from persrep_ray.masks.photos import PhotoMasker
 from persrep_ray.registry.registry import Registry
 from persrep_ray.runs.inputs import select_objects
 from persrep_ray.runs.progress import StageProgress, StatusLine
-from persrep_ray.tasks.find import ARRAYS_OF, Finder
-from persrep_ray.tasks.metrics import Side, mean_sides
-from persrep_ray.tasks.recognize import Recognizer, published_recognizer
+from persrep_ray.tasks.metrics import mean_sides
+from persrep_ray.tasks.model import ObjectModel
 
 
 def evaluate_registry(
@@ -102,32 +101,12 @@ class RegisteredEvaluator:
         state = self._lora.load_files(self._registry.files(object_id, version, self._adapter_files))
         name = "prototypes.safetensors"
         arrays = load(self._registry.files(object_id, version, [name])[name])
-        recognizer = published_recognizer(arrays, arrays["cls"].shape[-1])
-        recognizers: dict[Side, Recognizer] = {} if recognizer is None else {"personalized": recognizer}
-        evaluation = self._evaluator.evaluate(
-            object_id, state, finders=self._finders(version, arrays), recognizers=recognizers
-        )
+        published = ObjectModel.from_arrays(arrays, arrays["cls"].shape[-1])
+        if published is None or (published.finder is None and "target" in arrays):
+            raise ValueError(f"version {version} was published by an older persrep: publish the object again")
+        evaluation = self._evaluator.evaluate(object_id, state, published=published)
         metrics = {"pretrained": evaluation.pretrained, "personalized": evaluation.personalized}
         return {"version": version, "metrics": metrics}
-
-    def _finders(self, version: str | None, arrays: Mapping[str, np.ndarray]) -> dict[Side, Finder] | None:
-        """The finders of both sides as published; None if the mode needs none. Raises ValueError."""
-        if self._config.evaluate.mode != "discriminant":
-            return None
-        width = arrays["cls"].shape[-1]
-        finders: dict[Side, Finder] = {}
-        for side, prefix in ARRAYS_OF.items():
-            of_side = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
-            shared = {key: value for key, value in arrays.items() if key.startswith("keypoints.")}
-            finder = Finder.from_arrays({**of_side, **shared}, width)
-            if finder is None and "target" in arrays:
-                raise ValueError(
-                    f"version {version} was published without a discriminant: publish the object again, or set "
-                    "evaluate.mode=threshold"
-                )
-            if finder is not None:
-                finders[side] = finder
-        return finders
 
     def _masks(self, object_id: str) -> list[np.ndarray | None]:
         return list(self._masker(self._manifest.objects[object_id].train).masks)

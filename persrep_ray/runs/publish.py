@@ -70,9 +70,7 @@ class Publisher:
         evaluation = self._evaluator.evaluate(
             object_id, state, synthetic_positives=images["positive"], synthetic_others=images["negative"]
         )
-        prototypes = self._evaluator.prototypes(
-            object_id, state, evaluation.finders, evaluation.recognizers["personalized"]
-        )
+        prototypes = self._evaluator.prototypes(object_id, state, evaluation.model)
         examples, arrays = pack(evaluation.examples)
         report = {
             "metrics": {"pretrained": evaluation.pretrained, "personalized": evaluation.personalized},

@@ -1,11 +1,12 @@
 """Finding an object on an image, in the same way in evaluation and in serving.
 
-    proposals = finder.propose(image, patches, keypoints)      # the first look: parts that may show the object
-    looks = encode(finder.crops(image, proposals))             # by the caller, under the object's adapter
-    prediction = finder.decide(image, proposals, looks.cls)
+    proposals = finder.propose(image, patches, matches)        # the first look: parts that may show the object
+    looks = recognise(finder.crops(image, proposals))          # by the caller, under the object's adapter
+    prediction = finder.decide(image, proposals, looks)
 
 The discriminant says where to look. What it finds in one piece may be several things, so parts of it are proposed, too.
-A part is judged by how much its patches look like the object's, one by one and in the mean.
+A part is judged by how much its patches look like the object's, one by one and in the mean, and the best parts by how
+much more their crops are like the object than like anything else (`recognize.Recognizer.likeness`).
 """
 
 from __future__ import annotations
@@ -28,19 +29,15 @@ from persrep_ray.tasks.dense import (
 )
 from persrep_ray.tasks.discriminant import Discriminant, fit_discriminant
 from persrep_ray.tasks.features import normalize
-from persrep_ray.tasks.keypoints import KeypointModel, Keypoints
+from persrep_ray.tasks.keypoints import GeometricMatch
 from persrep_ray.tasks.logistic import fit_logistic, sigmoid
-from persrep_ray.tasks.metrics import Side
 from persrep_ray.tasks.regions import regions, true_edges
 
 SECOND_LOOKS = 2
 """How many crops of an image are encoded once more. With them, a search costs at most twice its first look."""
 
-MOST_PHOTOS = 16
+MOST_PHOTOS = 8
 """A finder remembers at most this many of the object's photos."""
-
-ARRAYS_OF: Mapping[Side, str] = {"pretrained": "pretrained.", "personalized": ""}
-"""How the names of a finder's arrays begin in a version, which holds the finders of both sides."""
 
 _MOST_PROPOSALS = 16
 _BLUR = 0.4  # patches; the score of a single patch is noisy
@@ -48,12 +45,12 @@ _LOW = 0.6  # of the cut: in an unseen pose the object scores less, and parts ab
 _CONTAINED = 0.7  # of two parts that share this much of the smaller part, the better one stays
 _MARGIN = 1.2  # side of a look over the longer side of its box
 _STANDARD = 8 / 7  # a standard view shows the middle 7/8 of an image
-_LEAST_KEYPOINTS = 12
 _LEAST_GEOMETRY = 4.0  # score of a match from which it counts
 _EVEN_GEOMETRY = 16.0  # score at which it is as likely right as wrong: neighbours of a brand reach 14, boxes 28
 _SLOPE_GEOMETRY = 3.0  # of the logit over the log of the score
-_PRIOR = np.array([5.0, 5.0, 1.0, -9.0])
-"""The weights before any example. The second look weighs little: pretrained features gain nothing by it (LOG.md)."""
+_PRIOR = np.array([5.0, 5.0, 5.0, -10.0])
+"""The weights before any example. What looks like the object in its patches alone, as a plush dog does on a photo of
+another plush toy, is told apart by the second look: 0.3 to 0.5 for the object, at most 0.02 for anything else."""
 
 
 @dataclass(frozen=True)
@@ -95,42 +92,26 @@ class Finder:
     Args:
         appearance: the unit mean patches (T, D) of the object on its train photos, relative to the origin of the
             discriminant.
-        looks: the unit CLS (T, D) of the train photos, cropped to the object as `crops` does.
-        weights: (4,) for the logit of an instance's probability: those of fit, likeness and the cosine of the second
-            look, and the constant.
-        keypoints: those of the train photos, None if they have too few.
+        weights: (4,) for the logit of an instance's probability: those of fit, likeness and the second look, and the
+            constant.
     """
 
-    def __init__(
-        self,
-        discriminant: Discriminant,
-        appearance: np.ndarray,
-        looks: np.ndarray,
-        weights: np.ndarray,
-        keypoints: KeypointModel | None = None,
-    ) -> None:
-        self._keypoints = keypoints
+    def __init__(self, discriminant: Discriminant, appearance: np.ndarray, weights: np.ndarray) -> None:
         self._discriminant = discriminant
         self._appearance = appearance
-        self._looks = looks
         self._weights = weights
-
-    @property
-    def uses_keypoints(self) -> bool:
-        """Whether `propose` needs the image's keypoints."""
-        return self._keypoints is not None
 
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.to_arrays().values())
 
-    def propose(self, image: np.ndarray, patches: np.ndarray, keypoints: Keypoints | None = None) -> Proposals:
+    def propose(self, image: np.ndarray, patches: np.ndarray, matches: Sequence[GeometricMatch] = ()) -> Proposals:
         """The first look.
 
         Args:
             image: (H, W, 3) uint8 RGB, at most `data.images.IMAGE_SIDE` wide and high.
             patches: the features (h, w, D) of its dense view.
-            keypoints: those of the image; without them, geometry has no say.
+            matches: what the object's keypoints find on the image (`KeypointModel.find`), the best first.
 
         Raises:
             ValueError: shapes do not fit, or features are not finite.
@@ -148,13 +129,12 @@ class Finder:
 
         for mask in regions(smooth, _LOW * self._discriminant.cut, least=max(1, patch)):
             add(mask)
-        if self._keypoints is not None and keypoints is not None:
-            for match in self._keypoints.find(keypoints)[:_MOST_PROPOSALS]:
-                mask = cv2.resize(
-                    match.mask(image.shape[:2]).astype(np.uint8), size[::-1], interpolation=cv2.INTER_AREA
-                ).astype(bool)
-                if match.score >= _LEAST_GEOMETRY and mask.any():
-                    add(mask, match.score)
+        for match in matches[:_MOST_PROPOSALS]:
+            mask = cv2.resize(
+                match.mask(image.shape[:2]).astype(np.uint8), size[::-1], interpolation=cv2.INTER_AREA
+            ).astype(bool)
+            if match.score >= _LEAST_GEOMETRY and mask.any():
+                add(mask, match.score)
         found.sort(key=lambda one: (-one.geometry, -(one.fit + one.likeness)))
         kept: list[Proposal] = []
         for one in found:
@@ -166,35 +146,35 @@ class Finder:
         """The images (S, S, 3) uint8 of the second look, at most `SECOND_LOOKS`, to be encoded as standard views."""
         return [look(image, proposals.proposals[index].mask) for index in _looked_at(proposals)]
 
-    def decide(self, image: np.ndarray, proposals: Proposals, cls: np.ndarray) -> DensePrediction:
-        """What is found, given the `cls` (n, D) of the n crops as standard views.
+    def decide(self, image: np.ndarray, proposals: Proposals, looks: np.ndarray) -> DensePrediction:
+        """What is found, given how much the n crops are like the object: `looks` (n,) of `Recognizer.likeness`.
 
         Instances are ranked by their probability. Raises ValueError if shapes do not fit or features are not finite.
         """
         small = cv2.resize(image, proposals.size[::-1], interpolation=cv2.INTER_AREA)
         instances = []
-        for one, seen in zip(proposals.proposals, self._evidence(proposals, cls), strict=True):
+        for one, seen in zip(proposals.proposals, self._evidence(proposals, looks), strict=True):
             mask = one.mask if one.geometry else edges_of(small, one.mask)
             box = bounding_box(mask)
             assert box is not None
             logit = float(self._weights @ [*seen, 1])
             if one.geometry:  # what the keypoints confirm may be too small or too pale for the patches
-                logit = max(logit, 0.0) + _SLOPE_GEOMETRY * math.log(one.geometry / _EVEN_GEOMETRY)
+                sure = _SLOPE_GEOMETRY * math.log(one.geometry / _EVEN_GEOMETRY)
+                logit = max(logit, 0.0) + sure if sure > 0 else max(logit, sure)
             instances.append(Instance(box, crop(mask, box), logit, sigmoid(logit)))
         instances.sort(key=lambda one: -one.score)
         return DensePrediction(tuple(instances), proposals.similarity, proposals.size)
 
-    def _evidence(self, proposals: Proposals, cls: np.ndarray) -> list[tuple[float, float, float]]:
-        """Fit, likeness and the second look's cosine of each proposal.
+    def _evidence(self, proposals: Proposals, looks: np.ndarray) -> list[tuple[float, float, float]]:
+        """Fit, likeness and second look of each proposal.
 
         A proposal without a second look is taken to look as little like the object as the worst that had one.
         """
-        if not np.isfinite(cls).all():
+        if not np.isfinite(looks).all():
             raise ValueError("the features of a second look are not finite")
-        cosines = (normalize(cls) @ self._looks.T).max(axis=1) if len(cls) else np.zeros(0)
-        looks = dict(zip(_looked_at(proposals), map(float, cosines), strict=True))
-        least = min(looks.values(), default=0.0)
-        return [(one.fit, one.likeness, looks.get(index, least)) for index, one in enumerate(proposals.proposals)]
+        seen = dict(zip(_looked_at(proposals), map(float, looks), strict=True))
+        least = min(seen.values(), default=0.0)
+        return [(one.fit, one.likeness, seen.get(index, least)) for index, one in enumerate(proposals.proposals)]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything as arrays, from which `from_arrays` makes the same finder."""
@@ -203,9 +183,7 @@ class Finder:
             "discriminant.origin": self._discriminant.origin,
             "discriminant.cut": np.array([self._discriminant.cut], np.float32),
             "find.appearance": self._appearance,
-            "find.looks": self._looks,
             "find.weights": self._weights,
-            **({} if self._keypoints is None else _prefixed("keypoints.", self._keypoints.to_arrays())),
         }
 
     @classmethod
@@ -223,29 +201,24 @@ class Finder:
             return None
         direction, origin = (_read(arrays, f"discriminant.{name}", width) for name in ("direction", "origin"))
         cut = float(_read(arrays, "discriminant.cut", 1)[0])
-        appearance, looks = (_read(arrays, f"find.{name}", None, width) for name in ("appearance", "looks"))
-        if max(len(appearance), len(looks)) > MOST_PHOTOS:
-            raise ValueError(f"find.appearance or find.looks has more than {MOST_PHOTOS} rows")
-        discriminant = Discriminant(direction, origin, cut)
-        weights = _read(arrays, "find.weights", 4)
-        parts = {key.removeprefix("keypoints."): value for key, value in arrays.items() if key.startswith("keypoints.")}
-        keypoints = KeypointModel.from_arrays(parts) if parts else None
-        return cls(discriminant, normalize(appearance), normalize(looks), weights, keypoints)
+        appearance = _read(arrays, "find.appearance", None, width)
+        if len(appearance) > MOST_PHOTOS:
+            raise ValueError(f"find.appearance has more than {MOST_PHOTOS} rows")
+        return cls(Discriminant(direction, origin, cut), normalize(appearance), _read(arrays, "find.weights", 4))
 
 
 def fit_finder(
     photos: Sequence[Sample],
     synthetic: Sequence[Sample],
-    encode: Callable[[Sequence[np.ndarray]], np.ndarray],
-    keypoints: KeypointModel | None = None,
+    recognise: Callable[[Sequence[np.ndarray], int | None], np.ndarray],
 ) -> Finder:
     """The finder of an object.
 
     Args:
         photos: train photos with masks, at most `MOST_PHOTOS`, with the patches of their dense views.
         synthetic: images of the object, whose masks are exact, and of anything else, which training has not seen.
-        encode: the CLS (n, D) of images as standard views.
-        keypoints: those of the train photos. A model of few is left out: it costs time and finds nothing.
+        recognise: how much images are like the object, (n,), as `decide` wants it. Its second argument is the index of
+            the photo that they were cut from, with which they are not compared, or None.
 
     The probability is fitted on what the finder proposes on the synthetic images, and on the photos, each of which is
     compared with the rest: a proposal is right if its IoU with the mask is at least 0.5.
@@ -256,8 +229,7 @@ def fit_finder(
     samples = [*photos, *synthetic]
     discriminant = fit_discriminant([one.patches for one in samples], [one.mask for one in samples])
     means = [mean_patch(discriminant.centred(one.patches), one.mask) for one in photos]
-    looks = normalize(encode([look(one.image, one.mask) for one in photos]))
-    finder = Finder(discriminant, np.stack(means), looks, _PRIOR)
+    finder = Finder(discriminant, np.stack(means), _PRIOR)
 
     evidence, labels = [], []
     for index, one in enumerate(samples):
@@ -266,16 +238,15 @@ def fit_finder(
             if len(photos) == 1:
                 continue
             rest = [other for other in range(len(photos)) if other != index]
-            known = Finder(discriminant, finder._appearance[rest], looks[rest], _PRIOR)
+            known = Finder(discriminant, finder._appearance[rest], _PRIOR)
         proposals = known.propose(one.image, one.patches)
         crops = known.crops(one.image, proposals)
-        cls = encode(crops) if crops else np.empty((0, looks.shape[1]), np.float32)
+        looks = recognise(crops, index if index < len(photos) else None) if crops else np.empty(0)
         truth = cv2.resize(one.mask.astype(np.uint8), proposals.size[::-1], interpolation=cv2.INTER_NEAREST) > 0
-        evidence += [[*seen, 1.0] for seen in known._evidence(proposals, cls)]
+        evidence += [[*seen, 1.0] for seen in known._evidence(proposals, looks)]
         labels += [_iou(proposal.mask, truth) >= 0.5 for proposal in proposals.proposals]
     weights = fit_logistic(np.reshape(evidence, (-1, len(_PRIOR))), np.array(labels, bool), _PRIOR)
-    enough = keypoints if keypoints is not None and len(keypoints) >= _LEAST_KEYPOINTS else None
-    return Finder(discriminant, finder._appearance, looks, weights.astype(np.float32), enough)
+    return Finder(discriminant, finder._appearance, weights.astype(np.float32))
 
 
 def _looked_at(proposals: Proposals) -> list[int]:
@@ -343,7 +314,3 @@ def _read(arrays: Mapping[str, np.ndarray], name: str, *shape: int | None) -> np
         if not np.isfinite(np.square(array).sum()):
             raise ValueError(f"{name} has a value that is not a finite number")
     return array
-
-
-def _prefixed(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {prefix + name: value for name, value in arrays.items()}

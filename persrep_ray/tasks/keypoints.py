@@ -11,6 +11,7 @@ says nothing about whether they are there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -29,8 +30,14 @@ PHOTO_SIDE = 512
 MOST_PHOTOS = 6
 """How many photos of an object are kept; they are taken evenly from all."""
 
-MOST_KEYPOINTS = 900
-"""How many keypoints of an object are kept, over all its photos: about 130 kB."""
+MOST_KEYPOINTS = 600
+"""How many keypoints of an object are kept, over all its photos: about 85 kB."""
+
+LEAST_KEYPOINTS = 12
+"""A model of fewer costs time and finds nothing."""
+
+PREFIX = "keypoints."
+"""How the names of a model's arrays begin in a version."""
 
 _SCENE_KEYPOINTS = 6000
 _PHOTO_KEYPOINTS = 1000
@@ -129,7 +136,7 @@ class KeypointModel:
         """
         if not photos or len(photos) != len(masks):
             raise ValueError(f"a keypoint model needs photos with one mask or None each: {len(photos)}, {len(masks)}")
-        chosen = np.unique(np.linspace(0, len(photos) - 1, MOST_PHOTOS).round().astype(int))
+        chosen = chosen_photos(len(photos))
         kept = [_Photo.of(photos[index], masks[index]) for index in chosen]
         scenes = [describe(photos[index]) for index in chosen] if len(chosen) > 1 else []
         most = MOST_KEYPOINTS // len(kept)
@@ -139,11 +146,19 @@ class KeypointModel:
         """The number of keypoints."""
         return sum(len(photo.keypoints) for photo in self._photos)
 
-    def find(self, scene: Keypoints) -> list[GeometricMatch]:
-        """All instances of the object in an image, the highest score first."""
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.to_arrays().values())
+
+    def find(self, scene: Keypoints, *, without: int | None = None) -> list[GeometricMatch]:
+        """All instances of the object in an image, the highest score first.
+
+        The model's photo `without` is not looked for: the scene is that photo.
+        """
         found = [
             _match(instance, photo, index, scene)
             for index, photo in enumerate(self._photos)
+            if index != without
             for instance in photo.instances(scene)
         ]
         kept: list[GeometricMatch] = []
@@ -197,6 +212,22 @@ class KeypointModel:
             )
             photos.append(_Photo(keypoints, weights[part], outline, thumbnails[index]))
         return cls(photos)
+
+
+def chosen_photos(count: int) -> np.ndarray:
+    """Which of `count` photos a model keeps, in their order: evenly, at most `MOST_PHOTOS`."""
+    return np.unique(np.linspace(0, count - 1, MOST_PHOTOS).round().astype(int))
+
+
+def published_keypoints(arrays: Mapping[str, np.ndarray]) -> KeypointModel | None:
+    """The model among the arrays of a version, or None. Raises ValueError unless they are such a model's."""
+    found = {name.removeprefix(PREFIX): value for name, value in arrays.items() if name.startswith(PREFIX)}
+    return KeypointModel.from_arrays(found) if found else None
+
+
+def witness_score(matches: Sequence[GeometricMatch]) -> float:
+    """What a recognizer's witness "geometry" says of an image with these matches, the best first."""
+    return math.log1p(matches[0].score) if matches else 0.0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from persrep_ray.tasks.features import check_rows, check_same_width, normalize, stored_array
+from persrep_ray.tasks.features import check_rows, check_same_width, finite_array, from_int8, stored_array, to_int8
+from persrep_ray.tasks.patches import PatchModel
+from persrep_ray.tasks.whitening import Whitening
 
 WitnessName = Literal["cls", "patches", "geometry"]
 WITNESSES: tuple[WitnessName, ...] = get_args(WitnessName)
@@ -23,58 +25,15 @@ WITNESSES: tuple[WitnessName, ...] = get_args(WitnessName)
 PREFIX = "recognize."
 """How the names of a recognizer's arrays begin in a version."""
 
-MOST_COHORT = 64
+MOST_COHORT = 48
 """How many photos of other objects are kept to compare with; each takes 0.4 kB (384 dimensions of 8 bits)."""
 
-MOST_DIRECTIONS = 32
-"""How many directions a whitening has at most; each takes 0.8 kB."""
-
-MOST_PHOTOS = 32
+MOST_PHOTOS = 16
 """How many photos of the object are kept, evenly from all; each takes 0.8 kB."""
 
+_PATCHES = "patches."
 _NEAREST = 3  # of the cohort: the mean likeness of the image to these is taken off its likeness to the object
-_SHRINKAGE = 1.0  # of the covariance within objects, towards a multiple of the identity
-_MOST_EVIDENCE = 8.0  # nats, of a witness; no held-out image tells what happens once in 3,000 times
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """Removes from embeddings what varies among photos of the same object: light, pose, place.
-
-    `mean` (D,) is that of all embeddings. A photo's deviation from it along `directions` (R, D), which are orthonormal,
-    is scaled by `factors` (R,), 0..1. This is the within-class covariance normalisation of speaker verification (Hatch
-    et al., 2006), of low rank.
-    """
-
-    mean: np.ndarray
-    directions: np.ndarray
-    factors: np.ndarray
-
-    @classmethod
-    def fit(cls, embeddings: np.ndarray, objects: Sequence[str], *, rank: int = MOST_DIRECTIONS) -> Whitening:
-        """The whitening from the embeddings (N, D) of photos; `objects` says which object each photo shows.
-
-        Without an object that has two photos nothing is known, and the whitening only subtracts the mean.
-        """
-        check_rows(embeddings, "embeddings")
-        units = normalize(embeddings).astype(np.float64)
-        names, owner = np.unique(np.asarray(objects), return_inverse=True)
-        means = np.stack([units[owner == index].mean(axis=0) for index in range(len(names))])
-        within = units - means[owner]
-        freedom = len(units) - len(names)
-        mean, dimensions = units.mean(axis=0).astype(np.float32), units.shape[1]
-        if freedom == 0:
-            return cls(mean, np.empty((0, dimensions), np.float32), np.empty(0, np.float32))
-        variances, directions = np.linalg.eigh(within.T @ within / freedom)
-        kept = slice(-1, -1 - min(rank, freedom, dimensions), -1)  # the largest first
-        floor = max(_SHRINKAGE * variances.sum() / dimensions, 1e-12)
-        factors = 1 / np.sqrt(1 + np.maximum(variances[kept], 0) / floor)
-        return cls(mean, directions.T[kept].astype(np.float32), factors.astype(np.float32))
-
-    def __call__(self, embeddings: np.ndarray) -> np.ndarray:
-        """The whitened embeddings (N, D) float32, of unit length."""
-        centred = normalize(embeddings) - self.mean
-        return normalize(centred - (centred @ self.directions.T * (1 - self.factors)) @ self.directions)
+_MOST_EVIDENCE = 20.0  # nats, of a witness; more says no more, and could overflow
 
 
 @dataclass(frozen=True)
@@ -89,9 +48,9 @@ class Prior:
 
 
 PRIORS: Mapping[WitnessName, Prior] = {
-    "cls": Prior(low=-0.36, high=0.22, spread=0.2, weight=100),
-    "patches": Prior(low=0.2, high=0.6, spread=0.2, weight=100),
-    "geometry": Prior(low=0.2, high=3.2, spread=1.2, weight=20),
+    "cls": Prior(low=-0.36, high=0.22, spread=0.24, weight=100),
+    "patches": Prior(low=-0.16, high=0.08, spread=0.13, weight=100),
+    "geometry": Prior(low=0.2, high=3.2, spread=1.1, weight=100),
 }
 """Found on the 30 DreamBooth subjects (`cls`) and on ten cartons (`geometry`, log(1 + score)); `patches` is a guess."""
 
@@ -139,13 +98,15 @@ class Witness:
 class Recognizer:
     """What is known of an object for recognising it.
 
-    `photos` (T, D) and `cohort` (C, D), of other objects, are whitened embeddings.
+    `photos` (T, D) and `cohort` (C, D), of other objects, are whitened embeddings. `patches` is None if no image was
+    compared patch by patch.
     """
 
     whitening: Whitening
     photos: np.ndarray
     cohort: np.ndarray
     witnesses: Mapping[WitnessName, Witness]
+    patches: PatchModel | None = None
 
     @classmethod
     def fit(
@@ -157,6 +118,7 @@ class Recognizer:
         synthetic_positives: np.ndarray,
         synthetic_others: np.ndarray,
         held_out: Mapping[WitnessName, tuple[np.ndarray, np.ndarray]],
+        patches: PatchModel | None = None,
     ) -> Recognizer:
         """The recognizer of an object.
 
@@ -168,7 +130,9 @@ class Recognizer:
                 be 0, here and below.
             synthetic_others: embeddings (M, D) of such images of anything else.
             held_out: for each other witness, its scores of images of the object that it was not made from, and of
-                images of other objects. Keypoints must not be judged by synthetic images, which are pasted photos.
+                images of other objects. Keypoints and patches must not be judged by synthetic images of the object,
+                which are pasted photos.
+            patches: the object's, for the witness of that name.
 
         The cohort is one half the photos most like the object, and one half the rest, evenly.
 
@@ -185,8 +149,7 @@ class Recognizer:
             np.concatenate([photos, others]), [""] * len(photos) + [f"other {name}" for name in names]
         )
         ours, theirs = whitening(photos), whitening(others)
-        if len(ours) > MOST_PHOTOS:
-            ours = ours[np.linspace(0, len(ours) - 1, MOST_PHOTOS).round().astype(int)]
+        ours = ours[chosen_rows(len(ours))]
         chosen = _spread(theirs @ ours.T, MOST_COHORT)
         cohort, cohort_names = theirs[chosen], names[chosen]
         rows = range(len(ours)) if len(ours) > 1 else ()  # a single photo cannot be compared with the rest
@@ -201,7 +164,7 @@ class Recognizer:
             **held_out,
         }
         witnesses = {name: Witness.fit(*pair, PRIORS[name]) for name, pair in scores.items()}
-        return cls(whitening, ours, cohort, witnesses)
+        return cls(whitening, ours, cohort, witnesses, patches)
 
     def evidence(self, cls: np.ndarray, others: Mapping[WitnessName, np.ndarray]) -> np.ndarray:
         """The LLRs (N,) of images with the embeddings `cls` (N, D) and with the scores (N,) of other witnesses.
@@ -209,53 +172,62 @@ class Recognizer:
         A witness that was not asked, or that the object does not have, says nothing. An LLR of 0 is even; its
         probability, if the image is as likely to show the object as not, is 1 / (1 + exp(-LLR)).
         """
-        check_rows(cls, "embeddings of images")
-        check_same_width(cls, "embeddings of images", self.photos, "the object's embeddings")
-        scores = {"cls": _likeness(self.whitening(cls), self.photos, self.cohort), **others}
+        scores = {"cls": self.likeness(cls), **others}
         known = [self.witnesses[name].evidence(values) for name, values in scores.items() if name in self.witnesses]
         total: np.ndarray = np.sum(known, axis=0)
         return total
 
+    def likeness(self, cls: np.ndarray, *, without: int | None = None) -> np.ndarray:
+        """How much more images with the embeddings `cls` (N, D) are like the object than like the cohort, (N,).
+
+        The object's photo `without` does not count, unless it is the only photo.
+        """
+        check_rows(cls, "embeddings of images")
+        check_same_width(cls, "embeddings of images", self.photos, "the object's embeddings")
+        photos = self.photos if without is None or len(self.photos) == 1 else np.delete(self.photos, without, axis=0)
+        return _likeness(self.whitening(cls), photos, self.cohort)
+
     @property
     def nbytes(self) -> int:
-        held = (self.whitening.mean, self.whitening.directions, self.whitening.factors, self.photos, self.cohort)
-        return sum(array.nbytes for array in held)
+        patches = 0 if self.patches is None else self.patches.nbytes
+        return self.whitening.nbytes + self.photos.nbytes + self.cohort.nbytes + patches
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The recognizer as arrays, which `from_arrays` reads."""
-        names = [name for name in WITNESSES if name in self.witnesses]
         arrays = {
-            "mean": self.whitening.mean,
-            "directions": self.whitening.directions.astype(np.float16),
-            "factors": self.whitening.factors,
+            **self.whitening.to_arrays(),
             "photos": self.photos.astype(np.float16),
-            "cohort": np.round(
-                self.cohort * (127 / np.abs(self.cohort).max(axis=1, keepdims=True, initial=1e-6))
-            ).astype(np.int8),
+            "cohort": to_int8(self.cohort),
         }
-        return arrays | {f"witness.{name}": np.array(astuple(self.witnesses[name])) for name in names}
+        if self.patches is not None:
+            arrays |= {f"{_PATCHES}{name}": value for name, value in self.patches.to_arrays().items()}
+        return arrays | {f"witness.{name}": np.array(astuple(one)) for name, one in self.witnesses.items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Recognizer:
         """The recognizer that `to_arrays` gave. Raises ValueError unless the arrays are such a recognizer's."""
-        photos = _checked(arrays, "photos", np.float16, (None, None)).astype(np.float32)
-        dimensions = photos.shape[1]
-        directions = _checked(arrays, "directions", np.float16, (None, dimensions)).astype(np.float32)
-        factors = _checked(arrays, "factors", np.float32, (len(directions),))
-        cohort = normalize(_checked(arrays, "cohort", np.int8, (None, dimensions)))
-        sizes = {"photos": (photos, MOST_PHOTOS, 1), "directions": (directions, MOST_DIRECTIONS, 0)}
-        for name, (rows, most, least) in {**sizes, "cohort": (cohort, MOST_COHORT, 1)}.items():
-            if not least <= len(rows) <= most:
-                raise ValueError(f"recognize.{name} has {len(rows)} rows, not {least} to {most}")
+        whitening = Whitening.from_arrays(arrays, "recognize")
+        dimensions = len(whitening.mean)
+        photos = finite_array(arrays, "recognize", "photos", np.float16, (None, dimensions)).astype(np.float32)
+        cohort = from_int8(stored_array(arrays, "recognize", "cohort", np.int8, (None, dimensions)))
+        for name, rows, most in (("photos", photos, MOST_PHOTOS), ("cohort", cohort, MOST_COHORT)):
+            if not 1 <= len(rows) <= most:
+                raise ValueError(f"recognize.{name} has {len(rows)} rows, not 1 to {most}")
+        of_patches = {name.removeprefix(_PATCHES): array for name, array in arrays.items() if name.startswith(_PATCHES)}
+        patches = PatchModel.from_arrays(of_patches, "recognize.patches") if of_patches else None
         witnesses: dict[WitnessName, Witness] = {}
         for name in WITNESSES:
             if name == "cls" or f"witness.{name}" in arrays:
-                slope, middle, miss = _checked(arrays, f"witness.{name}", np.float64, (3,))
+                slope, middle, miss = finite_array(arrays, "recognize", f"witness.{name}", np.float64, (3,))
                 if slope < 0 or not 0 < miss < 1:
                     raise ValueError(f"recognize.witness.{name} has slope {slope} and miss {miss}")
                 witnesses[name] = Witness(float(slope), float(middle), float(miss))
-        mean = _checked(arrays, "mean", np.float32, (dimensions,))
-        return cls(Whitening(mean, directions, factors), photos, cohort, witnesses)
+        return cls(whitening, photos, cohort, witnesses, patches)
+
+
+def chosen_rows(count: int) -> np.ndarray:
+    """Which of `count` photos of an object a recognizer keeps, in their order."""
+    return np.unique(np.linspace(0, count - 1, min(count, MOST_PHOTOS)).round().astype(int))
 
 
 def published_recognizer(arrays: Mapping[str, np.ndarray], dimensions: int) -> Recognizer | None:
@@ -300,13 +272,3 @@ def _spread(cosines: np.ndarray, most: int) -> np.ndarray:
     order = np.argsort(-cosines.max(axis=1), kind="stable")
     rest = np.linspace(most // 2, len(order) - 1, most - most // 2).round().astype(int)
     return np.sort(order[np.concatenate([np.arange(most // 2), rest])])
-
-
-def _checked(
-    arrays: Mapping[str, np.ndarray], name: str, kind: type[np.generic], shape: tuple[int | None, ...]
-) -> np.ndarray:
-    """The array `name`, if its type and shape (None: any length) are right and it is finite. Raises ValueError."""
-    array = stored_array(arrays, "recognize", name, kind, shape)
-    if not np.isfinite(array).all():
-        raise ValueError(f"recognize.{name} has a value that is not finite")
-    return array

@@ -27,9 +27,9 @@ from persrep_ray.serving.engine.answers import AdapterRef, Classification
 from persrep_ray.serving.engine.errors import AdapterUnusableError
 from persrep_ray.tasks.dense import DenseReference
 from persrep_ray.tasks.features import normalize
-from persrep_ray.tasks.find import Finder
+from persrep_ray.tasks.keypoints import GeometricMatch
 from persrep_ray.tasks.logistic import sigmoid
-from persrep_ray.tasks.recognize import Recognizer, published_recognizer
+from persrep_ray.tasks.model import ObjectModel
 
 PRETRAINED_FILES = ("card.json", "prototypes.safetensors")
 _log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Adapter:
 
     `a` (L, r, D) and `b` (L, D, r) have the encoder's dtype and device, and `b` includes LoRA's scale alpha / r. `cls`
     (T, D) float32 are the unit features of the object's photos. `dense` is None for an object without masks, and
-    `finder` also for an object that was published before there were finders, as is `recognizer`.
+    `model` for an object that was published before there were any.
     """
 
     ref: AdapterRef
@@ -92,8 +92,7 @@ class Adapter:
     b: torch.Tensor
     cls: np.ndarray
     dense: DenseReference | None
-    finder: Finder | None
-    recognizer: Recognizer | None
+    model: ObjectModel | None
     threshold: float
     slope: float
     intercept: float
@@ -101,28 +100,36 @@ class Adapter:
     @property
     def nbytes(self) -> int:
         dense = 0 if self.dense is None else self.dense.target.nbytes + self.dense.box_means.nbytes
-        finder = 0 if self.finder is None else self.finder.nbytes
-        recognizer = 0 if self.recognizer is None else self.recognizer.nbytes
-        return self.a.nbytes + self.b.nbytes + self.cls.nbytes + dense + finder + recognizer
+        model = 0 if self.model is None else self.model.nbytes
+        return self.a.nbytes + self.b.nbytes + self.cls.nbytes + dense + model
 
     def classification(self, score: float) -> Classification:
         """The classification by a cosine alone: of two images, or of an image to the object's photos."""
         probability = sigmoid(self.slope * score + self.intercept)
         return Classification(score=score, probability=probability, threshold=self.threshold)
 
-    def classify(self, cls: np.ndarray) -> Classification:
-        """The classification of an image by its CLS (D,) under this adapter.
+    def classify(
+        self, cls: np.ndarray, patches: np.ndarray, matches: Sequence[GeometricMatch] | None = None
+    ) -> Classification:
+        """The classification of an image by its standard view's CLS (D,) and patches (h, w, D) under this adapter.
 
-        Raises `AdapterUnusableError` if the recognizer's values make the evidence overflow.
+        `matches` are what the object's keypoints find on it; without them, geometry says nothing.
+
+        Raises `AdapterUnusableError` if the model's values make the evidence overflow.
         """
         score = float((self.cls @ normalize(cls)).max())
-        if self.recognizer is None:
+        if self.model is None:
             return self.classification(score)
         with np.errstate(over="ignore", invalid="ignore"):
-            evidence = float(self.recognizer.evidence(cls[None], {})[0])
+            evidence = float(self.model.evidence(cls[None], patches[None])[0])
+            evidence += 0.0 if matches is None else self.model.geometric_evidence(matches)
         if not math.isfinite(evidence):
             raise unusable(self.ref, "the evidence of its recognizer is not finite")
-        return Classification(score=score, probability=sigmoid(evidence), evidence=evidence)
+        return weighed(score, evidence)
+
+
+def weighed(score: float, evidence: float) -> Classification:
+    return Classification(score=score, probability=sigmoid(evidence), evidence=evidence)
 
 
 def parse_adapter(
@@ -151,8 +158,7 @@ def parse_adapter(
         feature = normalize(_prototype(prototypes, "target", layout.width, rows=False))
         dense = DenseReference(feature, _prototype(prototypes, "box_means", layout.width))
     try:
-        finder = Finder.from_arrays(prototypes, layout.width)
-        recognizer = published_recognizer(prototypes, layout.width)
+        model = ObjectModel.from_arrays(prototypes, layout.width)
     except ValueError as error:
         raise AdapterMisfitError(f"prototypes.safetensors: {error}") from error
     calibration = card.get("calibration")
@@ -164,8 +170,7 @@ def parse_adapter(
         b=_stacked([tensors[name].float() * scale for name in layout.names("lora_B")], dtype).to(device),
         cls=normalize(cls),
         dense=dense,
-        finder=finder,
-        recognizer=recognizer,
+        model=model,
         threshold=_number(card, "threshold"),
         slope=_number(calibration, "slope"),
         intercept=_number(calibration, "intercept"),

@@ -20,6 +20,7 @@ from persrep_ray.serving.engine.adapters import (
     parse_adapter,
     pretrained_prototypes,
     unusable,
+    weighed,
 )
 from persrep_ray.serving.engine.answers import (
     AdapterRef,
@@ -40,6 +41,10 @@ from persrep_ray.serving.engine.profile import Profile
 from persrep_ray.serving.engine.source import Source
 from persrep_ray.tasks.dense import DensePrediction
 from persrep_ray.tasks.features import normalize
+from persrep_ray.tasks.keypoints import GeometricMatch
+
+_GEOMETRY_CANDIDATES = 16
+"""How many candidates of identify have their keypoints looked for; each costs about as much as its features."""
 
 _T = TypeVar("_T")
 
@@ -89,16 +94,16 @@ class LocalEngine:
     async def classify(self, ref: AdapterRef, image: np.ndarray) -> Classification:
         view = await self.extractor.standard(image)
         async with self.bank.lease(ref) as adapter:
-            return adapter.classify(await self._cls(view, adapter))
+            return (await self._classify(image, view, adapter))[1]
 
     async def compare(self, ref: AdapterRef, images: tuple[np.ndarray, np.ndarray]) -> Comparison:
         views = [await self.extractor.standard(image) for image in images]
         async with self.bank.lease(ref) as adapter:
-            first, second = await asyncio.gather(*(self._cls(view, adapter) for view in views))
-            return Comparison(
-                same=adapter.classification(float(normalize(first) @ normalize(second))),
-                each=(adapter.classify(first), adapter.classify(second)),
+            (first, one), (second, other) = await asyncio.gather(
+                *(self._classify(image, view, adapter) for image, view in zip(images, views, strict=True))
             )
+            same = adapter.classification(float(normalize(first) @ normalize(second)))
+            return Comparison(same=same, each=(one, other))
 
     async def locate(self, ref: AdapterRef, image: np.ndarray) -> DensePrediction:
         async with self.bank.lease(ref) as adapter:
@@ -117,6 +122,7 @@ class LocalEngine:
         size = self._config.encoder.batch_rows
         for start in range(0, len(chosen), size):  # batch by batch, so that other queries are served in between
             tried += await self._try(view, chosen[start : start + size])
+        tried = await self._check_geometry(image, tried)
         return Identification(tuple(recognised(tried, known)[:top_k]), searched=known, tried=len(tried))
 
     async def _try(self, view: ImageInput, refs: Sequence[AdapterRef]) -> list[Candidate]:
@@ -128,7 +134,38 @@ class LocalEngine:
             return _usable(await asyncio.gather(*candidates, return_exceptions=True))
 
     async def _candidate(self, view: ImageInput, adapter: Adapter) -> Candidate:
-        return Candidate(adapter.ref, adapter.classify(await self._cls(view, adapter)))
+        features = await self.extractor.features(view, adapter)
+        return Candidate(adapter.ref, adapter.classify(features.cls, features.patches))
+
+    async def _check_geometry(self, image: np.ndarray, tried: Sequence[Candidate]) -> list[Candidate]:
+        """The candidates, of which the likeliest also have the evidence of their keypoints."""
+        best = sorted(tried, key=lambda one: -one.classification.probability)
+        checked = [self._with_geometry(image, one) for one in best[:_GEOMETRY_CANDIDATES]]
+        return _usable(await asyncio.gather(*checked, return_exceptions=True)) + best[_GEOMETRY_CANDIDATES:]
+
+    async def _with_geometry(self, image: np.ndarray, one: Candidate) -> Candidate:
+        evidence = one.classification.evidence
+        async with self.bank.lease(one.ref) as adapter:
+            matches = await self._matches(image, adapter)
+            if evidence is None or adapter.model is None or matches is None:
+                return one
+            evidence += adapter.model.geometric_evidence(matches)
+            return Candidate(one.ref, weighed(one.classification.score, evidence))
+
+    async def _classify(
+        self, image: np.ndarray, view: ImageInput, adapter: Adapter
+    ) -> tuple[np.ndarray, Classification]:
+        """The CLS (D,) of an image, and its classification."""
+        features = await self.extractor.features(view, adapter)
+        matches = await self._matches(image, adapter)
+        return features.cls, adapter.classify(features.cls, features.patches, matches)
+
+    async def _matches(self, image: np.ndarray, adapter: Adapter) -> Sequence[GeometricMatch] | None:
+        """What the object's keypoints find on the image, None if geometry does not help to recognise the object."""
+        model = adapter.model
+        if model is None or model.keypoints is None or not model.uses_geometry:
+            return None
+        return await self.extractor.matches(image, model.keypoints)
 
     async def _wait_until_searchable(self) -> None:
         """Until the objects are known, "none of them" would be wrong. Raises `RegistryUnavailableError`."""

@@ -17,7 +17,7 @@ from persrep_ray.serving.engine.batcher import Batcher
 from persrep_ray.serving.engine.encoder import ImageInput, MultiAdapterEncoder, Row, digest_of
 from persrep_ray.serving.engine.metrics import Metrics
 from persrep_ray.serving.engine.profile import Profile
-from persrep_ray.tasks.keypoints import Keypoints, describe
+from persrep_ray.tasks.keypoints import GeometricMatch, KeypointModel, Keypoints, describe
 
 _DESCRIBED = 8  # images, each with keypoints of 5 MB; a page asks several questions about the same image
 _T = TypeVar("_T")
@@ -72,6 +72,11 @@ class FeatureExtractor:
         except Exception:
             self._described.drop(digest)  # the next query may succeed
             raise
+
+    async def matches(self, image: np.ndarray, model: KeypointModel) -> Sequence[GeometricMatch]:
+        """What an object's keypoints find on the image."""
+        described = await self.keypoints(image)
+        return await self.in_thread(lambda: model.find(described))
 
     async def in_thread(self, work: Callable[[], _T]) -> _T:
         """The result of arithmetic that would hold up the event loop."""

@@ -15,6 +15,7 @@ from persrep_ray.serving.engine.errors import NoMasksError
 from persrep_ray.serving.engine.features import FeatureExtractor
 from persrep_ray.tasks.dense import LONGEST_SIDE, DensePrediction, predict
 from persrep_ray.tasks.find import Finder, Proposals
+from persrep_ray.tasks.model import ObjectModel
 
 
 async def locate(adapter: Adapter, image: np.ndarray, extractor: FeatureExtractor) -> DensePrediction:
@@ -24,13 +25,14 @@ async def locate(adapter: Adapter, image: np.ndarray, extractor: FeatureExtracto
         NoMasksError: the object was published without masks.
         AdapterUnusableError: its arrays do not fit, or make scores that are not finite.
     """
-    if adapter.dense is None and adapter.finder is None:
+    finder = None if adapter.model is None else adapter.model.finder
+    if adapter.dense is None and finder is None:
         named = f"object {adapter.ref.object_id}, version {adapter.ref.version}"
         raise NoMasksError(f"{named}: published without masks")
     whole = await extractor.features(await extractor.dense(image), adapter)
     try:
-        if adapter.finder is not None:
-            found = await _looked_at_twice(adapter, adapter.finder, image, whole.patches, extractor)
+        if adapter.model is not None and finder is not None:
+            found = await _looked_at_twice(adapter, adapter.model, finder, image, whole.patches, extractor)
         else:
             found = await extractor.in_thread(lambda: _by_threshold(adapter, image, whole.patches))
     except ValueError as error:
@@ -44,20 +46,29 @@ async def locate(adapter: Adapter, image: np.ndarray, extractor: FeatureExtracto
 
 
 async def _looked_at_twice(
-    adapter: Adapter, finder: Finder, image: np.ndarray, patches: np.ndarray, extractor: FeatureExtractor
+    adapter: Adapter,
+    model: ObjectModel,
+    finder: Finder,
+    image: np.ndarray,
+    patches: np.ndarray,
+    extractor: FeatureExtractor,
 ) -> DensePrediction:
     """What the finder decides after a second look at its best proposals."""
-    keypoints = await extractor.keypoints(image) if finder.uses_keypoints else None
+    matches = [] if model.keypoints is None else await extractor.matches(image, model.keypoints)
 
     def first_look() -> tuple[Proposals, list[np.ndarray]]:
-        proposals = finder.propose(image, patches, keypoints)
+        proposals = finder.propose(image, patches, matches)
         return proposals, finder.crops(image, proposals)
 
     proposals, crops = await extractor.in_thread(first_look)
     views = [await extractor.standard(crop) for crop in crops]
     looks = await asyncio.gather(*(extractor.features(view, adapter) for view in views))
-    cls = np.stack([look.cls for look in looks]) if looks else patches[0, :0]  # (n, D)
-    return await extractor.in_thread(lambda: finder.decide(image, proposals, cls))
+
+    def decide() -> DensePrediction:
+        likeness = model.recognizer.likeness(np.stack([look.cls for look in looks])) if looks else np.empty(0)
+        return finder.decide(image, proposals, likeness)
+
+    return await extractor.in_thread(decide)
 
 
 def _by_threshold(adapter: Adapter, image: np.ndarray, patches: np.ndarray) -> DensePrediction:
