@@ -374,7 +374,9 @@ class Evaluator:
                 both,
                 model,
                 model.matches(own_patches[side]),
-                np.concatenate([np.reshape(rows, (-1, len(model.patches))), model.matches(cohort_patches[side])]),
+                np.concatenate(
+                    [np.array(rows, np.float32).reshape(-1, len(model.patches)), model.matches(cohort_patches[side])]
+                ),
                 positives[side].cls,
                 negatives[side],
                 geometry,

@@ -47,6 +47,8 @@ class PatchModel:
             masks: for each photo, which patches (h, w) bool show the object; None is all.
             others: patch features (N, h, w, D) of other images, from which the whitening is found, too.
         """
+        if not np.isfinite(photos).all():
+            raise ValueError("the patches of the train photos are not finite")
         chosen = np.unique(np.linspace(0, len(photos) - 1, MOST_PHOTOS).round().astype(int))
         covered = []
         for index in chosen:

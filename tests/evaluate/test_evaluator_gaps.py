@@ -93,8 +93,8 @@ def _looked_at(under_test: Evaluator, object_id: str, state: State) -> dict[str,
     found: dict[str, int] = {}
     scan = under_test._scan
 
-    def spying(own: Any, photos: Any, references: Any = None) -> Any:
-        scans = scan(own, photos, references)
+    def spying(own: Any, photos: Any, references: Any = None, models: Any = None, watch: Any = None) -> Any:
+        scans = scan(own, photos, references, models, watch)
         for one in scans["personalized"].seen:
             if one.outcome:
                 found[one.photo.object_id] = found.get(one.photo.object_id, 0) + 1

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from persrep_ray.tasks import classification, retrieval
 from persrep_ray.tasks.calibration import Calibration, calibrate
 from persrep_ray.tasks.dense import DensePrediction, DenseReference, coco_metrics, make_reference, predict
 from persrep_ray.tasks.metrics import flatten
+from persrep_ray.tasks.patches import PatchModel
 from persrep_ray.tasks.recognize import Recognizer
 
 SIZE, DENSE = 56, 112
@@ -153,18 +155,50 @@ class Naive:
             truths.append([self.mask(photo)] if photo.object_id == object_id else [])
         unseen = self.cls_of_images(synthetic)
         others = [photo for photo in gallery if photo.object_id != object_id] + recognizers.cohort_photos()
-        recognizer = Recognizer.fit(
-            train,
-            self.cls(others),
-            [photo.object_id for photo in others],
-            synthetic_positives=unseen[:1],
-            synthetic_others=unseen[1:],
-            held_out={},
-        )
+        evidence = self.evidence(own.train, others, synthetic, tests)
         tasks = {
             "classification": {"pr_auc": classification.pr_auc(train, seen, is_own)},
-            "served": {"pr_auc": classification.average_precision(recognizer.evidence(seen, {}), is_own)},
+            "served": {"pr_auc": classification.average_precision(evidence, is_own)},
             "retrieval": retrieval.scores(seen[is_own], known, relevant),
             **coco_metrics(predictions, truths),
         }
         return flatten(tasks), calibrate(train, known[~relevant], unseen[:1], unseen[1:])
+
+    def evidence(
+        self, own: Sequence[Photo], others: Sequence[Photo], synthetic: Sequence[np.ndarray], tests: Sequence[Photo]
+    ) -> np.ndarray:
+        """By CLS and patches. Discs have too few keypoints for geometry."""
+
+        def views(photos: Sequence[Photo]) -> np.ndarray:
+            return self.views([read_rgb(photo.path, self.limits) for photo in photos])
+
+        def covered(mask: np.ndarray, grid: int) -> np.ndarray:
+            white = standard_view(np.repeat(mask[:, :, None].astype(np.uint8) * 255, 3, axis=2), SIZE)[:, :, 0]
+            return cv2.resize(white, (grid, grid), interpolation=cv2.INTER_AREA) > 127
+
+        mine, theirs = views(own), views(others)
+        names = np.array([photo.object_id for photo in others])
+        masks = [covered(self.mask(photo), mine.shape[1]) if photo.mask else None for photo in own]
+        patches = PatchModel.fit(mine, masks, views(recognizers.cohort_photos()))
+        matches = patches.matches(theirs)
+        known = patches.against(matches)
+        alike = [known.scores(patches.matches(mine[i : i + 1]), without=i)[0] for i in range(len(own)) if len(own) > 1]
+        unlike = [
+            patches.against(matches[names != name]).scores(matches[names == name]) for name in np.unique(names)
+        ] + ([known.scores(patches.matches(self.views(synthetic[1:])))] if len(synthetic) > 1 else [])
+        recognizer = Recognizer.fit(
+            self.cls(own),
+            self.cls(others),
+            list(names),
+            synthetic_positives=self.cls_of_images(synthetic[:1]),
+            synthetic_others=self.cls_of_images(synthetic[1:]),
+            held_out={"patches": (np.array(alike), np.concatenate(unlike))},
+            patches=known,
+        )
+        return recognizer.evidence(self.cls(tests), {"patches": known.scores(patches.matches(views(tests)))})
+
+    def views(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """The patches (N, h, w, D) of standard views."""
+        grid = SIZE // self.backbone.patch_size
+        rows = [self.features(standard_view(image, SIZE)).patches[0].half().numpy() for image in images]
+        return np.stack(rows).reshape(len(images), grid, grid, -1)

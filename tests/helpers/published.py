@@ -15,7 +15,7 @@ from helpers.tiny import shape
 from helpers.vits import KINDS
 from safetensors.numpy import save
 
-from persrep_ray.backbones.backbone import Backbone, Features
+from persrep_ray.backbones.backbone import Backbone
 from persrep_ray.backbones.lora import LoraBackbone, State, load_lora
 from persrep_ray.config import BackboneConfig, EvaluateConfig, LoraSection, RunConfig, TrainConfig
 from persrep_ray.data.images import standard_view
@@ -24,8 +24,10 @@ from persrep_ray.serving.engine.answers import AdapterRef
 from persrep_ray.storage.store import open_store
 from persrep_ray.tasks.calibration import Calibration
 from persrep_ray.tasks.dense import make_reference
-from persrep_ray.tasks.find import Finder, Sample, fit_finder
-from persrep_ray.tasks.recognize import PREFIX, Recognizer
+from persrep_ray.tasks.find import Sample, fit_finder
+from persrep_ray.tasks.model import ObjectModel
+from persrep_ray.tasks.patches import PatchModel
+from persrep_ray.tasks.recognize import Recognizer
 
 SIZE, DENSE = 56, 112  # sides of the two views, pixels
 PHOTOS = 3  # of an object
@@ -83,44 +85,54 @@ def publish_object(
     return AdapterRef(object_id, version)
 
 
-def make_finder(backbone: Backbone, config: RunConfig, number: int) -> Finder:
-    """A finder under the adapter that `backbone` holds, fitted on the object's photos and on those of three others."""
+def make_model(backbone: Backbone, config: RunConfig, number: int, *, finder: bool) -> ObjectModel:
+    """What a version knows under the adapter that `backbone` holds, from the object's photos and those of neighbours.
+
+    The witnesses of its recognizer rely on the likeness of CLS alone, which is what a tiny ViT tells colours apart by.
+    """
     side, dense = config.backbone.image_size, config.evaluate.dense_size
-    grid = dense // backbone.patch_size
 
-    def features(images: Sequence[np.ndarray], size: int) -> Features:
+    def features(images: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+        grid = size // backbone.patch_size
         with torch.no_grad(), backbone.full_precision():
-            return backbone.suffix(backbone.prefix(backbone.pixels(images, size)))
+            made = backbone.suffix(backbone.prefix(backbone.pixels([standard_view(one, size) for one in images], size)))
+        return made.cls.numpy(), made.patches.numpy().reshape(len(images), grid, grid, -1)
 
-    def samples(shown: Sequence[int], index: int, is_it: bool) -> list[Sample]:
-        images, masks = zip(*(photo(one, index) for one in shown), strict=True)
-        patches = features(images, dense).patches.numpy().reshape(len(images), grid, grid, -1)
-        masks = masks if is_it else [np.zeros_like(mask) for mask in masks]
-        return [Sample(*parts) for parts in zip(images, patches, masks, strict=True)]
+    def dense_patches(images: Sequence[np.ndarray]) -> np.ndarray:
+        grid = dense // backbone.patch_size
+        with torch.no_grad(), backbone.full_precision():
+            made = backbone.suffix(backbone.prefix(backbone.pixels(images, dense)))
+        return made.patches.numpy().reshape(len(images), grid, grid, -1)
 
-    photos = [sample for index in range(PHOTOS) for sample in samples([number], index, is_it=True)]
-    others = samples([number + 1, number + 2, number + 3], PHOTOS + 1, is_it=False)
-    return fit_finder(
-        photos, others, lambda crops: features([standard_view(one, side) for one in crops], side).cls.numpy()
-    )
-
-
-def make_recognizer(backbone: Backbone, config: RunConfig, cls: np.ndarray) -> dict[str, np.ndarray]:
-    """The arrays of a recognizer under the adapter that `backbone` holds, for an object with the embeddings `cls`."""
-    side = config.backbone.image_size
-    views = [standard_view(photo(other, index)[0], side) for other in NEIGHBOURS for index in range(2)]
-    with torch.no_grad(), backbone.full_precision():
-        others = backbone.suffix(backbone.prefix(backbone.pixels(views, side))).cls.numpy()
+    cls, patches = features([photo(number, index)[0] for index in range(PHOTOS)], side)
+    neighbours = [other for other in NEIGHBOURS if other != number]
+    names = [str(other) for other in neighbours for _ in range(2)]
+    others = features([photo(other, index)[0] for other in neighbours for index in range(2)], side)
+    of_patches = PatchModel.fit(patches, [None] * PHOTOS, others[1])
     none = np.empty((0, cls.shape[1]), np.float32)
     recognizer = Recognizer.fit(
         cls,
-        others,
-        [str(other) for other in NEIGHBOURS for _ in range(2)],
+        others[0],
+        names,
         synthetic_positives=none,
         synthetic_others=none,
         held_out={},
+        patches=of_patches.against(of_patches.matches(others[1])),
     )
-    return {f"{PREFIX}{name}": value for name, value in recognizer.to_arrays().items()}
+    if not finder:
+        return ObjectModel(recognizer)
+
+    def samples(shown: Sequence[int], index: int, is_it: bool) -> list[Sample]:
+        images, masks = zip(*(photo(one, index) for one in shown), strict=True)
+        masks = masks if is_it else tuple(np.zeros_like(mask) for mask in masks)
+        return [Sample(*parts) for parts in zip(images, dense_patches(images), masks, strict=True)]
+
+    photos = [sample for index in range(PHOTOS) for sample in samples([number], index, is_it=True)]
+    negatives = samples([number + 1, number + 2, number + 3], PHOTOS + 1, is_it=False)
+    fitted = fit_finder(
+        photos, negatives, lambda crops, photo: recognizer.likeness(features(crops, side)[0], without=photo)
+    )
+    return ObjectModel(recognizer, fitted)
 
 
 def object_files(
@@ -130,8 +142,7 @@ def object_files(
     *,
     lora: LoraBackbone | None = None,
     masks: bool = True,
-    finder: bool = True,
-    recognizer: bool = False,
+    model: bool = False,
     card: dict[str, Any] | None = None,
 ) -> dict[str, bytes]:
     """The files of an object that looks like `photo(number, …)`.
@@ -139,8 +150,7 @@ def object_files(
     Args:
         lora: what `load_lora(config)` gives; for many objects, load it once.
         masks: whether the object can be detected and segmented.
-        finder: whether it has a finder, as objects with masks have that this release publishes.
-        recognizer: whether it has a recognizer, which knows the photos of `NEIGHBOURS`.
+        model: whether it has a model, as all objects have that this release publishes; without, it has a threshold.
         card: laid over the card that is made, say `{"threshold": 0.9}`.
     """
     lora = lora or load_lora(config)
@@ -159,10 +169,8 @@ def object_files(
         grid = dense // lora.backbone.patch_size
         reference = make_reference(list(patches.numpy().reshape(PHOTOS, grid, grid, -1)), truths)
         prototypes |= {"target": reference.target, "box_means": reference.box_means}
-        if finder:
-            prototypes |= make_finder(lora.backbone, config, number).to_arrays()
-    if recognizer:
-        prototypes |= make_recognizer(lora.backbone, config, cls.numpy())
+    if model:
+        prototypes |= make_model(lora.backbone, config, number, finder=masks).to_arrays()
     calibration = asdict(Calibration(0.85, 20.0, -17.0, 5, 7, 1.0, 0.0))
     made = {
         "object_id": object_id,

@@ -9,6 +9,7 @@ import pytest
 
 from persrep_ray.tasks.dense import DensePrediction
 from persrep_ray.tasks.find import SECOND_LOOKS, Finder, Sample, fit_finder, look
+from persrep_ray.tasks.keypoints import GeometricMatch
 
 GRID, WIDTH, SIDE = 12, 8, 240
 COLOURS = {"ground": (90, 120, 90), "object": (220, 40, 40), "alike": (220, 140, 40)}
@@ -33,21 +34,19 @@ def sample(seed: int, objects: Sequence[Block] = (), alike: Sequence[Block] = ()
     return Sample(image, patches, mask)
 
 
-def encode(images: Sequence[np.ndarray]) -> np.ndarray:
-    """The "CLS" of an image says how red, green and blue its middle is."""
-    cls = np.zeros((len(images), WIDTH), np.float32)
-    for row, image in zip(cls, images, strict=True):
-        third = len(image) // 3
-        row[:3] = image[third:-third, third:-third].mean(axis=(0, 1)) - 128
-    return cls
+def recognise(images: Sequence[np.ndarray], cut_from: int | None = None) -> np.ndarray:
+    """An image is as like the object as the colour of its middle, from 0.4 downwards."""
+    colour = np.array(COLOURS["object"])
+    thirds = [len(image) // 3 for image in images]
+    middles = [image[third:-third, third:-third].mean(axis=(0, 1)) for image, third in zip(images, thirds, strict=True)]
+    return np.array([0.4 - np.abs(middle - colour).max() / 100 for middle in middles])
 
 
 def search(finder: Finder, one: Sample) -> DensePrediction:
     proposals = finder.propose(one.image, one.patches)
     crops = finder.crops(one.image, proposals)
     assert len(crops) <= SECOND_LOOKS
-    cls = encode(crops) if crops else np.empty((0, WIDTH), np.float32)
-    return finder.decide(one.image, proposals, cls)
+    return finder.decide(one.image, proposals, recognise(crops))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def finder() -> Finder:
     photos = [sample(seed, [(3, 3, 5, 5)]) for seed in (0, 1)]
     positives = [sample(seed, [(seed % 5, seed % 6, 4, 5)], [(8, 8, 3, 3)]) for seed in range(2, 10)]
     negatives = [sample(seed, [], [(seed % 5, seed % 6, 4, 4)]) for seed in range(10, 18)]
-    return fit_finder(photos, [*positives, *negatives], encode)
+    return fit_finder(photos, [*positives, *negatives], recognise)
 
 
 def test_each_copy_is_an_instance_with_true_edges(finder: Finder) -> None:
@@ -85,7 +84,7 @@ def test_nothing_there_is_an_empty_answer(finder: Finder) -> None:
 
 
 def test_a_single_photo_and_no_synthetic_image_are_enough() -> None:
-    alone = fit_finder([sample(0, [(3, 3, 5, 5)])], [], encode)
+    alone = fit_finder([sample(0, [(3, 3, 5, 5)])], [], recognise)
     found = search(alone, sample(55, [(1, 1, 4, 4)]))
     np.testing.assert_allclose(found.instances[0].box, [20, 20, 80, 80], atol=16)
 
@@ -110,18 +109,51 @@ class TestArrays:
             ("discriminant.origin", None, "discriminant.origin is missing"),
             ("discriminant.cut", np.array([np.nan], np.float32), "discriminant.cut has a value that is not a finite"),
             ("find.appearance", np.ones((0, WIDTH), np.float32), "find.appearance is float32"),
-            ("find.appearance", np.ones((900, WIDTH), np.float32), "more than 16 rows"),
-            ("find.looks", np.full((2, WIDTH), 1e30, np.float32), "find.looks has a value that is not a finite"),
+            ("find.appearance", np.ones((900, WIDTH), np.float32), "more than 8 rows"),
+            ("find.appearance", np.full((2, WIDTH), 1e30, np.float32), "find.appearance has a value that is not a"),
             ("find.weights", np.ones(4, np.int32), "find.weights is int32"),
         ],
     )
     def test_damaged_ones_are_refused(self, finder: Finder, name: str, value: np.ndarray | None, message: str) -> None:
         arrays = {key: array for key, array in finder.to_arrays().items() if key != name}
-        arrays["find.looks"] = np.ones((2, WIDTH), np.float32)
         if value is not None:
             arrays[name] = value
         with pytest.raises(ValueError, match=message):
             Finder.from_arrays(arrays, WIDTH)
+
+
+def match(box: Block, score: float) -> GeometricMatch:
+    left, top, width, height = box
+    corners = [(left, top), (left + width, top), (left + width, top + height), (left, top + height)]
+    return GeometricMatch(np.array(corners, np.float32), np.array(box, np.int32), 20, 0.9, score, 0)
+
+
+class TestGeometry:
+    """Keypoints that agree make a place more probable; a few that do not suffice never make it less so."""
+
+    @pytest.mark.parametrize("score", [5.0, 8.0, 15.9])
+    def test_few_keypoints_never_count_against_the_object(self, finder: Finder, score: float) -> None:
+        one = sample(60, [(1, 1, 4, 4)])
+        alone = search(finder, one).instances[0].score
+        proposals = finder.propose(one.image, one.patches, [match((20, 20, 80, 80), score)])
+        best = finder.decide(one.image, proposals, recognise(finder.crops(one.image, proposals))).instances[0]
+        np.testing.assert_allclose(best.box, (20, 20, 80, 80), atol=2)
+        assert best.score > min(alone, 0.5)
+
+    def test_many_find_what_the_patches_do_not_see(self, finder: Finder) -> None:
+        one = sample(61)
+        proposals = finder.propose(one.image, one.patches, [match((100, 100, 60, 60), 100.0)])
+        best = finder.decide(one.image, proposals, recognise(finder.crops(one.image, proposals))).instances[0]
+        np.testing.assert_allclose(best.box, (100, 100, 60, 60), atol=2)
+        assert best.probability is not None and best.probability > 0.9
+
+
+def test_what_only_its_patches_take_for_the_object_fails_the_second_look(finder: Finder) -> None:
+    one = sample(62, [(1, 1, 4, 4)])
+    proposals = finder.propose(one.image, one.patches)
+    looks = recognise(finder.crops(one.image, proposals))
+    assert finder.decide(one.image, proposals, looks).mask() is not None
+    assert finder.decide(one.image, proposals, looks - 0.8).mask() is None
 
 
 def test_features_that_do_not_fit_are_refused(finder: Finder) -> None:
@@ -130,7 +162,7 @@ def test_features_that_do_not_fit_are_refused(finder: Finder) -> None:
         finder.propose(one.image, one.patches[..., :3])
     proposals = finder.propose(one.image, one.patches)
     with pytest.raises(ValueError, match="second look are not finite"):
-        finder.decide(one.image, proposals, np.full((1, WIDTH), np.nan))
+        finder.decide(one.image, proposals, np.full(1, np.nan))
 
 
 def test_a_look_shows_the_object_in_its_middle_whatever_lies_outside() -> None:

@@ -32,6 +32,7 @@ from persrep_ray.tasks.features import normalize
 
 REF = AdapterRef("mug", "v1")
 NUMBER, RANK, WIDTH = 3, 4, 32
+PATCHES = np.random.default_rng(1).normal(size=(4, 4, WIDTH)).astype(np.float32)
 SITE = "base_model.model.encoder.layer.1.attention.q_proj"
 
 Files = dict[str, bytes]
@@ -44,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Files, Layout, LoraB
     config = tiny_checkpoint(tmp_path_factory.mktemp("vit"), rank=RANK)
     lora = load_lora(config)
     layout = MultiAdapterEncoder(load_backbone(config.backbone), config.backbone).layout
-    return object_files("mug", config, NUMBER, lora=lora), layout, lora
+    return object_files("mug", config, NUMBER, lora=lora, model=True), layout, lora
 
 
 @pytest.fixture
@@ -134,11 +135,11 @@ def test_a_sound_version_is_held_as_it_was_published(files: Files, layout: Layou
     np.testing.assert_allclose(adapter.dense.target, arrays["target"], atol=1e-6)
     np.testing.assert_array_equal(adapter.dense.box_means, arrays["box_means"])
     assert (adapter.threshold, adapter.slope, adapter.intercept) == (0.85, 20.0, -17.0)
-    assert adapter.finder is not None
-    found = adapter.finder.to_arrays()
-    for name in ("discriminant.direction", "discriminant.origin", "discriminant.cut"):
+    assert adapter.model is not None
+    found = adapter.model.to_arrays()
+    for name in ("discriminant.direction", "discriminant.origin", "discriminant.cut", "recognize.patches.patches"):
         np.testing.assert_array_equal(found[name], arrays[name])
-    held = (adapter.a, adapter.b, adapter.cls, adapter.dense.target, adapter.dense.box_means, *found.values())
+    held = (adapter.a, adapter.b, adapter.cls, adapter.dense.target, adapter.dense.box_means, adapter.model)
     assert adapter.nbytes == sum(one.nbytes for one in held)
 
 
@@ -161,7 +162,7 @@ def test_without_masks_there_is_nothing_dense(files: Files, layout: Layout) -> N
     for name in load(files[PROTOTYPES]).keys() - {"cls", "pretrained_cls"}:
         prototype(name, lambda _: None)(files)
     adapter = parse_adapter(REF, files, layout)
-    assert adapter.dense is None and adapter.finder is None
+    assert adapter.dense is None and adapter.model is None
     assert adapter.nbytes == adapter.a.nbytes + adapter.b.nbytes + adapter.cls.nbytes
 
 
@@ -248,7 +249,11 @@ MISFITS: dict[str, tuple[Change, str]] = {
     "a finder of another width": (prototype(DIRECTION, lambda x: x[1:]), rf"{DIRECTION} is float32 \(31,\)"),
     "a finder of whole numbers": (prototype(DIRECTION, lambda x: x.astype(np.int32)), f"{DIRECTION} is int32"),
     "half a finder": (prototype("discriminant.origin", lambda _: None), "discriminant.origin is missing"),
-    "a finder without looks": (prototype("find.looks", lambda x: x[:0]), r"find.looks is float32 \(0, 32\)"),
+    "a finder of nothing": (prototype("find.appearance", lambda x: x[:0]), r"find.appearance is float32 \(0, 32\)"),
+    "patches of another width": (
+        prototype("recognize.patches.patches", lambda x: x[:, 1:]),
+        r"recognize.patches.patches has type int8 and shape",
+    ),
     "a pickle as adapter": (content(MODEL, pickle.dumps({"x": 1})), f"{MODEL} is not in safetensors"),
     "a pickle as prototypes": (content(PROTOTYPES, pickle.dumps({"x": 1})), f"{PROTOTYPES} is not in safetensors"),
     "nothing as adapter": (content(MODEL, b""), f"{MODEL} is not in safetensors"),
@@ -338,7 +343,7 @@ class TestClassification:
         adapter = parse_adapter(REF, files, layout)
         arrays = load(files["prototypes.safetensors"])
         for row in arrays["cls"]:
-            assert adapter.classify(7 * row).score == pytest.approx(1.0, abs=1e-6)
+            assert adapter.classify(7 * row, PATCHES).score == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -346,27 +351,27 @@ def recognizing(made: tuple[Files, Layout, LoraBackbone], tmp_path_factory: pyte
     config = tiny_checkpoint(tmp_path_factory.mktemp("vit"), rank=RANK)
     name = made[1].backbone.name
     config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"name": name})})
-    return object_files("mug", config, NUMBER, lora=made[2], masks=False, recognizer=True)
+    return object_files("mug", config, NUMBER, lora=made[2], masks=False, model=True)
 
 
 class TestRecognizer:
-    def test_its_evidence_is_the_probability(self, recognizing: Files, files: Files, layout: Layout) -> None:
-        adapter, before = parse_adapter(REF, recognizing, layout), parse_adapter(REF, files, layout)
-        assert adapter.recognizer is not None and before.recognizer is None
-        assert adapter.nbytes == adapter.a.nbytes + adapter.b.nbytes + adapter.cls.nbytes + adapter.recognizer.nbytes
+    def test_its_evidence_is_the_probability(self, recognizing: Files, layout: Layout) -> None:
+        adapter = parse_adapter(REF, recognizing, layout)
+        assert adapter.model is not None and adapter.model.finder is None
+        assert adapter.nbytes == adapter.a.nbytes + adapter.b.nbytes + adapter.cls.nbytes + adapter.model.nbytes
         rows = np.random.default_rng(0).normal(size=(20, WIDTH)).astype(np.float32)
-        for cls in [*rows, *load(files[PROTOTYPES])["cls"]]:
-            found = adapter.classify(cls)
-            evidence = float(adapter.recognizer.evidence(cls[None], {})[0])
+        for cls in [*rows, *load(recognizing[PROTOTYPES])["cls"]]:
+            found = adapter.classify(cls, PATCHES)
+            evidence = float(adapter.model.evidence(cls[None], PATCHES[None])[0])
             assert found.evidence == evidence and found.probability == pytest.approx(1 / (1 + np.exp(-evidence)))
             assert found.match == (evidence >= 0) and found.threshold is None
-            assert found.score == before.classify(cls).score
+            assert found.score == pytest.approx(float((adapter.cls @ normalize(cls)).max()))
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
             (prototype("recognize.photos", first(float("nan"))), "recognize.photos has a value that is not finite"),
-            (prototype("recognize.photos", lambda x: x[:, 1:]), "recognize.directions has type"),
+            (prototype("recognize.photos", lambda x: x[:, 1:]), "recognize.photos has type"),
             (prototype("recognize.cohort", lambda _: None), "recognize.cohort is missing"),
             (prototype("recognize.witness.cls", lambda x: -x), "recognize.witness.cls has slope"),
         ],
@@ -381,4 +386,4 @@ class TestRecognizer:
         files = dict(recognizing)
         prototype("recognize.mean", lambda x: np.full_like(x, 3e38))(files)
         with pytest.raises(AdapterUnusableError):
-            parse_adapter(REF, files, layout).classify(np.ones(WIDTH, np.float32))
+            parse_adapter(REF, files, layout).classify(np.ones(WIDTH, np.float32), PATCHES)

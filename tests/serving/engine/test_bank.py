@@ -35,7 +35,7 @@ def adapter(wanted: AdapterRef, nbytes: int = ONE) -> Adapter:
     rest = nbytes - rows.nbytes * 2 - feature.nbytes
     a = torch.zeros(rest // 2, dtype=torch.uint8)
     b = torch.zeros(rest - rest // 2, dtype=torch.uint8)
-    return Adapter(wanted, a, b, rows, DenseReference(feature, rows.copy()), None, None, 0.5, 1.0, 0.0)
+    return Adapter(wanted, a, b, rows, DenseReference(feature, rows.copy()), None, 0.5, 1.0, 0.0)
 
 
 class Storage:

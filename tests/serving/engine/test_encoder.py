@@ -229,7 +229,7 @@ def test_after_a_failure_nothing_sticks(dino: Served, monkeypatch: pytest.Monkey
 
 def test_an_adapter_whose_values_overflow_spoils_no_other_row(dino: Served) -> None:
     good = dino.adapters[1]
-    wild = Adapter(good.ref, good.a * 1e30, good.b * 1e30, good.cls, None, None, None, 0.0, 1.0, 0.0)
+    wild = Adapter(good.ref, good.a * 1e30, good.b * 1e30, good.cls, None, None, 0.0, 1.0, 0.0)
     rows = dino.rows([(0, 0), (0, None), (1, 2)])
     expected = dino.encoder.encode([*rows, Row(image(1), good)])
     found = dino.encoder.encode([*rows, Row(image(1), wild)])
@@ -239,7 +239,7 @@ def test_an_adapter_whose_values_overflow_spoils_no_other_row(dino: Served) -> N
 
 def test_a_lora_that_does_nothing_is_the_pretrained(dino: Served) -> None:
     good = dino.adapters[1]
-    nothing = Adapter(good.ref, good.a, torch.zeros_like(good.b), good.cls, None, None, None, 0.0, 1.0, 0.0)
+    nothing = Adapter(good.ref, good.a, torch.zeros_like(good.b), good.cls, None, None, 0.0, 1.0, 0.0)
     found = dino.encoder.encode([Row(image(0), nothing), Row(image(0), None)])
     assert torch.equal(found.cls[0], found.cls[1])
 

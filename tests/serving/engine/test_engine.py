@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,9 @@ from persrep_ray.serving.engine.errors import (
 from persrep_ray.storage.store import open_store
 from persrep_ray.tasks.dense import LONGEST_SIDE, DensePrediction, DenseReference, bounding_box, predict
 from persrep_ray.tasks.features import normalize
-from persrep_ray.tasks.find import SECOND_LOOKS, Finder
+from persrep_ray.tasks.find import SECOND_LOOKS
+from persrep_ray.tasks.keypoints import KeypointModel, describe
+from persrep_ray.tasks.model import ObjectModel
 
 
 class ByEvaluation:
@@ -70,10 +72,10 @@ class ByEvaluation:
         cache, arrays = self.cache(ref)
         (one,) = cache.readable([self.photo(image)], None)
         patches = cache.exact(one)[1]
-        finder = Finder.from_arrays(arrays, patches.shape[-1])
-        if finder is None:
+        model = ObjectModel.from_arrays(arrays, patches.shape[-1])
+        if model is None:
             return predict(DenseReference(arrays["target"], arrays["box_means"]), patches, cache.size(one))
-        found = finders.find(cache, "personalized", finder, one, patches)
+        found = finders.find(cache, "personalized", model, one, patches, [])
         return replace(found, instances=tuple(one for one in found.instances if (one.probability or 0) >= 0.5))
 
 
@@ -82,9 +84,9 @@ def evaluation(sample: Sample, tmp_path: Path) -> ByEvaluation:
     return ByEvaluation(sample, tmp_path)
 
 
-def published_before_finders(own: Sample) -> AdapterRef:
-    """An object that looks like `REFS[1]`."""
-    return publish_object(own.registry, "old", own.config, 1, lora=own.lora, finder=False)
+def with_model(own: Sample) -> AdapterRef:
+    """An object that looks like `REFS[1]`, which was published before there were models, and has one."""
+    return publish_object(own.registry, "new", own.config, 1, lora=own.lora, model=True)
 
 
 class TestAnswersEqualEvaluation:
@@ -119,7 +121,7 @@ class TestAnswersEqualEvaluation:
     @pytest.mark.parametrize("size", [(96, 96), (80, 60), (50, 90), (1500, 1100)])
     @pytest.mark.parametrize("old", [False, True], ids=["finder", "threshold"])
     def test_locate(self, own: Sample, tmp_path: Path, size: tuple[int, int], old: bool) -> None:
-        ref = published_before_finders(own) if old else REFS[1]
+        ref = REFS[1] if old else with_model(own)
         engine, evaluation = engine_of(own), ByEvaluation(own, tmp_path)
         image = np.array(Image.fromarray(unseen(1)).resize((size[1], size[0])))
         found = ask(engine, lambda one: one.locate(ref, bounded(image)))
@@ -133,8 +135,8 @@ class TestAnswersEqualEvaluation:
             np.testing.assert_allclose(one.box, other.box, atol=1)
         assert (found.mask() != expected.mask()).mean() < 0.001
 
-    def test_every_copy_of_the_object_is_located_and_none_where_it_is_not(self, sample: Sample) -> None:
-        engine, ref = engine_of(sample), REFS[1]
+    def test_every_copy_of_the_object_is_located_and_none_where_it_is_not(self, own: Sample) -> None:
+        engine, ref = engine_of(own), with_model(own)
         image, truth = photo(1, PHOTOS)
         twice = np.concatenate([image, image], axis=1)
         found = ask(engine, lambda one: one.locate(ref, twice))
@@ -149,13 +151,13 @@ class TestAnswersEqualEvaluation:
         assert probabilities == sorted(probabilities, reverse=True) and probabilities[-1] >= 0.5
         assert ask(engine, lambda one: one.locate(ref, unseen(4))).instances == ()
 
-    def test_the_finder_looks_a_second_time_at_two_places_at_most(self, sample: Sample) -> None:
-        engine = engine_of(sample)
+    def test_the_finder_looks_a_second_time_at_two_places_at_most(self, own: Sample) -> None:
+        engine, ref = engine_of(own), with_model(own)
         many = np.tile(unseen(1), (2, 3, 1))
         encoded: list[int] = []
         encode = engine.encoder.encode
         engine.encoder.encode = lambda rows: encoded.append(len(rows)) or encode(rows)  # type: ignore[method-assign,func-returns-value]
-        ask(engine, lambda one: one.locate(REFS[1], many))
+        ask(engine, lambda one: one.locate(ref, many))
         assert sum(encoded) == 1 + SECOND_LOOKS
 
     def test_keypoints_of_an_image_are_described_once(self, sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,10 +177,56 @@ class TestAnswersEqualEvaluation:
         assert sorted(described) == [1, 2]
 
     def test_nothing_is_located_where_nothing_stands_out(self, own: Sample) -> None:
-        for ref, size in ((published_before_finders(own), (5, 5)), (REFS[1], (90, 70))):
+        for ref, size in ((REFS[1], (5, 5)), (with_model(own), (90, 70))):
             grey = np.full((*size, 3), 128, np.uint8)
             found = ask(engine_of(own), lambda one, ref=ref, grey=grey: one.locate(ref, grey))
             assert found.instances == () and found.similarity.shape == (8, 8) and found.size == size
+
+
+class TestModels:
+    """Answers by a version's model are what the model itself says of features and keypoints."""
+
+    def evidence(self, own: Sample, folder: Path, ref: AdapterRef, image: np.ndarray) -> tuple[ObjectModel, float]:
+        cache, arrays = ByEvaluation(own, folder).cache(ref)
+        model = ObjectModel.from_arrays(arrays, arrays["cls"].shape[-1])
+        assert model is not None
+        views = cache.views(cache.readable([ByEvaluation(own, folder).photo(image)], "standard"), adapted=True)
+        return model, float(model.evidence(views.cls, views.patches)[0])
+
+    def test_classify(self, own: Sample, tmp_path: Path) -> None:
+        ref = with_model(own)
+        for shown in (1, 4):
+            expected = self.evidence(own, tmp_path, ref, unseen(shown))[1]
+            found = ask(engine_of(own), lambda one, shown=shown: one.classify(ref, unseen(shown)))
+            assert found.evidence == pytest.approx(expected, abs=1e-2) and found.match == (shown == 1)
+
+    def test_keypoints_add_their_evidence_where_they_help(self, own: Sample, tmp_path: Path) -> None:
+        print_ = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
+        poster = np.array(Image.fromarray(print_).resize((240, 240), Image.Resampling.NEAREST))
+        keypoints = KeypointModel.fit([poster], [None])
+
+        def change(miss: float) -> Callable[[dict[str, bytes]], None]:
+            def with_keypoints(files: dict[str, bytes]) -> None:
+                arrays = load_arrays(files["prototypes.safetensors"])
+                arrays |= {f"keypoints.{name}": one for name, one in keypoints.to_arrays().items()}
+                arrays["recognize.witness.geometry"] = np.array([3.0, 1.7, miss])
+                files["prototypes.safetensors"] = save_arrays(arrays)
+
+            return with_keypoints
+
+        for miss, helps in ((0.1, True), (0.9, False)):  # 0.9: it was not found on the object's other photos
+            name = f"poster-{helps}".lower()
+            ref = publish_object(own.registry, name, own.config, 1, lora=own.lora, model=True, change=change(miss))
+            model, plain = self.evidence(own, tmp_path, ref, poster)
+            matches = keypoints.find(describe(poster))
+            assert model.uses_geometry == helps and matches[0].inliers > 50
+            engine = engine_of(own)
+            found = ask(engine, lambda one, ref=ref: one.classify(ref, poster))
+            added = model.geometric_evidence(matches)
+            assert (added > 5) == helps
+            assert found.evidence == pytest.approx(plain + added, abs=1e-2)
+            answer = ask(engine, lambda one, name=name: one.identify(poster, [name], top_k=1, exact=True))
+            assert [one.ref for one in answer.candidates] == ([ref] if plain + added > 0 else [])
 
 
 class TestOtherFamilies:
@@ -273,10 +321,11 @@ class TestErrors:
     def test_a_finder_of_enormous_values(self, own: Sample, scale: float) -> None:
         def change(files: dict[str, bytes]) -> None:
             arrays = load_arrays(files["prototypes.safetensors"])
-            enlarged = {name: one * np.float32(scale) for name, one in arrays.items() if "." in name}
+            parts = ("discriminant.", "find.")
+            enlarged = {name: one * np.float32(scale) for name, one in arrays.items() if name.startswith(parts)}
             files["prototypes.safetensors"] = save_arrays({**arrays, **enlarged})
 
-        ref = publish_object(own.registry, "giant", own.config, 1, lora=own.lora, change=change)
+        ref = publish_object(own.registry, "giant", own.config, 1, lora=own.lora, model=True, change=change)
         try:
             found = ask(engine_of(own), lambda one: one.locate(ref, unseen(1)))
         except AdapterUnusableError:
