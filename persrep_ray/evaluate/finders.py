@@ -12,6 +12,7 @@ from persrep_ray.data.objects import Photo
 from persrep_ray.evaluate.photo_cache import PhotoCache, ViewFeatures
 from persrep_ray.tasks.dense import DensePrediction
 from persrep_ray.tasks.find import MOST_PHOTOS, Finder, Sample, fit_finder
+from persrep_ray.tasks.keypoints import MOST_PHOTOS as KEYPOINT_PHOTOS
 from persrep_ray.tasks.keypoints import KeypointModel
 from persrep_ray.tasks.metrics import Side
 
@@ -38,6 +39,10 @@ def keypoints_of(
     cache: PhotoCache, photos: Sequence[tuple[Photo, np.ndarray]], others: Sequence[Sequence[Photo]]
 ) -> KeypointModel:
     """The keypoints of train photos with their masks, less what photos of `others`, a few other objects, share."""
+    # Those that `KeypointModel.fit` would choose. All images of hundreds of photos take gigabytes.
+    photos = [
+        photos[index] for index in np.unique(np.linspace(0, len(photos) - 1, KEYPOINT_PHOTOS).round().astype(int))
+    ]
     images = [cache.image(photo) for photo, _ in photos]
     masks = [
         cv2.resize(mask.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
