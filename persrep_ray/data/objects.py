@@ -224,9 +224,8 @@ def _check_all(
     for (object_id, folder), passed_over in others.items():  # one line for each folder, not for each file
         names = ", ".join(Path(str(problem.path)).name for problem in passed_over[:_SHOWN])
         more = f" and {len(passed_over) - _SHOWN} more" if len(passed_over) > _SHOWN else ""
-        problems.append(
-            Problem(object_id, Path(folder) if folder.startswith("/") else folder, f"{names}{more}: no images")
-        )
+        where = Path(folder) if folder.startswith("/") else folder
+        problems.append(Problem(object_id, where, f"passed over, because they are no images: {names}{more}"))
     return good, hashes, problems
 
 

@@ -40,9 +40,8 @@ def keypoints_of(
 ) -> KeypointModel:
     """The keypoints of train photos with their masks, less what photos of `others`, a few other objects, share."""
     # Those that `KeypointModel.fit` would choose. All images of hundreds of photos take gigabytes.
-    photos = [
-        photos[index] for index in np.unique(np.linspace(0, len(photos) - 1, KEYPOINT_PHOTOS).round().astype(int))
-    ]
+    chosen = np.unique(np.linspace(0, len(photos) - 1, KEYPOINT_PHOTOS).round().astype(int))
+    photos = [photos[index] for index in chosen]
     images = [cache.image(photo) for photo, _ in photos]
     masks = [
         cv2.resize(mask.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0

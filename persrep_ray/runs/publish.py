@@ -112,8 +112,8 @@ class Publisher:
 
     def _masks(self, object_id: str) -> list[np.ndarray | None]:
         photos = self._folder.masked_photos(self._manifest.objects[object_id])
-        masks = (photo.mask and read_mask(photo.mask, self._config.data) for photo in photos)
-        return [None if mask is None else bounded_mask(mask) for mask in masks]
+        limits = self._config.data
+        return [None if photo.mask is None else bounded_mask(read_mask(photo.mask, limits)) for photo in photos]
 
 
 def _content_version(files: Mapping[str, bytes]) -> str:

@@ -19,7 +19,7 @@ from persrep_ray.serving.http.errors import RequestError
 from persrep_ray.serving.http.intake import BodyKind, DecodedImage, images
 
 # Pillow also warns about some of what is refused here.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 LIMITS = DataConfig(max_pixels=10_000, max_bytes=4_000_000)
 IMAGE = encoded(30, 20)
