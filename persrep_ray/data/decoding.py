@@ -113,7 +113,10 @@ class Opened(NamedTuple):
 
     @property
     def orientation(self) -> int:
-        """The EXIF orientation, 1 to 8. An image with broken EXIF is taken as it is stored."""
+        """The EXIF orientation, 1 to 8. An image with broken EXIF is taken as it is stored.
+
+        Ask for it after `load`: a PNG may have it behind its pixels, whose errors would be lost here.
+        """
         try:
             orientation = self.image.getexif().get(_EXIF_ORIENTATION, 1)
         except Exception:

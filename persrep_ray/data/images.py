@@ -89,8 +89,8 @@ def decode_bounded(
     with image_errors(source):
         opened = decoding.open_image(data, limits, formats)
         width, height = opened.image.size
-        size = decoding.upright_size((height, width), opened.orientation)
-        return BoundedImage(bounded(_rgb(opened, longest), longest), size)
+        pixels = bounded(_rgb(opened, longest), longest)
+        return BoundedImage(pixels, decoding.upright_size((height, width), opened.orientation))
 
 
 def _rgb(opened: decoding.Opened, longest: int | None = None) -> NDArray[np.uint8]:

@@ -27,6 +27,7 @@ from persrep_ray.data.images import (
     decode_rgb,
     encode_jpeg,
     encode_png_mask,
+    read_bounded,
     read_mask,
     read_mask_of,
     read_rgb,
@@ -123,7 +124,7 @@ def test_a_file_truncated_anywhere_is_an_error_for_every_reader(tmp_path: Path, 
     path = tmp_path / "photo.jpg"
     for length in [*range(0, len(data) - 32, 97), len(data) - 32]:
         path.write_bytes(data[:length])
-        for read in (read_rgb, read_mask, check_pixels):
+        for read in (read_rgb, read_bounded, read_mask, check_pixels):
             with pytest.raises(ImageError, match=r"photo\.jpg: ."):
                 read(path, LIMITS)
 

@@ -99,7 +99,7 @@ def test_a_neighbour_with_hundreds_of_photos_takes_neither_the_memory_nor_the_ne
     image, mask = shape((200, 200, 0), 7)
     (tmp_path / "big.png").write_bytes(encode_png(image))
     photos = tuple(Photo("big", tmp_path / "big.png", None, None) for _ in range(500))
-    folder.write_masks("big", [mask] * 500, {})
+    folder.write_masks("big", [encode_png_mask(mask)] * 500, {})
     crowded = Manifest(tmp_path, {**manifest.objects, "big": ObjectPhotos("big", None, photos, ())}, ())
     worker = CutPasteWorker(CONFIG, crowded, folder, UserPhotos())
     worker({**item("red", "negative"), "count": 90})
