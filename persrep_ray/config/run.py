@@ -22,7 +22,12 @@ from persrep_ray.config.section import ConfigError, Section, changed, parse_over
 class DataConfig(Section):
     """Limits on the files that are read; inputs are treated as hostile."""
 
-    max_pixels: int = Field(default=50_000_000, gt=0, description="a larger image is reported and skipped")
+    max_pixels: int = Field(
+        default=52_000_000,
+        gt=0,
+        description="pixels that are decoded at a time; a larger JPEG is decoded at a half, a quarter or an eighth of "
+        "its size, and any other larger image is reported and skipped",
+    )
     max_bytes: int = Field(default=64 * 1024 * 1024, gt=0, description="a larger file is reported and skipped")
     photos_per_object: int = Field(
         default=32, ge=1, description="train photos of an object that are used; of more, an even draw"

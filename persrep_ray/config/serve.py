@@ -22,7 +22,12 @@ class HttpConfig(Section):
         "without both, everyone has access",
     )
     max_body_bytes: int = Field(default=16 * 1024 * 1024, gt=0, description="a larger request body is refused")
-    max_pixels: int = Field(default=40_000_000, gt=0, description="a larger image is refused before it is decoded")
+    max_pixels: int = Field(
+        default=52_000_000,
+        gt=0,
+        description="pixels that are decoded at a time; a larger JPEG is decoded at a half, a quarter or an eighth of "
+        "its size, and any other larger image is refused",
+    )
     decode_threads: int = Field(default=2, ge=1, le=64, description="number of images that a replica decodes at a time")
     max_waiting: int = Field(default=64, ge=1, description="requests per replica at a time; more get 503")
     body_timeout_s: float = Field(default=20.0, gt=0, description="time limit for a request body to arrive")

@@ -1,60 +1,54 @@
-"""Converts image files to arrays and back.
-
-Inputs may be hostile, so every limit is checked before a pixel is decoded. Colour profiles are ignored. Only the first
-image of an animation, or of a file with several images, is read.
-"""
+"""Converts image files to arrays and back. `data/decoding.py` has the limits that are checked before."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from persrep_ray.config import DataConfig
+from persrep_ray.data import decoding
+from persrep_ray.data.decoding import FORMATS, ImageError, ImageTooLargeError, NotAnImageError, image_errors
 from persrep_ray.data.duplicates import perceptual_hashes
+from persrep_ray.data.labels import foreground
 from persrep_ray.storage.files import File, read_file
-from persrep_ray.storage.store import NotFoundError, StorageError
+
+__all__ = [
+    "FORMATS",
+    "IMAGE_SIDE",
+    "BoundedImage",
+    "CheckedImage",
+    "ImageError",
+    "ImageTooLargeError",
+    "NotAnImageError",
+    "bounded",
+    "bounded_mask",
+    "capped_size",
+    "check_header",
+    "check_pixels",
+    "decode_bounded",
+    "decode_mask",
+    "decode_rgb",
+    "encode_jpeg",
+    "encode_png",
+    "encode_png_mask",
+    "read_bounded",
+    "read_mask",
+    "read_mask_of",
+    "read_rgb",
+    "resize_square",
+    "standard_view",
+]
 
 IMAGE_SIDE = 1280
 """The longest side, in pixels, of the images that objects are looked for on, in evaluation and in serving."""
 
-FORMATS = ("JPEG", "PNG", "WebP", "BMP")  # recognised by content: a wrong suffix is common and harmless
-
-# A progressive JPEG can repeat scans endlessly. Each takes a few bytes and a pass over all pixels; real files have ~10.
-_MAX_JPEG_SCANS = 256
-_MAX_SCANNED_PIXELS = 1_000_000_000  # of all scans together; they take about a second
-
-_EXIF_ORIENTATION = 0x0112
-_TO_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = (5, 6, 7, 8)
-
 _LONGEST_STRIP = 8  # length over width, of which a standard view needs 7/8
-
-
-class ImageError(ValueError):
-    """An image that cannot be used; the message names the file and the cause."""
-
-
-class ImageTooLargeError(ImageError):
-    """The image has more pixels or bytes than the limits allow."""
-
-
-class _OverLimitError(ValueError):
-    """An error that becomes an `ImageTooLargeError` where the name of the file is known."""
+_STRIP_ROWS = 256
 
 
 def read_rgb(file: File, limits: DataConfig) -> NDArray[np.uint8]:
@@ -65,20 +59,56 @@ def read_rgb(file: File, limits: DataConfig) -> NDArray[np.uint8]:
 def decode_rgb(data: bytes, limits: DataConfig, source: str, formats: tuple[str, ...] = FORMATS) -> NDArray[np.uint8]:
     """Decodes bytes in one of `formats` to an upright image: (H, W, 3) uint8.
 
-    EXIF orientation is applied and transparency laid over white. Grey, palette, CMYK and 16-bit images become 8-bit
-    RGB. Raises `ImageError`, which names `source`.
+    EXIF orientation and colour profiles are applied, and transparency is laid over white. Grey, palette, CMYK and
+    16-bit images become 8-bit RGB. A JPEG of more than `max_pixels` is decoded at a half, a quarter or an eighth of its
+    size. Raises `ImageError`, which names `source`.
     """
-    with _image_errors(source):
-        image = _decode(data, limits, formats)
-        if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255
-            grey = (_sixteen_bit(image) // 257).astype(np.uint8)
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        if image.has_transparency_data:
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image.convert("RGBA"))
-        if image.mode != "RGB":  # a needless conversion would be a needless copy
-            image = image.convert("RGB")
-        return np.array(image)
+    with image_errors(source):
+        return _rgb(decoding.open_image(data, limits, formats))
+
+
+class BoundedImage(NamedTuple):
+    """An upright image (h, w, 3) uint8 whose longest side is bounded, and the size (H, W) that it has in its file."""
+
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+
+
+def read_bounded(file: File, limits: DataConfig, longest: int = IMAGE_SIDE) -> NDArray[np.uint8]:
+    """Reads the photo in `file` as `decode_bounded` does. Raises `ImageError`."""
+    return decode_bounded(_read(file, limits), limits, str(file), longest=longest).pixels
+
+
+def decode_bounded(
+    data: bytes, limits: DataConfig, source: str, formats: tuple[str, ...] = FORMATS, longest: int = IMAGE_SIDE
+) -> BoundedImage:
+    """What `bounded` makes of `decode_rgb`, but large images are divided while they are decoded or soon after.
+
+    That takes less time and memory. Each pixel of the result still is the mean of the area that it covers.
+    """
+    with image_errors(source):
+        opened = decoding.open_image(data, limits, formats)
+        width, height = opened.image.size
+        pixels = bounded(_rgb(opened, longest), longest)
+        return BoundedImage(pixels, decoding.upright_size((height, width), opened.orientation))
+
+
+def _rgb(opened: decoding.Opened, longest: int | None = None) -> NDArray[np.uint8]:
+    """An opened image as (H, W, 3) uint8. With `longest`, its longest side may come down to that many pixels."""
+    image = decoding.load(opened, longest)
+    profile, orientation = image.info.get("icc_profile"), opened.orientation
+    image = decoding.eight_bit(image)
+    if longest is not None and max(image.size) >= 2 * longest:
+        # An axis shorter than the factor would come out as one pixel of less than the factor: Pillow takes their mean.
+        image = image.reduce(max(image.size) // longest)
+    image = decoding.in_srgb(decoding.upright(image, orientation), profile)
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _STRIP_ROWS):  # in one piece, numpy would hold a second copy of all pixels
+        bottom = min(top + _STRIP_ROWS, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def read_mask(file: File, limits: DataConfig) -> NDArray[np.bool_]:
@@ -87,35 +117,63 @@ def read_mask(file: File, limits: DataConfig) -> NDArray[np.bool_]:
 
 
 def decode_mask(data: bytes, limits: DataConfig, source: str) -> NDArray[np.bool_]:
-    """Decodes bytes to an upright foreground mask: (H, W) bool. Raises `ImageError`, which names `source`.
+    """Decodes bytes to an upright foreground mask: (H, W) bool, divided as a photo of its size is by `decode_rgb`.
 
-    Pixels brighter than mid-grey are the object; transparent pixels are not. Label images work too: images with values
-    0 and 1, palettes (whose colours may be dark) and 16-bit images are cut at half of the brightest value in the file.
+    `labels.foreground` says what is the object. Raises `ImageError`, which names `source`.
     """
-    with _image_errors(source):
-        image = _decode(data, limits)
-        is_labels = image.mode.startswith("I") or image.mode == "P"
-        if image.mode.startswith("I"):
-            values = _sixteen_bit(image)
-        else:
-            if image.has_transparency_data:
-                black = Image.new("RGBA", image.size, "black")
-                image = Image.alpha_composite(black, image.convert("RGBA"))
-            values = np.array(image.convert("L"))
-        brightest = int(values.max())
-        mask: NDArray[np.bool_] = values > (brightest // 2 if is_labels or brightest == 1 else 127)
+    with image_errors(source):
+        return _mask(decoding.open_image(data, limits, one_byte_pixels=True))
+
+
+def _mask(opened: decoding.Opened) -> NDArray[np.bool_]:
+    width, height = opened.image.size
+    image = decoding.upright(decoding.load(opened), opened.orientation)
+    mask = foreground(image, lossy=opened.lossy)
+    size = decoding.divided_size(decoding.upright_size((height, width), opened.orientation), opened.divided)
+    if mask.shape != size:
+        mask = cv2.resize(mask.astype(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_AREA) > 127
+    return mask
+
+
+def read_mask_of(photo: File, file: File, limits: DataConfig) -> NDArray[np.bool_]:
+    """Reads the mask that a user gave for a photo: (H, W) bool, as `read_rgb` reads the photo.
+
+    A mask that was drawn on the pixels as they are stored, before the photo's EXIF orientation turns them, is turned
+    along. Raises `ImageError` if the mask has another size than the photo, or if it cannot be told which way is up.
+    """
+    data = _read(photo, limits)
+    with image_errors(str(photo)):
+        opened = decoding.open_image(data, limits)
+        orientation = opened.orientation
+        stored = decoding.divided_size((opened.image.height, opened.image.width), opened.divided)
+    data = _read(file, limits)
+    with image_errors(str(file)):
+        opened = decoding.open_image(data, limits, one_byte_pixels=True)
+        mask, size = _mask(opened), decoding.upright_size(stored, orientation)
+        if orientation != 1 and opened.orientation == 1 and mask.shape == stored:
+            if stored == size:
+                raise ValueError(
+                    f"the photo is turned by its EXIF orientation ({orientation}), and the mask does not say whether "
+                    "it was drawn before or after; save the photo upright, or the mask with the same orientation"
+                )
+            turned = decoding.upright(Image.fromarray(mask), orientation)
+            mask = np.array(turned)
+        if mask.shape != size:
+            raise ValueError(
+                f"the mask has {mask.shape[1]} x {mask.shape[0]} pixels, but its photo {size[1]} x {size[0]}"
+            )
         return mask
 
 
 def check_header(file: File, limits: DataConfig) -> None:
     """Raises `ImageError` unless `file` looks like an image within the limits. Decodes no pixel."""
     data = _read(file, limits)
-    with _image_errors(str(file)):
-        _open(data, limits)
+    with image_errors(str(file)):
+        decoding.open_image(data, limits)
 
 
 class CheckedImage(NamedTuple):
-    """The size (H, W) of an upright image that can be decoded, and its perceptual hashes."""
+    """The size (H, W) in which `read_rgb` reads an image that can be decoded, and its perceptual hashes."""
 
     size: tuple[int, int]
     hashes: tuple[int, ...]
@@ -124,21 +182,14 @@ class CheckedImage(NamedTuple):
 def check_pixels(file: File, limits: DataConfig) -> CheckedImage:
     """Decodes the image in `file`. Raises `ImageError` where `read_rgb` would, at about half its cost."""
     data = _read(file, limits)
-    with _image_errors(str(file)):
-        image = _open(data, limits)
-        width, height = image.size
-        # A JPEG is still read to its end, but decoded at an eighth of its size; other formats ignore this.
-        image.draft(None, (max(width // 8, 1), max(height // 8, 1)))
-        image.load()
-        orientation = _orientation(image)
-        if image.mode.startswith("I"):
-            grey = Image.fromarray((_sixteen_bit(image) // 257).astype(np.uint8))
-        else:
-            grey = image.convert("L")
-        if orientation in _TO_UPRIGHT:
-            grey = grey.transpose(_TO_UPRIGHT[orientation])
-        size = (width, height) if orientation in _SIDEWAYS else (height, width)
-        return CheckedImage(size, perceptual_hashes(np.asarray(grey)))
+    with image_errors(str(file)):
+        opened = decoding.open_image(data, limits)
+        width, height = opened.image.size
+        size = decoding.divided_size((height, width), opened.divided)
+        # A JPEG is still read to its end, but decoded at an eighth of its size.
+        image = decoding.eight_bit(decoding.load(opened, longest=max(max(size) // 8, 1)))
+        grey = decoding.upright(image.convert("L"), opened.orientation)
+        return CheckedImage(decoding.upright_size(size, opened.orientation), perceptual_hashes(np.asarray(grey)))
 
 
 def capped_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
@@ -147,15 +198,25 @@ def capped_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def bounded(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 shrunk so that its longest side is at most `IMAGE_SIDE`; a smaller image is returned as it is.
+def bounded(image: NDArray[np.uint8], longest: int = IMAGE_SIDE) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 shrunk so that its longest side is at most `longest`; a smaller image is returned as it is.
 
     Each pixel is the mean of the area that it covers, so nothing aliases.
     """
-    height, width = capped_size((image.shape[0], image.shape[1]), IMAGE_SIDE)
+    height, width = capped_size((image.shape[0], image.shape[1]), longest)
     if (height, width) == image.shape[:2]:
         return image
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def bounded_mask(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask (H, W) bool of the `bounded` image of its photo."""
+    size = capped_size((mask.shape[0], mask.shape[1]), IMAGE_SIDE)
+    if size == mask.shape:
+        return mask
+    share = cv2.resize(mask.astype(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_AREA)
+    small: NDArray[np.bool_] = share >= min(128, max(1, int(share.max())))  # so that a speck is not lost
+    return small
 
 
 def resize_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -213,67 +274,5 @@ def _encode(array: NDArray[Any], image_format: str, **options: Any) -> bytes:
 
 
 def _read(file: File, limits: DataConfig) -> bytes:
-    with _image_errors(str(file)):
+    with image_errors(str(file)):
         return read_file(file, limits.max_bytes)
-
-
-def _open(data: bytes, limits: DataConfig, formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """Opens an image without decoding a pixel. Raises `ValueError` if it breaks a limit."""
-    if len(data) > limits.max_bytes:
-        raise _OverLimitError(f"more than {limits.max_bytes:,} bytes")
-    scans = data.count(b"\xff\xda") if data.startswith(b"\xff\xd8") else 1
-    if scans > _MAX_JPEG_SCANS:
-        raise ValueError(f"a JPEG of more than {_MAX_JPEG_SCANS} scans")
-    try:
-        image = Image.open(io.BytesIO(data), formats=formats)
-    except UnidentifiedImageError:
-        raise ValueError(f"not a {', '.join(formats[:-1])} or {formats[-1]} image") from None
-    except Image.DecompressionBombError:  # Pillow's limit applies where ours is higher or not checked yet
-        raise _OverLimitError(f"far too many pixels, the limit is {limits.max_pixels:,} in all") from None
-    width, height = image.size
-    if width * height > limits.max_pixels:
-        raise _OverLimitError(f"{width} x {height} pixels, the limit is {limits.max_pixels:,} in all")
-    if scans * width * height > _MAX_SCANNED_PIXELS:
-        raise ValueError(f"a JPEG of {scans} scans of {width} x {height} pixels")
-    return image
-
-
-def _decode(data: bytes, limits: DataConfig, formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    image = _open(data, limits, formats)
-    image.load()
-    transpose = _TO_UPRIGHT.get(_orientation(image))
-    return image if transpose is None else image.transpose(transpose)
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a loaded image, 1 to 8. An image with broken EXIF is taken as it is stored."""
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:
-        return 1
-    return orientation if isinstance(orientation, int) else 1
-
-
-def _sixteen_bit(image: Image.Image) -> NDArray[np.int32]:
-    return np.array(image).astype(np.int32).clip(0, 65535)
-
-
-@contextmanager
-def _image_errors(source: str) -> Iterator[None]:
-    """Turns whatever reading and decoding raise into `ImageError`.
-
-    On broken input, decoders raise OSError, SyntaxError, ValueError, struct.error, MemoryError and more. All of these
-    mean that this image is bad, and none of them may stop a run. A store that fails says nothing about the image: its
-    `StorageError` passes through, unless the file does not exist.
-    """
-    try:
-        yield
-    except StorageError as error:
-        if not isinstance(error, NotFoundError):
-            raise
-        raise ImageError(f"{source}: there is no such file") from error
-    except _OverLimitError as error:
-        raise ImageTooLargeError(f"{source}: {error}") from error
-    except Exception as error:
-        cause = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise ImageError(f"{source}: {cause}") from error

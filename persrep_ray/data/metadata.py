@@ -12,8 +12,14 @@ TEST_SPLITS = ("in_distribution", "pose", "distractors", "pose_and_distractors")
 
 
 def read_categories(file: File, limits: DataConfig) -> dict[str, str]:
-    """Object id -> semantic category, from `class_to_sc` of an `*_info.json`. `ValueError` names file and key."""
-    categories = _read_json(file, limits).get("class_to_sc")
+    """Object id -> semantic category, from `class_to_sc` of an `*_info.json`. `ValueError` names file and key.
+
+    A file without this key is something else, such as the `dataset_info.json` that Hugging Face writes.
+    """
+    content = _read_json(file, limits)
+    if not isinstance(content, dict) or "class_to_sc" not in content:
+        return {}
+    categories = content["class_to_sc"]
     if not isinstance(categories, dict):
         raise ValueError(f"{file}: key 'class_to_sc': expected a mapping from object to category")
     for object_id, category in categories.items():
@@ -29,7 +35,10 @@ def read_test_splits(file: File, limits: DataConfig) -> dict[tuple[str, str], st
     An image's id is its file name, bare or below its object's folder; the entries of train images are ignored.
     """
     splits = {}
-    for image_id, entry in _read_json(file, limits).items():
+    content = _read_json(file, limits)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")
+    for image_id, entry in content.items():
         where = f"{file}: key {image_id!r:.300}"
         if not isinstance(entry, dict) or not isinstance(entry.get("class"), str):
             raise ValueError(f"{where}: expected a mapping with the image's 'class'")
@@ -49,11 +58,8 @@ def read_test_splits(file: File, limits: DataConfig) -> dict[tuple[str, str], st
     return splits
 
 
-def _read_json(file: File, limits: DataConfig) -> dict[str, Any]:
+def _read_json(file: File, limits: DataConfig) -> Any:
     try:
-        value = json.loads(read_file(file, limits.max_bytes))
+        return json.loads(read_file(file, limits.max_bytes))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not readable as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{file}: expected a JSON object, got {type(value).__name__}")
-    return value

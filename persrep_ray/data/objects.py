@@ -14,6 +14,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -23,13 +24,22 @@ from numpy.typing import NDArray
 
 from persrep_ray.config import DataConfig
 from persrep_ray.data.duplicates import find_groups
-from persrep_ray.data.images import ImageError, check_header, check_pixels, read_mask, read_rgb
+from persrep_ray.data.images import (
+    ImageError,
+    NotAnImageError,
+    check_header,
+    check_pixels,
+    read_mask_of,
+    read_rgb,
+)
 from persrep_ray.data.metadata import read_categories, read_test_splits
-from persrep_ray.data.tree import Problem, Tree, open_tree
+from persrep_ray.data.tree import Problem, Tree, is_image, open_tree
 from persrep_ray.storage.files import File, RemoteFile, read_file
 
 _DECODE_ALL_UP_TO = 5_000  # photos; if there are more, only the headers of test photos without masks are checked
 _CHECK_THREADS = 4  # decoding releases the GIL; few threads, since each may hold an image of `max_pixels`
+_JSON_MASKS = "masks are read from images, one for each photo, and not from JSON (COCO, LabelMe); export them as PNG"
+_SHOWN = 5  # names of files that are no images
 _EXPECTED = "expected <object>/<photo>.jpg or train/<object>/<photo>.jpg below it"
 
 
@@ -75,7 +85,7 @@ def load_manifest(location: str | Path, limits: DataConfig) -> Manifest:
     Train photos and photos with masks are decoded, so that bad photos are found early.
 
     Raises:
-        ValueError: there is no object folder at all, or a metadata file is malformed.
+        ValueError: there is no object folder at all.
         StorageError: the bucket cannot be read.
     """
     tree = open_tree(location)
@@ -85,7 +95,8 @@ def load_manifest(location: str | Path, limits: DataConfig) -> Manifest:
     if tree.is_reference_layout():
         train, test, dense = (_photos(tree, name, masks=f"{name}_masks") for name in ("train", "test", "test_dense"))
         for annotations in tree.metadata("*_image_annos.json"):
-            splits.update(read_test_splits(annotations, limits))
+            with _reported(tree, annotations):
+                splits.update(read_test_splits(annotations, limits))
     else:
         train, test, dense = _photos(tree, ""), {}, {}
     object_ids = sorted({*train, *test, *dense})
@@ -95,7 +106,10 @@ def load_manifest(location: str | Path, limits: DataConfig) -> Manifest:
 
     categories: dict[str, str] = {}
     for info in tree.metadata("*_info.json"):
-        categories.update(read_categories(info, limits))
+        with _reported(tree, info):
+            for object_id, category in read_categories(info, limits).items():
+                if categories.setdefault(object_id, category) != category:
+                    raise ValueError(f"{info}: another category of {object_id!r} than in a file before it")
 
     good, hashes, problems = _check_all(train, [*test.values(), *dense.values()], limits)
 
@@ -124,6 +138,15 @@ def load_manifest(location: str | Path, limits: DataConfig) -> Manifest:
     }
     duplicates = tuple(_duplicates(objects, hashes, limits))
     return Manifest(tree.root, objects, (*tree.problems, *problems), duplicates)
+
+
+@contextmanager
+def _reported(tree: Tree, file: File) -> Iterator[None]:
+    """What is wrong with a metadata file is a problem; it ends no run."""
+    try:
+        yield
+    except ValueError as error:
+        tree.problems.append(Problem(None, file, str(error).removeprefix(f"{file}: ")))
 
 
 def _even_draw(photos: list[Photo], most: int) -> tuple[Photo, ...]:
@@ -158,13 +181,17 @@ def _photos(tree: Tree, folder: str, masks: str | None = None) -> dict[str, list
     """Object id to its photos in `folder`, not yet checked; masks are matched by stem in the folder `masks`."""
     mask_of: dict[tuple[str, str], File] = {}
     if masks is not None:
-        for object_id, files in tree.images_by_object(masks).items():
+        for object_id, files in tree.files_by_object(masks).items():
+            for file in files:
+                if file.suffix.lower() == ".json":
+                    tree.problems.append(Problem(object_id, file, _JSON_MASKS))
             # If several files have the same stem, a PNG wins, because it has no compression noise.
             for file in sorted(files, key=lambda file: file.suffix.lower() == ".png"):
-                mask_of[object_id, file.stem] = file
+                if file.suffix.lower() != ".json":
+                    mask_of[object_id, file.stem] = file
     return {
         object_id: [Photo(object_id, file, mask_of.get((object_id, file.stem)), None) for file in files]
-        for object_id, files in tree.images_by_object(folder).items()
+        for object_id, files in tree.files_by_object(folder).items()
     }
 
 
@@ -178,6 +205,7 @@ def _check_all(
     good: dict[File, Photo] = {}
     hashes: dict[File, tuple[int, ...]] = {}
     problems: list[Problem] = []
+    others: defaultdict[tuple[str | None, str], list[Problem]] = defaultdict(list)
     with ThreadPoolExecutor(_CHECK_THREADS) as pool:
         checks = [
             *pool.map(lambda photo: _check(photo, True, limits), must_decode),
@@ -188,8 +216,16 @@ def _check_all(
             good[checked.photo.path] = checked.photo
             if checked.hashes:
                 hashes[checked.photo.path] = checked.hashes
-        if checked.problem:
+        if checked.passed_over:
+            assert checked.problem is not None
+            others[checked.problem.object_id, str(checked.problem.path).rpartition("/")[0]].append(checked.problem)
+        elif checked.problem:
             problems.append(checked.problem)
+    for (object_id, folder), passed_over in others.items():  # one line for each folder, not for each file
+        names = ", ".join(Path(str(problem.path)).name for problem in passed_over[:_SHOWN])
+        more = f" and {len(passed_over) - _SHOWN} more" if len(passed_over) > _SHOWN else ""
+        where = Path(folder) if folder.startswith("/") else folder
+        problems.append(Problem(object_id, where, f"passed over, because they are no images: {names}{more}"))
     return good, hashes, problems
 
 
@@ -199,6 +235,7 @@ class _Checked(NamedTuple):
     photo: Photo | None
     problem: Problem | None = None
     hashes: tuple[int, ...] = ()
+    passed_over: bool = False  # neither the name nor the content is that of an image
 
 
 def _check(photo: Photo, decode: bool, limits: DataConfig) -> _Checked:
@@ -206,18 +243,15 @@ def _check(photo: Photo, decode: bool, limits: DataConfig) -> _Checked:
         if photo.mask is None and not decode:
             check_header(photo.path, limits)
             return _Checked(photo)
-        size, hashes = check_pixels(photo.path, limits)
+        hashes = check_pixels(photo.path, limits).hashes
+    except NotAnImageError as error:
+        return _Checked(None, _problem(photo.object_id, photo.path, error), passed_over=not is_image(photo.path))
     except ImageError as error:
         return _Checked(None, _problem(photo.object_id, photo.path, error))
     if photo.mask is None:
         return _Checked(photo, None, hashes)
     try:
-        mask = read_mask(photo.mask, limits)
-        if mask.shape != size:
-            raise ImageError(
-                f"the mask has {mask.shape[1]} x {mask.shape[0]} pixels, but its photo {size[1]} x {size[0]}"
-            )
-        if not mask.any():
+        if not read_mask_of(photo.path, photo.mask, limits).any():
             raise ImageError("the mask has no object pixel")
     except ImageError as error:
         return _Checked(replace(photo, mask=None), _problem(photo.object_id, photo.mask, error), hashes)

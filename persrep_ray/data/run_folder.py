@@ -28,9 +28,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from persrep_ray.data.images import encode_png_mask
 from persrep_ray.data.objects import ObjectPhotos, Photo
 from persrep_ray.storage.store import ConflictError, NotFoundError, Store
 
@@ -50,9 +47,9 @@ class RunFolder:
     def masks_report(self, object_id: str) -> str:
         return f"masks/{object_id}/masks.json"
 
-    def write_masks(self, object_id: str, masks: list[np.ndarray | None], report: Mapping[str, Any]) -> None:
-        """`masks[i]` (H, W) bool belongs to the object's train photo i, None where it has no mask; `report` is JSON."""
-        files = {f"{i:02d}.png": encode_png_mask(mask) for i, mask in enumerate(masks) if mask is not None}
+    def write_masks(self, object_id: str, masks: list[bytes | None], report: Mapping[str, Any]) -> None:
+        """`masks[i]`, a PNG, belongs to the object's train photo i, None where it has no mask; `report` is JSON."""
+        files = {f"{i:02d}.png": mask for i, mask in enumerate(masks) if mask is not None}
         self._write_all(f"masks/{object_id}/", files, "masks.json", report)
 
     def masked_photos(self, photos: ObjectPhotos) -> tuple[Photo, ...]:

@@ -18,9 +18,9 @@ from persrep_ray.storage.store import is_remote, open_store
 
 OBJECT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-# The list has formats that cannot be decoded, so that they are reported: a phone's .heic must not vanish silently.
+# The list has formats that cannot be decoded, so that they are reported: a .gif must not vanish silently.
 _IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"}
 )
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and bytes that are not UTF-8
 
@@ -80,18 +80,16 @@ class Tree(ABC):
         return "train" in self.listing("").folders and (bool(inside.folders) or not any(map(is_image, inside.files)))
 
     def metadata(self, pattern: str) -> list[File]:
-        """The metadata file of this pattern, if there is one. Raises ValueError for several, or for a refused link."""
+        """The files of this pattern. A refused link becomes a problem."""
         root = self.listing("")
         for path, cause in root.refused:
-            if fnmatch.fnmatch(Path(str(path)).name, pattern):
-                raise ValueError(f"{path}: {cause}")
-        files = [file for file in root.files if fnmatch.fnmatch(file.name, pattern)]
-        if len(files) > 1:
-            raise ValueError(f"{self.root}: several {pattern}: {', '.join(file.name for file in files)}; expected one")
-        return files
+            problem = Problem(None, path, cause)
+            if fnmatch.fnmatch(Path(str(path)).name, pattern) and problem not in self.problems:
+                self.problems.append(problem)
+        return [file for file in root.files if fnmatch.fnmatch(file.name, pattern)]
 
-    def images_by_object(self, folder: str) -> dict[str, list[File]]:
-        """Object id to the images in its folder below `folder`."""
+    def files_by_object(self, folder: str) -> dict[str, list[File]]:
+        """Object id to the files in its folder below `folder`. Their content decides which of them are images."""
         found: dict[str, list[File]] = {}
         outer = self.listing(folder)
         self._report(None, outer)
@@ -106,7 +104,7 @@ class Tree(ABC):
                 continue
             listing = self.listing(inner)
             self._report(object_id, listing)
-            found[object_id] = [file for file in listing.files if is_image(file)]
+            found[object_id] = listing.files
             for nested in listing.folders:
                 path = self.path(f"{inner}/{nested}")
                 self.problems.append(Problem(object_id, path, "a folder inside an object's folder is not read"))

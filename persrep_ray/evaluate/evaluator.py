@@ -336,7 +336,7 @@ class Evaluator:
     def _masked(self, subject: ObjectPhotos) -> list[tuple[Photo, np.ndarray]]:
         """The train photos that can be read and have a mask, with their masks."""
         masked = [(photo, mask) for photo, mask in self._train_masks(subject) if mask is not None]
-        readable = {photo.path for photo in self._cache.readable([photo for photo, _ in masked], None)}
+        readable = {photo.path for batch in self._dense([photo for photo, _ in masked]) for photo in batch}
         return [(photo, mask) for photo, mask in masked if photo.path in readable]
 
     def _recognizers(
@@ -469,20 +469,31 @@ class Evaluator:
     def _references(self, subject: ObjectPhotos) -> References:
         """The references of both sides; empty if no train photo has a mask."""
         mask_of = {photo.path: mask for photo, mask in self._train_masks(subject) if mask is not None}
-        photos = self._cache.readable([photo for photo in subject.train if photo.path in mask_of], "dense")
+        photos: list[Photo] = []
+        patches: dict[Side, list[np.ndarray]] = {side: [] for side in SIDES}
+        for batch in self._dense([photo for photo in subject.train if photo.path in mask_of]):
+            photos += batch
+            for side in SIDES:
+                patches[side] += list(self._cache.patches(batch, adapted=side == "personalized"))
         if not photos:
             return {}
         masks = [mask_of[photo.path] for photo in photos]
         references: dict[Side, SideReference] = {}
         for side in SIDES:
-            patches = list(self._cache.patches(photos, adapted=side == "personalized"))
-            reference = make_reference(patches, masks)
+            reference = make_reference(patches[side], masks)
             weights = None
             if self._persam is not None:
-                similarity = predict(reference, patches[0], masks[0].shape).similarity
+                similarity = predict(reference, patches[side][0], masks[0].shape).similarity
                 weights = self._persam.learn_weights(photos[0], similarity, masks[0])
             references[side] = SideReference(reference, weights)
         return references
+
+    def _dense(self, photos: Sequence[Photo]) -> Iterator[list[Photo]]:
+        """The readable ones of `photos`, batch by batch: only one batch is decoded at a time."""
+        size = self._config.evaluate.batch_size
+        for start in range(0, len(photos), size):
+            if batch := self._cache.readable(photos[start : start + size], "dense"):
+                yield batch
 
     def _train_masks(self, subject: ObjectPhotos) -> list[tuple[Photo, np.ndarray | None]]:
         """The train photos, each with its mask or None; an empty mask counts as None."""

@@ -13,7 +13,7 @@ from persrep_ray.evaluate.photo_cache import PhotoCache, ViewFeatures
 from persrep_ray.storage.files import File
 from persrep_ray.tasks.dense import DensePrediction
 from persrep_ray.tasks.find import MOST_PHOTOS, Finder, Sample, fit_finder
-from persrep_ray.tasks.keypoints import LEAST_KEYPOINTS, GeometricMatch, KeypointModel
+from persrep_ray.tasks.keypoints import LEAST_KEYPOINTS, GeometricMatch, KeypointModel, chosen_photos
 from persrep_ray.tasks.metrics import Side
 from persrep_ray.tasks.model import ObjectModel
 from persrep_ray.tasks.recognize import Recognizer
@@ -46,6 +46,8 @@ def keypoints_of(
     """
     if not photos:
         return None
+    # Only those that the model keeps: all images of hundreds of photos take gigabytes.
+    photos = [photos[index] for index in chosen_photos(len(photos))]
     images = [cache.image(photo) for photo, _ in photos]
     masks = [
         cv2.resize(mask.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0

@@ -17,7 +17,14 @@ import torch
 from persrep_ray.backbones.backbone import Features
 from persrep_ray.backbones.lora import LoraBackbone
 from persrep_ray.config import RunConfig
-from persrep_ray.data.images import ImageError, bounded, capped_size, read_mask, read_rgb, resize_square, standard_view
+from persrep_ray.data.images import (
+    ImageError,
+    capped_size,
+    read_bounded,
+    read_mask_of,
+    resize_square,
+    standard_view,
+)
 from persrep_ray.data.lru import Lru, nbytes
 from persrep_ray.data.objects import Photo
 from persrep_ray.data.tree import Problem
@@ -166,7 +173,7 @@ class PhotoCache:
         if photo.mask is None or photo.mask in self._broken:
             return None
         try:
-            mask = read_mask(photo.mask, self._limits)
+            mask = read_mask_of(photo.path, photo.mask, self._limits)
         except ImageError as error:
             self._report(photo, photo.mask, error)
             return None
@@ -236,7 +243,7 @@ class PhotoCache:
     def _decode(self, photo: Photo) -> _Decoded:
         if photo.path in self._decoded:
             return self._decoded[photo.path]
-        image = bounded(read_rgb(photo.path, self._limits))
+        image = read_bounded(photo.path, self._limits)
         return _Decoded(
             image=image,
             standard=standard_view(image, self._side["standard"]),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persrep_ray.config import RunConfig
-from persrep_ray.data.images import ImageError, read_mask, read_rgb
+from persrep_ray.data.images import ImageError, encode_png_mask, read_mask_of, read_rgb
 from persrep_ray.data.objects import Photo
 from persrep_ray.masks.grabcut import MaskError
 from persrep_ray.masks.images import ImageMasker
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PhotoMasks:
-    """`masks[i]` (H, W) bool belongs to photo i; it is None if it could not be made, and `problems` says why."""
+    """`masks[i]`, a PNG, belongs to photo i; it is None if it could not be made, and `problems` says why.
 
-    masks: list[NDArray[np.bool_] | None]
+    Only if they are encoded do the masks of hundreds of large photos fit into memory.
+    """
+
+    masks: list[bytes | None]
     problems: list[str]
 
 
@@ -46,12 +49,12 @@ class PhotoMasker:
     def __call__(self, photos: Sequence[Photo]) -> PhotoMasks:
         """Raises `SamError` if SAM is needed and cannot be loaded."""
         reference = self._reference(photos)
-        masks: list[NDArray[np.bool_] | None] = []
+        masks: list[bytes | None] = []
         problems: list[str] = []
         for photo in photos:
             try:
                 mask = self._mask(photo, reference)
-                masks.append(mask)
+                masks.append(encode_png_mask(mask))
                 if photo.mask is None and mask.all():
                     problems.append(f"{photo.path}: {FILLED}; provide a mask if it does not")
             except (ImageError, MaskError) as error:
@@ -64,13 +67,13 @@ class PhotoMasker:
 
     def _mask(self, photo: Photo, reference: SamReference | None) -> NDArray[np.bool_]:
         if photo.mask is not None:
-            return read_mask(photo.mask, self._config.data)
+            return read_mask_of(photo.path, photo.mask, self._config.data)
         return self._masker.mask(read_rgb(photo.path, self._config.data), reference)
 
-    def _whole(self, photo: Photo) -> NDArray[np.bool_] | None:
+    def _whole(self, photo: Photo) -> bytes | None:
         """A mask of all pixels; None for a photo that cannot be read."""
         try:
-            return np.ones(read_rgb(photo.path, self._config.data).shape[:2], np.bool_)
+            return encode_png_mask(np.ones(read_rgb(photo.path, self._config.data).shape[:2], np.bool_))
         except ImageError:
             return None
 
@@ -82,6 +85,6 @@ class PhotoMasker:
         for photo in given:
             assert photo.mask is not None
             with suppress(ImageError, MaskError):  # a broken mask is reported with its photo
-                mask = read_mask(photo.mask, self._config.data)
+                mask = read_mask_of(photo.path, photo.mask, self._config.data)
                 return self._masker.refer(read_rgb(photo.path, self._config.data), mask)
         return None

@@ -63,6 +63,7 @@ def contact_sheet(
     object_id: str,
     *,
     train: Sequence[tuple[np.ndarray, np.ndarray]],
+    photos: int | None = None,
     positives: Sequence[np.ndarray],
     negatives: Sequence[np.ndarray],
     tests: Sequence[TestRow],
@@ -72,7 +73,8 @@ def contact_sheet(
 
     Args:
         object_id: the headline.
-        train: the object's photos (H, W, 3) uint8 with their masks (H, W) bool.
+        train: the object's photos (H, W, 3) uint8 with their masks (H, W) bool. All of them are shown.
+        photos: how many photos the object has, if `train` is a choice of them.
         positives: synthetic images (H, W, 3) uint8 of the object. All are shown, so pick a dozen or two.
         negatives: such images of anything else.
         tests: one row each, in this order. Both similarity maps of a row share a colour scale.
@@ -84,7 +86,8 @@ def contact_sheet(
     if train:
         width = _column(_PHOTO_COLUMNS)
         tiles = [fit(with_outline(image, mask, _TRUTH), width, _TALLEST) for image, mask in train]
-        blocks += [_heading(f"Photos of the object ({len(train)})", ("mask", _TRUTH)), _grid(tiles, _PHOTO_COLUMNS)]
+        shown = f"{len(train)} of {photos}" if photos and photos > len(train) else f"{len(train)}"
+        blocks += [_heading(f"Photos of the object ({shown})", ("mask", _TRUTH)), _grid(tiles, _PHOTO_COLUMNS)]
     for name, images in (("Synthetic positives", positives), ("Synthetic negatives", negatives)):
         if images:
             tiles = [cover(image, _column(_SYNTHETIC_COLUMNS)) for image in images]

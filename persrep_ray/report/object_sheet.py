@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from persrep_ray.config import DataConfig, RunConfig
-from persrep_ray.data.images import capped_size, read_mask, read_rgb
-from persrep_ray.data.objects import ObjectPhotos
+from persrep_ray.data.images import capped_size, read_bounded, read_mask
+from persrep_ray.data.objects import ObjectPhotos, Photo
 from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.evaluate.examples import Example, unpack
 from persrep_ray.generate.schedule import training_chunks
@@ -20,6 +20,8 @@ from persrep_ray.tasks.dense import LONGEST_SIDE
 from persrep_ray.tasks.metrics import Sides
 
 _SHOWN = 16  # synthetic images of each role
+_PHOTOS_SHOWN = 32  # of the object; a JPEG is at most 65,500 pixels high, which the rows of 700 photos would exceed
+_PHOTO_SIDE = 720  # pixels, twice the size of a tile
 _HEADLINE = {
     "classification.pr_auc": "PR-AUC",
     "retrieval.ndcg": "nDCG",
@@ -42,10 +44,12 @@ def object_sheet(folder: RunFolder, config: RunConfig, photos: ObjectPhotos) -> 
         role: _spread(read_shards(folder, chunks, limits))
         for role, chunks in training_chunks(object_id, config).items()
     }
-    masked = folder.masked_photos(photos)
+    masked = [photo for photo in folder.masked_photos(photos) if photo.mask]
+    spread = np.linspace(0, len(masked) - 1, min(len(masked), _PHOTOS_SHOWN)).round().astype(int)
     return contact_sheet(
         object_id,
-        train=[(read_rgb(photo.path, limits), read_mask(photo.mask, limits)) for photo in masked if photo.mask],
+        train=[_thumbnail(masked[index], limits) for index in spread],
+        photos=len(masked),
         positives=shown["positive"],
         negatives=shown["negative"],
         tests=[_row(example, limits) for example in examples],
@@ -59,8 +63,16 @@ def _spread(rows: Sequence[SyntheticImage]) -> list[np.ndarray]:
     return [rows[index].image for index in range(0, len(rows), every)][:_SHOWN]
 
 
+def _thumbnail(photo: Photo, limits: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """A small photo (H, W, 3) uint8 and its mask (H, W) bool."""
+    assert photo.mask is not None
+    image = read_bounded(photo.path, limits, _PHOTO_SIDE)
+    mask = read_mask(photo.mask, limits).astype(np.uint8) * 255
+    return image, cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_AREA) > 127
+
+
 def _row(example: Example, limits: DataConfig) -> TestRow:
-    image = read_rgb(example.photo, limits)
+    image = read_bounded(example.photo, limits)
     height, width = capped_size((image.shape[0], image.shape[1]), LONGEST_SIDE)
     return TestRow(
         image=cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA),

@@ -11,6 +11,7 @@ from safetensors.numpy import load
 
 from persrep_ray.config import ConfigError, RunConfig, Section, recorded_config
 from persrep_ray.config.versions import versions
+from persrep_ray.data.images import bounded_mask, decode_mask
 from persrep_ray.data.objects import Manifest, load_manifest
 from persrep_ray.distributed.connect import connected
 from persrep_ray.distributed.pool import ObjectPool
@@ -109,7 +110,8 @@ class RegisteredEvaluator:
         return {"version": version, "metrics": metrics}
 
     def _masks(self, object_id: str) -> list[np.ndarray | None]:
-        return list(self._masker(self._manifest.objects[object_id].train).masks)
+        pngs = self._masker(self._manifest.objects[object_id].train).masks
+        return [None if png is None else bounded_mask(decode_mask(png, self._config.data, "mask")) for png in pngs]
 
 
 def _config_of(registry: Registry, published: Sequence[str]) -> RunConfig:

@@ -11,12 +11,11 @@ from typing import NamedTuple
 from persrep_ray.config import ConfigError, RunConfig
 from persrep_ray.data.images import ImageError, check_pixels
 from persrep_ray.data.objects import Manifest, ObjectPhotos
-from persrep_ray.data.tree import open_tree
+from persrep_ray.data.tree import is_image, open_tree
 from persrep_ray.generate.generators import generators_of
 from persrep_ray.storage.files import File, RemoteFile
 
 _DUPLICATES_SHOWN = 20
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 
 def select_objects(manifest: Manifest, only: Sequence[str]) -> list[str]:
@@ -39,9 +38,9 @@ def photos_in(location: str | None, option: str) -> list[File]:
         raise ConfigError(f"{option}: {error}") from None
     if not tree.exists():
         raise ConfigError(f"{option}: there is no folder {location}")
-    photos = [file for file in tree.listing("").files if file.suffix.lower() in _SUFFIXES]
+    photos = [file for file in tree.listing("").files if is_image(file) or not file.suffix]
     if not photos:
-        raise ConfigError(f"{option}: {location} has no photos ({', '.join(sorted(_SUFFIXES))})")
+        raise ConfigError(f"{option}: {location} has no photos")
     return photos
 
 

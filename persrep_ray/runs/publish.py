@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from persrep_ray.backbones.lora import ADAPTER_FILES, load_lora
 from persrep_ray.config import RunConfig
 from persrep_ray.config.versions import versions
-from persrep_ray.data.images import read_mask
+from persrep_ray.data.images import bounded_mask, read_mask
 from persrep_ray.data.objects import Manifest
 from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.distributed.outcome import describe
@@ -110,7 +110,8 @@ class Publisher:
 
     def _masks(self, object_id: str) -> list[np.ndarray | None]:
         photos = self._folder.masked_photos(self._manifest.objects[object_id])
-        return [None if photo.mask is None else read_mask(photo.mask, self._config.data) for photo in photos]
+        limits = self._config.data
+        return [None if photo.mask is None else bounded_mask(read_mask(photo.mask, limits)) for photo in photos]
 
 
 def _content_version(files: Mapping[str, bytes]) -> str:

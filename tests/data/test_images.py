@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from helpers import heic
+from PIL import Image, ImageCms, ImageOps
 
 from persrep_ray.config import DataConfig
 from persrep_ray.data.images import (
@@ -21,18 +22,21 @@ from persrep_ray.data.images import (
     bounded,
     check_header,
     check_pixels,
+    decode_bounded,
     decode_mask,
     decode_rgb,
     encode_jpeg,
     encode_png_mask,
+    read_bounded,
     read_mask,
+    read_mask_of,
     read_rgb,
     resize_square,
     standard_view,
 )
 
 # Pillow also warns about some of the files that are refused or skipped here.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 LIMITS = DataConfig()
 PHOTO = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -120,7 +124,7 @@ def test_a_file_truncated_anywhere_is_an_error_for_every_reader(tmp_path: Path, 
     path = tmp_path / "photo.jpg"
     for length in [*range(0, len(data) - 32, 97), len(data) - 32]:
         path.write_bytes(data[:length])
-        for read in (read_rgb, read_mask, check_pixels):
+        for read in (read_rgb, read_bounded, read_mask, check_pixels):
             with pytest.raises(ImageError, match=r"photo\.jpg: ."):
                 read(path, LIMITS)
 
@@ -144,7 +148,7 @@ def test_garbled_files_raise_nothing_but_image_errors() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"P6 1 1 255\n\0\0\0"])
 def test_data_that_is_not_an_image_is_an_error(data: bytes) -> None:
-    with pytest.raises(ImageError, match="here: not a JPEG, PNG, WebP or BMP image"):
+    with pytest.raises(ImageError, match="here: not a JPEG, PNG, WebP, BMP, HEIC or AVIF image"):
         rgb(data)
 
 
@@ -195,6 +199,122 @@ def test_a_larger_jpeg_may_have_fewer_scans() -> None:
     with pytest.raises(ImageError, match="a JPEG of 161 scans of 2500 x 2500 pixels"):
         rgb(data[:-2] + last_scan * (161 - scans) + data[-2:])
     assert rgb(data).shape == (2500, 2500, 3)
+
+
+@pytest.mark.parametrize("tail", [b"film" * 300_000, b"\xff\xda\0\x02" * 300, None])
+def test_what_follows_a_jpeg_is_not_read(tail: bytes | None) -> None:
+    data = encoded(PHOTO, "JPEG", progressive=True)
+    np.testing.assert_array_equal(rgb(data + (tail or data * 30)), rgb(data))
+
+
+def test_scans_are_not_counted_within_segments() -> None:
+    data = encoded(PHOTO, "JPEG")
+    comment = b"\xff\xda" * 500
+    segment = b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment
+    np.testing.assert_array_equal(rgb(data[:2] + segment + data[2:]), rgb(data))
+    with pytest.raises(ImageError, match="a JPEG of more than 10,000 segments"):
+        rgb(data[:2] + b"\xff\xfe\0\x02" * 10_001 + data[2:])
+
+
+RAMP = np.stack([np.tile(np.linspace(0, 255, 160), (120, 1))] * 3, axis=2).astype(np.uint8)
+
+
+def test_a_jpeg_over_the_limit_is_decoded_at_a_fraction_of_its_size(tmp_path: Path) -> None:
+    for most, size in [(19_200, (120, 160)), (19_199, (60, 80)), (4_799, (30, 40)), (300, (15, 20))]:
+        limits = DataConfig(max_pixels=most)
+        (tmp_path / "photo").write_bytes(encoded(RAMP, "JPEG", quality=95))
+        image = read_rgb(tmp_path / "photo", limits)
+        assert image.shape[:2] == check_pixels(tmp_path / "photo", limits).size == size
+        np.testing.assert_allclose(image[0, :, 0], np.linspace(0, 255, size[1]), atol=8)
+    with pytest.raises(ImageTooLargeError, match="160 x 120 pixels, the limit is 299 in all"):
+        rgb(encoded(RAMP, "JPEG"), DataConfig(max_pixels=299))
+
+
+def test_a_jpeg_that_is_in_memory_as_a_whole_while_it_is_decoded_is_not_divided() -> None:
+    limits = DataConfig(max_pixels=19_199)
+    with pytest.raises(ImageTooLargeError, match="160 x 120 pixels"):
+        rgb(encoded(RAMP, "JPEG", progressive=True), limits)
+    data = bytearray(encoded(RAMP, "JPEG"))
+    data[data.index(b"\xff\xda") + 4] = 1  # a first scan of one channel announces others
+    with pytest.raises(ImageTooLargeError):
+        rgb(bytes(data), limits)
+
+
+def test_a_camera_of_200_megapixels_is_read() -> None:
+    image = Image.new("L", (16_320, 12_240), 200)  # Pillow's own limit is 179 megapixels
+    found = decode_bounded(encoded(image, "JPEG"), LIMITS, "here")
+    assert found.size == (12_240, 16_320) and found.pixels.shape == (960, 1280, 3) and (found.pixels == 200).all()
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_bounded_images_are_the_same_however_large_they_are_stored(image_format: str) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    data = encoded(np.repeat(np.repeat(RAMP, 3, axis=0), 3, axis=1), image_format, quality=95, exif=turned)
+    found = decode_bounded(data, LIMITS, "here", longest=100)
+    assert found.size == (480, 360) and found.pixels.shape == (100, 75, 3)
+    np.testing.assert_allclose(found.pixels.astype(int), bounded(rgb(data), 100), atol=3)
+
+
+def test_heic_is_read_upright() -> None:
+    quarters = np.array(heic.COLOURS).reshape(2, 2, 3)
+    for data, expected in [(heic.UPRIGHT, quarters), (heic.TURNED, np.rot90(quarters, -1))]:
+        image = rgb(data)
+        assert image.shape[:2] == ((48, 64) if data is heic.UPRIGHT else (64, 48))
+        centres = image[image.shape[0] // 4 :: image.shape[0] // 2, image.shape[1] // 4 :: image.shape[1] // 2]
+        np.testing.assert_allclose(centres, expected, atol=12)
+    for length in range(12, len(heic.UPRIGHT), 31):
+        with pytest.raises(ImageError, match=r"here: ."):
+            rgb(heic.UPRIGHT[:length])
+    with pytest.raises(ImageTooLargeError, match="64 x 48 pixels"):
+        rgb(heic.UPRIGHT, DataConfig(max_pixels=64 * 48 - 1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_avif_is_read_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(RAMP, "AVIF", quality=95, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(rgb(data), np.array(expected))
+
+
+def swapped_profile() -> bytes:
+    """An RGB profile that takes red for blue."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for old, new in [(b"rXYZ", b"????"), (b"bXYZ", b"rXYZ"), (b"????", b"bXYZ")]:
+        profile = profile.replace(old, new, 1)
+    return profile.replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
+
+
+SWAPPED = swapped_profile()
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_an_embedded_profile_is_applied(image_format: str) -> None:
+    image = Image.new("RGB", (16, 16), (200, 60, 20))
+    found = rgb(encoded(image, image_format, quality=95, icc_profile=SWAPPED))
+    np.testing.assert_allclose(found, np.broadcast_to([20, 60, 200], (16, 16, 3)), atol=6)
+
+
+def test_a_profile_keeps_transparency_and_goes_with_a_palette() -> None:
+    image = Image.new("RGBA", (2, 1), (200, 60, 20, 255))
+    image.putpixel((1, 0), (200, 60, 20, 0))
+    found = rgb(encoded(image, icc_profile=SWAPPED)).astype(int)
+    np.testing.assert_allclose(found, [[[20, 60, 200], [255, 255, 255]]], atol=2)
+    palette = Image.new("RGB", (2, 1), (200, 60, 20)).quantize(2)
+    np.testing.assert_allclose(rgb(encoded(palette, icc_profile=SWAPPED))[0, 0].astype(int), [20, 60, 200], atol=2)
+
+
+@pytest.mark.parametrize("profile", [b"", b"garbage", SWAPPED[:200], SWAPPED.replace(b"RGB ", b"CMYK", 1)])
+def test_a_profile_that_is_broken_or_of_other_channels_leaves_the_colours(profile: bytes) -> None:
+    np.testing.assert_array_equal(rgb(encoded(PHOTO, icc_profile=profile)), PHOTO)
+
+
+def test_of_a_stereo_photo_the_first_picture_is_read() -> None:
+    second = Image.fromarray(255 - PHOTO)
+    data = encoded(PHOTO, "MPO", save_all=True, append_images=[second])
+    np.testing.assert_array_equal(rgb(data), rgb(encoded(PHOTO, "JPEG")))
 
 
 def test_formats_can_be_excluded() -> None:
@@ -259,39 +379,78 @@ def test_check_pixels_reads_a_reduced_jpeg_to_its_end(tmp_path: Path) -> None:
         check_pixels(path, LIMITS)
 
 
-MASK = np.array([[False, True, True], [False, False, True]])
+def with_orientation(image: np.ndarray, image_format: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(image, image_format, exif=exif)
 
 
-def palette_mask(colour: tuple[int, int, int]) -> Image.Image:
-    image = Image.fromarray(MASK.astype(np.uint8))
-    image.putpalette([0, 0, 0, *colour])
-    return image
+def turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """What a viewer shows of an image that is stored with this orientation."""
+    return np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(with_orientation(image, "PNG", orientation)))))
 
 
-@pytest.mark.parametrize(
-    "image",
-    [
-        MASK,
-        np.where(MASK, 255, 0).astype(np.uint8),
-        np.where(MASK, 128, 127).astype(np.uint8),
-        MASK.astype(np.uint8),
-        MASK.astype(np.uint16),
-        np.where(MASK, 65535, 300).astype(np.uint16),
-        np.where(MASK[:, :, None], 255, 0).repeat(3, axis=2).astype(np.uint8),
-        palette_mask((128, 0, 0)),  # the first label colour of PASCAL VOC and DAVIS: darker than mid-grey
-        palette_mask((255, 255, 255)),
-        Image.merge("LA", [Image.new("L", (3, 2), 255), Image.fromarray(np.where(MASK, 255, 0).astype(np.uint8))]),
-    ],
-)
-def test_every_kind_of_mask_is_read(image: Image.Image | np.ndarray) -> None:
-    mask = decode_mask(encoded(image), LIMITS, "here")
-    assert mask.dtype == np.bool_
-    np.testing.assert_array_equal(mask, MASK)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_lies_on_its_photo_or_is_refused(tmp_path: Path, orientation: int) -> None:
+    photo, path = tmp_path / "photo.jpg", tmp_path / "mask.png"
+    photo.write_bytes(with_orientation(PHOTO, "JPEG", orientation))
+    stored = np.zeros((6, 9), np.uint8)
+    stored[:2, :5] = 255
+    upright = turned(stored, orientation) > 0
+    drawings = {"upright": upright * np.uint8(255), "stored": stored}
+    for drawn, image in drawings.items():
+        path.write_bytes(encoded(image))
+        if orientation in (2, 3, 4):  # both have the same size
+            with pytest.raises(
+                ImageError, match=rf"mask\.png: the photo is turned by its EXIF orientation \({orientation}\)"
+            ):
+                read_mask_of(photo, path, LIMITS)
+        else:
+            np.testing.assert_array_equal(read_mask_of(photo, path, LIMITS), upright, drawn)
+    path.write_bytes(with_orientation(stored, "PNG", orientation))
+    if orientation > 1:  # it says itself how it was drawn
+        np.testing.assert_array_equal(read_mask_of(photo, path, LIMITS), upright)
 
 
-def test_compression_noise_is_not_an_object() -> None:
-    assert not decode_mask(encoded(np.full((8, 8), 3, np.uint8)), LIMITS, "here").any()
-    assert not decode_mask(encoded(np.zeros((8, 8), np.uint8)), LIMITS, "here").any()
+def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "photo").write_bytes(with_orientation(PHOTO, "JPEG", 6))
+    (tmp_path / "mask").write_bytes(encoded(np.full((6, 8), 255, np.uint8)))
+    with pytest.raises(ImageError, match=r"mask: the mask has 8 x 6 pixels, but its photo 6 x 9"):
+        read_mask_of(tmp_path / "photo", tmp_path / "mask", LIMITS)
+
+
+def test_a_square_photo_that_is_turned_needs_a_mask_that_says_how_it_was_drawn(tmp_path: Path) -> None:
+    stored = np.zeros((8, 8), np.uint8)
+    stored[:2] = 255
+    (tmp_path / "photo").write_bytes(with_orientation(np.zeros((8, 8, 3), np.uint8), "JPEG", 6))
+    (tmp_path / "mask").write_bytes(encoded(stored))
+    with pytest.raises(ImageError, match="EXIF orientation"):
+        read_mask_of(tmp_path / "photo", tmp_path / "mask", LIMITS)
+    (tmp_path / "mask").write_bytes(with_orientation(stored, "PNG", 6))
+    expected = turned(stored, 6) > 0
+    np.testing.assert_array_equal(read_mask_of(tmp_path / "photo", tmp_path / "mask", LIMITS), expected)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
+def test_a_mask_is_divided_like_its_photo(tmp_path: Path, image_format: str, orientation: int) -> None:
+    inside = np.zeros((121, 163), np.uint8)
+    inside[40:100, 20:90] = 255
+    (tmp_path / "photo").write_bytes(with_orientation(inside[:, :, None].repeat(3, axis=2), "JPEG", orientation))
+    (tmp_path / "mask").write_bytes(with_orientation(inside, image_format, orientation))
+    limits = DataConfig(max_pixels=163 * 121 // 4 + 200)
+    image = read_rgb(tmp_path / "photo", limits)
+    assert sorted(image.shape[:2]) == [61, 82]
+    mask = read_mask_of(tmp_path / "photo", tmp_path / "mask", limits)
+    assert (mask != (image[:, :, 0] > 127)).mean() < 0.005
+
+
+def test_a_mask_may_take_the_memory_of_a_photo_but_no_more() -> None:
+    limits = DataConfig(max_pixels=100)
+    assert decode_mask(encoded(np.full((20, 20), 255, np.uint8)), limits, "here").shape == (10, 10)
+    for image in (np.full((20, 21), 255, np.uint8), np.full((20, 20, 3), 255, np.uint8)):
+        with pytest.raises(ImageTooLargeError):
+            decode_mask(encoded(image), limits, "here")
 
 
 def test_mask_is_read_from_a_file_and_survives_a_round_trip(tmp_path: Path) -> None:

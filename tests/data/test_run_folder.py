@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from persrep_ray.config import RunConfig
-from persrep_ray.data.images import read_mask
+from persrep_ray.data.images import encode_png_mask, read_mask
 from persrep_ray.data.objects import ObjectPhotos, Photo
 from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.storage.store import open_store
@@ -28,7 +28,7 @@ def test_masks_come_back_with_their_photos(tmp_path: Path) -> None:
     photos = tuple(Photo("mug", Path(f"/photos/{name}.jpg"), None, None) for name in "ab")
     first = np.zeros((4, 6), np.bool_)
     first[1:3, 2:5] = True
-    folder.write_masks("mug", [first, None], {"seconds": 1.5, "problems": ["b.jpg: no foreground"]})
+    folder.write_masks("mug", [encode_png_mask(first), None], {"seconds": 1.5, "problems": ["b.jpg: no foreground"]})
     masked = folder.masked_photos(ObjectPhotos("mug", None, photos, ()))
     assert masked[1].mask is None
     assert masked[0].mask is not None

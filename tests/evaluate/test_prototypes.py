@@ -106,4 +106,4 @@ def test_a_version_of_many_photos_and_all_models_takes_at_most_256_kilobytes() -
     arrays = ObjectModel(recognizer, finder, keypoints).to_arrays()
     arrays |= {name: rows[:MOST_PROTOTYPES].astype(np.float16) for name in ("cls", "pretrained_cls", "box_means")}
     arrays["target"] = rows[0]
-    assert 200_000 < len(save(arrays)) <= 256_000
+    assert 200_000 < len(save(arrays)) <= 256 * 1024

@@ -10,7 +10,7 @@ from helpers.tiny import COLOURS, shape
 from helpers.vits import save as save_vit
 
 from persrep_ray.config import RunConfig, load_config
-from persrep_ray.data.images import read_mask
+from persrep_ray.data.images import encode_png_mask, read_mask
 from persrep_ray.data.objects import Manifest
 from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.generate.schedule import chunks
@@ -32,7 +32,7 @@ def disc_run(root: Path) -> DiscRun:
     config = load_config("debug", [f"backbone.name={root / 'vit'}"])
     manifest, folder = manifest_of(root / "objects"), RunFolder(open_store(root / "out"))
     for object_id, photos in manifest.objects.items():
-        masks = [photo.mask and read_mask(photo.mask, config.data) for photo in photos.train]
+        masks = [photo.mask and encode_png_mask(read_mask(photo.mask, config.data)) for photo in photos.train]
         folder.write_masks(object_id, masks, {"seconds": 0.5, "problems": []})
     for chunk in chunks("red", config):
         write_shard(folder, chunk, [_synthetic(chunk.role, index) for index in chunk.indices], {"seconds": 0.25})

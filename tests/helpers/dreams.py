@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from persrep_ray.config import FilterConfig, GenerateConfig, RunConfig, SamplingConfig
+from persrep_ray.data.images import encode_png_mask
 from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo
 from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.generate.dreambooth import object_sampler
@@ -50,7 +51,7 @@ def manifest(root: Path, folder: RunFolder, *names: str) -> Manifest:
         paths[0].parent.mkdir(parents=True)
         for path, (image, _) in zip(paths, drawn, strict=True):
             Image.fromarray(image).save(path)
-        folder.write_masks(name, [mask for _, mask in drawn[:2]], {})
+        folder.write_masks(name, [encode_png_mask(mask) for _, mask in drawn[:2]], {})
         photos = tuple(Photo(name, path, None, None) for path in paths)
         objects[name] = ObjectPhotos(name, CATEGORIES[name], photos, ())
     return Manifest(root, objects, ())

@@ -11,8 +11,9 @@ from helpers.tiny_sam import save_tiny_sam
 from PIL import Image
 
 from persrep_ray.config import MaskConfig, RunConfig, SamConfig
+from persrep_ray.data.images import decode_mask
 from persrep_ray.data.objects import Photo
-from persrep_ray.masks.photos import FILLED, WHOLE_PHOTO, PhotoMasker
+from persrep_ray.masks.photos import FILLED, WHOLE_PHOTO, PhotoMasker, PhotoMasks
 from persrep_ray.masks.sam import SamSegmenter
 
 
@@ -26,6 +27,10 @@ def photo(folder: Path, seed: int, *, mask: bool) -> Photo:
 
 def pixels(path: Path) -> np.ndarray:
     return np.array(Image.open(path))
+
+
+def arrays(made: PhotoMasks) -> list[np.ndarray | None]:
+    return [None if png is None else decode_mask(png, RunConfig().data, "mask") for png in made.masks]
 
 
 def sam_config(folder: Path) -> RunConfig:
@@ -43,7 +48,7 @@ def test_masks_by_the_user_win_and_need_no_network(tmp_path: Path, method: Any) 
     config = RunConfig(masks=MaskConfig(method=method, sam=SamConfig(name=str(tmp_path / "absent"))))
     made = PhotoMasker(config)(photos)
     assert made.problems == []
-    for one, mask in zip(photos, made.masks, strict=True):
+    for one, mask in zip(photos, arrays(made), strict=True):
         assert one.mask and mask is not None and np.array_equal(mask, pixels(one.mask))
 
 
@@ -55,7 +60,9 @@ def test_sam_learns_from_the_first_photo_with_a_mask(tmp_path: Path, sam: Path) 
     reference = segmenter.refer(segmenter.embed(pixels(photos[1].path)), pixels(photos[1].mask))
     expected = segmenter.segment_like(segmenter.embed(pixels(photos[0].path)), reference)
     assert made.problems == []
-    for mask, wanted in zip(made.masks, (expected, *(pixels(one.mask) for one in photos[1:] if one.mask)), strict=True):
+    for mask, wanted in zip(
+        arrays(made), (expected, *(pixels(one.mask) for one in photos[1:] if one.mask)), strict=True
+    ):
         assert mask is not None and np.array_equal(mask, wanted)
 
 
@@ -65,9 +72,9 @@ def test_a_broken_mask_is_reported_and_the_next_one_is_learned_from(tmp_path: Pa
     photos[0].mask.write_bytes(b"no mask")
     made = PhotoMasker(sam_config(sam))(photos)
     without = PhotoMasker(sam_config(sam))(photos[1:])
-    assert made.masks[0] is None and len(made.problems) == 1 and made.problems[0].startswith(str(photos[0].path))
-    assert made.masks[2] is not None and without.masks[1] is not None
-    assert np.array_equal(made.masks[2], without.masks[1])
+    assert arrays(made)[0] is None and len(made.problems) == 1 and made.problems[0].startswith(str(photos[0].path))
+    assert arrays(made)[2] is not None and arrays(without)[1] is not None
+    assert np.array_equal(arrays(made)[2], arrays(without)[1])
 
 
 def test_without_any_mask_the_saliency_prompts_sam(tmp_path: Path, sam: Path) -> None:
@@ -78,7 +85,7 @@ def test_without_any_mask_the_saliency_prompts_sam(tmp_path: Path, sam: Path) ->
     under_test._masker.look = lambda image: (saliency if image[0, 0, 0] == corner else saliency * 0, None)
     corner = pixels(photos[1].path)[0, 0, 0]
     made = under_test(photos)
-    assert made.masks[0] is None and made.masks[1] is not None and made.masks[1].shape == (70, 90)
+    assert arrays(made)[0] is None and arrays(made)[1] is not None and arrays(made)[1].shape == (70, 90)
     assert made.problems == [f"{photos[0].path}: mask: the similarity map is flat"]
 
 
@@ -92,8 +99,8 @@ def test_an_object_without_any_foreground_is_taken_to_fill_its_photos(tmp_path: 
     under_test._masker.look = lambda image: (np.zeros((20, 20), np.float32), patches(GROUND))
     under_test._masker._probes = tiny_probes()
     made = under_test(photos)
-    assert made.masks[2] is None
-    for mask in made.masks[:2]:
+    assert arrays(made)[2] is None
+    for mask in arrays(made)[:2]:
         assert mask is not None and mask.shape == (30, 40) and mask.all()
     assert len(made.problems) == 4
     assert made.problems[-1].startswith(f"object mug: {WHOLE_PHOTO}")
@@ -105,5 +112,5 @@ def test_a_photo_that_a_package_fills_is_its_mask_and_the_user_is_told(tmp_path:
     under_test._masker.look = lambda image: (np.zeros((20, 20), np.float32), patches(FRONT))
     under_test._masker._probes = tiny_probes()
     made = under_test([taken])
-    assert made.masks[0] is not None and made.masks[0].shape == (70, 90) and made.masks[0].all()
+    assert arrays(made)[0] is not None and arrays(made)[0].shape == (70, 90) and arrays(made)[0].all()
     assert made.problems == [f"{taken.path}: {FILLED}; provide a mask if it does not"]

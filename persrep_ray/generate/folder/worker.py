@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from persrep_ray.config import RunConfig
-from persrep_ray.data.images import ImageError, read_mask, read_rgb
+from persrep_ray.data.images import ImageError, read_mask, read_mask_of, read_rgb
 from persrep_ray.data.lru import Lru
 from persrep_ray.data.objects import Manifest
 from persrep_ray.data.run_folder import RunFolder
@@ -87,7 +87,7 @@ class FolderWorker(ChunkWorker):
         def listed() -> list[File]:
             files = self._store.files(folder).items()
             direct = [file for key, file in files if "/" not in key.removeprefix(folder)]
-            return [file for file in direct if is_image(file) and not file.name.startswith(".")]
+            return [file for file in direct if (is_image(file) or not file.suffix) and not file.name.startswith(".")]
 
         return self._listings.get_or(folder, listed)
 
@@ -102,7 +102,7 @@ class FolderWorker(ChunkWorker):
         if chunk.role == "positive":
             source_id = chunk.object_id
             if mask_file is not None:
-                mask = self._given_mask(mask_file, original.shape[:2], size)
+                mask = self._given_mask(file, mask_file, size)
             if mask is None:
                 mask = self._made_mask(chunk.object_id, image, file)
         if mask is None:
@@ -112,14 +112,10 @@ class FolderWorker(ChunkWorker):
             chunk.object_id, chunk.role, chunk.generator, None, seed, None, source_id, None, image, mask
         )
 
-    def _given_mask(self, file: File, shape: tuple[int, ...], size: tuple[int, int]) -> NDArray[np.bool_] | None:
-        """The user's mask of an image (H, W) = `shape`, scaled to `size` (w, h); None if it cannot be used."""
+    def _given_mask(self, image: File, file: File, size: tuple[int, int]) -> NDArray[np.bool_] | None:
+        """The user's mask of an image, scaled to `size` (w, h); None if it cannot be used."""
         try:
-            mask = read_mask(file, self._config.data)
-            if mask.shape != shape:
-                raise ImageError(
-                    f"{file}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its image {shape[1]} x {shape[0]}"
-                )
+            mask = read_mask_of(image, file, self._config.data)
         except ImageError as error:
             self._warnings.append(str(error))
             return None

@@ -20,8 +20,8 @@ from persrep_ray.serving.http.routes import Endpoint
 from persrep_ray.serving.http.schemas import Status, responses
 
 _DESCRIPTION = """
-Queries about personalized objects. An image is a JPEG, PNG or WebP file, which its content decides. Send it as the raw
-body, as the field `image` of a form, or as base64 in JSON.
+Queries about personalized objects. An image is a JPEG, PNG, WebP, HEIC or AVIF file, which its content decides. Send it
+as the raw body, as the field `image` of a form, or as base64 in JSON.
 """
 
 

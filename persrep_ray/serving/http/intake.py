@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,11 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from persrep_ray.config import DataConfig
-from persrep_ray.data.images import ImageError, ImageTooLargeError, bounded, decode_rgb
+from persrep_ray.data.images import ImageError, ImageTooLargeError, decode_bounded
 from persrep_ray.serving.http.errors import RequestError
 
-FORMATS = ("JPEG", "PNG", "WebP")
-_RAW = ("image/jpeg", "image/png", "image/webp")
+FORMATS = ("JPEG", "PNG", "WebP", "HEIC", "AVIF")
+_IMAGE_TYPE = re.compile(r"image/[a-z0-9][a-z0-9.+-]*|application/octet-stream")  # the content decides what it is
 _LONGEST_CONTENT_TYPE = 512
 _MOST_BRACKETS = 32  # brackets and commas in a JSON body; base64 has none, and an object of two texts needs three
 
@@ -35,7 +36,7 @@ class BodyKind:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image (h, w, 3) uint8, upright and `bounded`, and its (H, W) as it was sent."""
+    """An image (h, w, 3) uint8, upright and bounded, and its (H, W) as it was sent."""
 
     pixels: np.ndarray
     size: tuple[int, int]
@@ -49,8 +50,9 @@ def body_kind(request: Request, names: Sequence[str]) -> BodyKind:
     # A longer header is an attack: the time to parse it grows with the square of its length.
     kind, options = parse_options_header(content_type if len(content_type) <= _LONGEST_CONTENT_TYPE else "")
     media_type = kind.decode("latin-1").lower()
-    allowed = (*(_RAW if len(names) == 1 else ()), "multipart/form-data", "application/json")
-    if media_type not in allowed:
+    forms = ("multipart/form-data", "application/json")
+    if media_type not in forms and not (len(names) == 1 and _IMAGE_TYPE.fullmatch(media_type)):
+        allowed = (*(("image/*", "application/octet-stream") if len(names) == 1 else ()), *forms)
         raise RequestError("unsupported_media_type", f"Content-Type must be one of {', '.join(allowed)}")
     boundary = options.get(b"boundary", b"")
     if media_type == "multipart/form-data" and not boundary:
@@ -83,15 +85,14 @@ def images(body: bytes, kind: BodyKind, limits: DataConfig) -> list[DecodedImage
     else:
         files = {kind.names[0]: body}
     found = []
-    for name in kind.names:  # one after the other: only one is in memory at full size
+    for name in kind.names:  # one after the other: only one is decoded at a time
         try:
-            pixels = decode_rgb(files.pop(name), limits, name, FORMATS)
+            found.append(DecodedImage(*decode_bounded(files.pop(name), limits, name, FORMATS)))
         except ImageTooLargeError as error:
             raise RequestError("image_too_large", str(error)) from error
         except ImageError as error:  # its message may have internals of a decoder
-            raise RequestError("bad_image", f"{name}: not a readable JPEG, PNG or WebP image") from error
-        found.append(DecodedImage(bounded(pixels), (pixels.shape[0], pixels.shape[1])))
-        del pixels
+            formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+            raise RequestError("bad_image", f"{name}: not a readable {formats} image") from error
     return found
 
 

@@ -228,7 +228,7 @@ def responses(*codes: str, success: int = 200, versioned: bool = False) -> dict[
 def image_body(names: Sequence[str]) -> dict[str, Any]:
     """A route's `openapi_extra`: the ways to send one image, or several images by name."""
     binary = {"type": "string", "format": "binary"}
-    base64 = {"type": "string", "format": "byte", "description": "base64 of a JPEG, PNG or WebP file"}
+    base64 = {"type": "string", "format": "byte", "description": "base64 of a JPEG, PNG, WebP, HEIC or AVIF file"}
 
     def fields(of: dict[str, Any]) -> dict[str, Any]:
         shape = {"type": "object", "required": list(names), "additionalProperties": False}
@@ -236,5 +236,6 @@ def image_body(names: Sequence[str]) -> dict[str, Any]:
 
     content: dict[str, Any] = {"multipart/form-data": fields(binary), "application/json": fields(base64)}
     if len(names) == 1:
-        content = {**{kind: {"schema": binary} for kind in ("image/jpeg", "image/png", "image/webp")}, **content}
+        raw = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/avif")  # any image/* will do
+        content = {**{kind: {"schema": binary} for kind in raw}, **content}
     return {"requestBody": {"required": True, "content": content}}

@@ -12,7 +12,7 @@ from helpers.tiny import COLOURS, shape
 
 import persrep_ray.generate.cut_paste.worker as cut_paste
 from persrep_ray.config import RunConfig, load_config
-from persrep_ray.data.images import encode_png
+from persrep_ray.data.images import encode_png, encode_png_mask
 from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo
 from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.generate.cut_paste.worker import CutPasteWorker, UserPhotos
@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> tuple[Manifest, RunFolder]:
         photos = tuple(Photo(name, tmp_path / f"{name}-{index}.png", None, None) for index in range(2))
         for photo, (image, _) in zip(photos, drawn, strict=True):
             Path(str(photo.path)).write_bytes(encode_png(image))
-        folder.write_masks(name, [None if name == "bare" else mask for _, mask in drawn], {})
+        folder.write_masks(name, [None if name == "bare" else encode_png_mask(mask) for _, mask in drawn], {})
         objects[name] = ObjectPhotos(name, None, photos, ())
     return Manifest(tmp_path, objects, ()), folder
 
@@ -63,7 +63,7 @@ def test_photos_of_the_user_that_cannot_be_read_are_reported_once(
     for file in bad:
         file.write_bytes(b"no image")
     worker = CutPasteWorker(CONFIG, *run, UserPhotos([bad[0]], [bad[1]]))
-    cause = "not a JPEG, PNG, WebP or BMP image"
+    cause = "not a JPEG, PNG, WebP, BMP, HEIC or AVIF image"
     assert worker(item("red"))["warnings"] == [f"{file}: {cause}" for file in bad]
     assert worker(item("red", start=2))["warnings"] == []
 
@@ -99,7 +99,7 @@ def test_a_neighbour_with_hundreds_of_photos_takes_neither_the_memory_nor_the_ne
     image, mask = shape((200, 200, 0), 7)
     (tmp_path / "big.png").write_bytes(encode_png(image))
     photos = tuple(Photo("big", tmp_path / "big.png", None, None) for _ in range(500))
-    folder.write_masks("big", [mask] * 500, {})
+    folder.write_masks("big", [encode_png_mask(mask)] * 500, {})
     crowded = Manifest(tmp_path, {**manifest.objects, "big": ObjectPhotos("big", None, photos, ())}, ())
     worker = CutPasteWorker(CONFIG, crowded, folder, UserPhotos())
     worker({**item("red", "negative"), "count": 90})

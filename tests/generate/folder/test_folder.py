@@ -198,8 +198,8 @@ def test_a_bad_mask_is_reported_and_another_is_made(run: Run) -> None:
     small.write_bytes(encode_png_mask(np.ones((9, 9), np.bool_)))
     assert run.make(calibration_images=0) == ""
     assert sorted(run.warnings) == [
-        f"{bad}: not a JPEG, PNG, WebP or BMP image",
-        f"{small}: the mask is 9 x 9 pixels, its image 64 x 64",
+        f"{bad}: not a JPEG, PNG, WebP, BMP, HEIC or AVIF image",
+        f"{small}: the mask has 9 x 9 pixels, but its photo 64 x 64",
     ]
     assert all(image.mask.any() for image in run.made(calibration_images=0))
 

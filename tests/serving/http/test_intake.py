@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
+from helpers import heic
 from PIL import Image
 from serving.http.fakes import encoded
 
@@ -18,7 +19,7 @@ from persrep_ray.serving.http.errors import RequestError
 from persrep_ray.serving.http.intake import BodyKind, DecodedImage, images
 
 # Pillow also warns about some of what is refused here.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 LIMITS = DataConfig(max_pixels=10_000, max_bytes=4_000_000)
 IMAGE = encoded(30, 20)
@@ -174,7 +175,7 @@ def saved(image: Image.Image, image_format: str, **options: object) -> bytes:
     ],
 )
 def test_what_is_no_image(body: bytes) -> None:
-    assert refused(body) == "bad_image: image: not a readable JPEG, PNG or WebP image"
+    assert refused(body) == "bad_image: image: not a readable JPEG, PNG, WebP, HEIC or AVIF image"
 
 
 @pytest.mark.parametrize("sides", [(101, 100), (60_000, 60_000), (2**31 - 1, 2**31 - 1), (10_001, 1)])
@@ -198,6 +199,17 @@ def test_of_an_animation_the_first_image_counts() -> None:
         data = saved(frames[10], image_format, save_all=True, append_images=frames, lossless=True)
         (image,) = taken(data)
         assert image.size == (50, 50) and (image.pixels == 10).all()
+
+
+def test_photos_of_phones_are_taken() -> None:
+    (image,) = taken(heic.TURNED)
+    assert image.size == (64, 48) and image.pixels.shape == (64, 48, 3)
+    film = saved(NOISE, "JPEG") + b"\xff\xda\xff\xda" * 1000
+    assert taken(film)[0].size == (40, 56)
+    large = Image.new("RGB", (300, 200), (9, 90, 200))
+    (image,) = taken(saved(large, "JPEG", quality=95))  # more pixels than the limit: decoded at a fraction of its size
+    assert image.size == (200, 300) and image.pixels.shape == (50, 75, 3)
+    np.testing.assert_allclose(image.pixels.astype(int), np.broadcast_to([9, 90, 200], (50, 75, 3)), atol=4)
 
 
 def test_sixteen_bits_become_eight() -> None:

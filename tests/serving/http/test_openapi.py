@@ -26,7 +26,7 @@ def images() -> st.SearchStrategy[bytes]:
     return st.sampled_from(IMAGES * 3 + BAD_IMAGES)
 
 
-for _media_type in ("image/jpeg", "image/png", "image/webp"):
+for _media_type in ("image/jpeg", "image/png", "image/webp", "image/heic", "image/avif"):
     schemathesis.openapi.media_type(_media_type, images())
 schemathesis.openapi.format("binary", images())
 schemathesis.openapi.format("byte", images().map(lambda data: base64.b64encode(data).decode()))
@@ -74,7 +74,7 @@ def test_every_address_is_described_with_its_bodies_and_errors() -> None:
         operation = document["paths"][path]["post"]
         kinds = {"multipart/form-data", "application/json"}
         if not path.endswith("compare"):
-            kinds |= {"image/jpeg", "image/png", "image/webp"}
+            kinds |= {"image/jpeg", "image/png", "image/webp", "image/heic", "image/avif"}
         assert set(operation["requestBody"]["content"]) == kinds and operation["requestBody"]["required"]
         assert operation["security"] == [{"key": []}]
         assert {"200", "401", "408", "413", "415", "422", "503"} <= set(operation["responses"])
