@@ -148,6 +148,8 @@ def _serve(options: argparse.Namespace) -> int:
 
     if options.print_environment:
         print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in haproxy.environment().items()))
+        if not haproxy.is_available():
+            print(f"persrep: {haproxy.MISSING}", file=sys.stderr)
         return 0
     from persrep_ray.config import load_serve_config
     from persrep_ray.serving.launch import serve_until_interrupted

@@ -57,7 +57,10 @@ def computes_bfloat16(device: torch.device) -> bool:
 
     A CPU that has none takes ten times as long as in float32 (docs/LOG.md).
     """
-    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if device.type != "cpu":
+        return True
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # PyTorch for Macs has no oneDNN
+    return supported is not None and bool(supported())
 
 
 class Backbone:

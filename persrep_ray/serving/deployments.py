@@ -22,6 +22,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.util.metrics import Counter, Histogram
 
 from persrep_ray.config import ConfigError, ServeConfig, load_serve_config
+from persrep_ray.distributed.machine import device
 from persrep_ray.serving.engine.answers import AdapterRef, Classification, Comparison, Identification
 from persrep_ray.serving.engine.catalog import Catalog
 from persrep_ray.serving.engine.errors import Failure, OverloadedError, QueryError, RegistryUnavailableError
@@ -50,8 +51,9 @@ class Encoder:
         from persrep_ray.serving.engine.engine import LocalEngine
 
         torch.set_num_threads(config.encoder.threads or max(1, int(config.encoder.cpus_per_replica)))
-        device = "cuda" if config.encoder.gpus_per_replica else "cpu"
-        self._engine = LocalEngine(config, profile, device=device, metrics=RayMetrics())
+        self._engine = LocalEngine(
+            config, profile, device=device(config.encoder.gpus_per_replica), metrics=RayMetrics()
+        )
         self._follower = asyncio.create_task(self._engine.run())
 
     async def ask(

@@ -207,6 +207,14 @@ def test_bfloat16_is_close_and_can_be_switched_off(kind: str, monkeypatch: pytes
     assert torch.equal(fast.suffix(hidden).cls, exact.suffix(hidden).cls)
 
 
+def test_a_cpu_without_onednn_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", object())  # as in PyTorch for Macs
+    backbone = Backbone(make("dinov2"), adapted_blocks=1, precision="bfloat16")
+    batch = random_pixels()
+    exact = Backbone(make("dinov2"), adapted_blocks=1)
+    assert backbone.suffix(exact.prefix(batch)).cls.equal(exact.suffix(exact.prefix(batch)).cls)
+
+
 class TestErrors:
     def test_more_adapted_blocks_than_there_are(self, tmp_path: Path) -> None:
         save("dinov2", tmp_path)
