@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _personalize(options: argparse.Namespace) -> int:
+    from persrep_ray.runs.inputs import check_kept
     from persrep_ray.runs.personalize import Request, RunInterruptedError, personalize  # Ray takes seconds to import
     from persrep_ray.runs.progress import StatusLine
 
@@ -42,6 +43,13 @@ def _personalize(options: argparse.Namespace) -> int:
         raise ValueError("--out: name a location that all nodes of the cluster reach, such as s3://bucket/run")
     out = options.out or os.path.join("runs", _name(options.objects))
     registry = options.registry or join(out, "registry")
+    check_kept(
+        objects=options.objects,
+        registry=registry,
+        out=out,
+        backgrounds=options.backgrounds,
+        negatives=options.negatives,
+    )
     request = Request(
         objects=options.objects,
         registry=registry,
@@ -63,8 +71,10 @@ def _personalize(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from persrep_ray.runs.evaluate import evaluate_registry
+    from persrep_ray.runs.inputs import check_kept
     from persrep_ray.runs.progress import StatusLine
 
+    check_kept(objects=options.objects, registry=options.registry, out=options.out)
     check_file_location(options.out)
     result = evaluate_registry(
         options.objects,

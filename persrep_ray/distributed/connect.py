@@ -45,10 +45,8 @@ def connected(*, verbose: bool = False) -> Iterator[None]:
             **local,
         )
     if threading.current_thread() is threading.main_thread():
-        # Native code of Ray has taken the signal over: it would print a stack and abort, and nothing would be tidied up.
-        signal.signal(
-            signal.SIGTERM, before if callable(before) and before is not signal.default_int_handler else _interrupt
-        )
+        # Native code of Ray has taken the signal over: it would print a stack and abort, with nothing tidied up.
+        signal.signal(signal.SIGTERM, before if callable(before) else _interrupt)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -14,9 +15,24 @@ from persrep_ray.data.objects import Manifest, ObjectPhotos
 from persrep_ray.data.tree import open_tree
 from persrep_ray.generate.generators import generators_of
 from persrep_ray.storage.files import File, RemoteFile
+from persrep_ray.storage.store import is_remote
 
 _DUPLICATES_SHOWN = 20
+_JOB_COPY = "/runtime_resources/working_dir_files/"
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+
+
+def check_kept(**locations: str | None) -> None:
+    """Refuses local locations in Ray's copy of a job's working directory, which goes when the job ends.
+
+    The keywords are the options that give the locations. Raises ConfigError.
+    """
+    for option, location in locations.items():
+        if location and not is_remote(location) and _JOB_COPY in os.path.abspath(location):
+            raise ConfigError(
+                f"--{option}: {location} lies in Ray's copy of --working-dir, which is deleted after the job; give an "
+                "absolute path that all nodes reach, or s3://bucket/prefix"
+            )
 
 
 def select_objects(manifest: Manifest, only: Sequence[str]) -> list[str]:

@@ -48,8 +48,8 @@ _ANSWERS = {  # the errors that HAProxy itself answers with, in the format of th
 
 
 MISSING = (
-    "HAProxy comes for Linux only, so Ray Serve's own proxy is used: requests that an ingress replica holds when it dies "
-    "are lost, and clients that send slowly are not cut off"
+    "HAProxy comes for Linux only, so Ray Serve's own proxy is used: requests that an ingress replica holds when it "
+    "dies are lost, and clients that send slowly are not cut off"
 )
 _PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 

@@ -47,12 +47,12 @@ def serve_until_interrupted(config: ServeConfig, *, host: str, port: int, verbos
     ended = threading.Event()
     with connected(verbose=verbose):
         try:
-            serve.start(http_options={"host": host, "port": port})
-            serve.run(app, name=_APPLICATION, route_prefix="/")
-            shown = "localhost" if host in (*_THIS_MACHINE, "0.0.0.0") else host
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # only now: Ray has handlers of its own
                 if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                     signal.signal(number, lambda *_: ended.set())
+            serve.start(http_options={"host": host, "port": port})
+            serve.run(app, name=_APPLICATION, route_prefix="/")
+            shown = "localhost" if host in (*_THIS_MACHINE, "0.0.0.0") else host
             print(f"serving  http://{shown}:{port}/   (page; API: /docs)\nStop with Ctrl-C.", flush=True)
             ended.wait()
         finally:

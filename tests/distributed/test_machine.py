@@ -62,9 +62,7 @@ class TestDevice:
 
     def test_a_macs_gpu_that_computes_nonsense_is_not_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
-        monkeypatch.setattr(
-            machine, "_attention_gradient", lambda device: torch.full((2,), float(device.type == "mps"))
-        )
+        monkeypatch.setattr(machine, "_attention_gradient", lambda device: torch.ones(2) * (device.type == "mps"))
         assert machine.device(0) == "cpu"
 
     def test_a_macs_gpu_that_lacks_an_operation_is_not_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
