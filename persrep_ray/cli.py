@@ -146,6 +146,30 @@ def _rollback_object(options: argparse.Namespace) -> int:
     return 0
 
 
+def _verify_objects(options: argparse.Namespace) -> int:
+    from persrep_ray.runs.verify import verify
+
+    registry = _registry(options)
+    sound = True
+    for verdict in verify(registry, options.object_ids or sorted(registry.live())):
+        print(
+            f"{verdict.object_id}\t{verdict.version or '-'}\t{'' if verdict.sound else 'unusable: '}{verdict.text}",
+            flush=True,
+        )
+        sound = sound and verdict.sound
+    return 0 if sound else 1
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from persrep_ray.runs.doctor import examine
+
+    fine = True
+    for finding in examine(_config(options), options.objects):
+        print(f"{finding.topic:9} {'' if finding.fine else 'PROBLEM: '}{finding.text}", flush=True)
+        fine = fine and finding.fine
+    return 0 if fine else 1
+
+
 def _migrate_registry(options: argparse.Namespace) -> int:
     from persrep_ray.registry.migration import migrate
 
@@ -291,9 +315,26 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_delete_object)
 
     command = objects.add_parser(
+        "verify",
+        parents=[stored, common],
+        help="check that adapters are whole, fit their backbone, and act with the installed packages",
+    )
+    command.add_argument("object_ids", metavar="ID", nargs="*", help="the objects to check (default: all)")
+    command.set_defaults(command=_verify_objects)
+
+    command = objects.add_parser(
         "migrate", parents=[stored, common], help="convert a registry of an earlier version to the current layout"
     )
     command.set_defaults(command=_migrate_registry)
+
+    command = commands.add_parser(
+        "doctor",
+        parents=[configured, common],
+        help="say what this machine and a folder of photos will do",
+        description="Takes seconds and starts nothing. Exit code 1: a run would fail, or some of its objects.",
+    )
+    command.add_argument("--objects", metavar="DIR", help=f"photos to look at: {place}")
+    command.set_defaults(command=_doctor)
 
     backbone = commands.add_parser("backbone", help="find the frozen backbone").add_subparsers(
         required=True, metavar="ACTION"

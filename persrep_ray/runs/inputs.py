@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+from persrep_ray.backbones.checkpoint import check_hub
 from persrep_ray.config import ConfigError, RunConfig
 from persrep_ray.data.images import ImageError, check_pixels
 from persrep_ray.data.objects import Manifest, ObjectPhotos
@@ -33,6 +34,18 @@ def check_kept(**locations: str | None) -> None:
                 f"--{option}: {location} lies in Ray's copy of --working-dir, which is deleted after the job; give an "
                 "absolute path that all nodes reach, or s3://bucket/prefix"
             )
+
+
+def check_checkpoints(config: RunConfig) -> None:
+    """Makes sure that the hub gives us what the run loads from it, before any worker asks. Raises ConfigError."""
+    wanted = {"backbone.name": (config.backbone.name, config.backbone.revision)}
+    if config.masks.method == "sam" or config.evaluate.mode == "persam":
+        wanted["masks.sam.name"] = (config.masks.sam.name, config.masks.sam.revision)
+    for key, (name, revision) in wanted.items():
+        try:
+            check_hub(name, revision)
+        except FileNotFoundError as error:
+            raise ConfigError(f"{key} {name}: {error}") from error
 
 
 def select_objects(manifest: Manifest, only: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import persrep_ray.backbones.backbone as backbone_module
+from persrep_ray.backbones import checkpoint
 from persrep_ray.backbones.backbone import Backbone, BackboneError, KeptPatches, load_backbone, local_checkpoint
 from persrep_ray.backbones.families import FAMILIES
 from persrep_ray.config import BackboneConfig
@@ -341,7 +341,7 @@ class TestHub:
             asked.append((name, revision))
             return str(tmp_path)
 
-        monkeypatch.setattr(backbone_module, "snapshot_download", download)
+        monkeypatch.setattr(checkpoint, "snapshot_download", download)
         assert load("facebook/dinov2-small", revision="v2").dim == DIM
         assert local_checkpoint("facebook/dinov2-small") == tmp_path
         assert asked == [("facebook/dinov2-small", "v2"), ("facebook/dinov2-small", None)]
@@ -355,7 +355,7 @@ class TestHub:
             asked.extend(allow_patterns)
             return str(tmp_path)
 
-        monkeypatch.setattr(backbone_module, "snapshot_download", download)
+        monkeypatch.setattr(checkpoint, "snapshot_download", download)
         local_checkpoint("google/siglip")
         wanted = ["config.json", "preprocessor_config.json", "processor_config.json", "model.safetensors"]
         wanted += ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
@@ -369,7 +369,7 @@ class TestHub:
         def download(name: str, **_: Any) -> str:
             raise error
 
-        monkeypatch.setattr(backbone_module, "snapshot_download", download)
+        monkeypatch.setattr(checkpoint, "snapshot_download", download)
         with pytest.raises(BackboneError) as raised:
             load("nobody/nothing")
         cause = "no route" if str(error) else "RuntimeError"

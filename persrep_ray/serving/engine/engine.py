@@ -72,6 +72,7 @@ class LocalEngine:
         self._index = PrototypeIndex(self._read_pretrained)
         self._indexed: tuple[AdapterRef, ...] | None = None
         self._searchable = asyncio.Event()
+        self._checks = 0
         self._indexer = ThreadPoolExecutor(1, thread_name_prefix="index")
 
     async def run(self) -> None:
@@ -80,6 +81,12 @@ class LocalEngine:
 
     async def ping(self) -> None:
         """An engine that exists can answer."""
+
+    async def check(self) -> None:
+        """Encodes an image, so it raises or hangs if the device does."""
+        self._checks += 1  # another image each time, whose prefix no cache holds
+        image = np.full((8, 8, 3), self._checks % 256, np.uint8)
+        await self._cls(await self.extractor.standard(image), None)
 
     async def embed(self, ref: AdapterRef, image: np.ndarray) -> np.ndarray:
         view = await self.extractor.standard(image)
