@@ -152,10 +152,8 @@ def _verify_objects(options: argparse.Namespace) -> int:
     registry = _registry(options)
     sound = True
     for verdict in verify(registry, options.object_ids or sorted(registry.live())):
-        print(
-            f"{verdict.object_id}\t{verdict.version or '-'}\t{'' if verdict.sound else 'unusable: '}{verdict.text}",
-            flush=True,
-        )
+        problem = "" if verdict.sound else "unusable: "
+        print(f"{verdict.object_id}\t{verdict.version or '-'}\t{problem}{verdict.text}", flush=True)
         sound = sound and verdict.sound
     return 0 if sound else 1
 

@@ -56,15 +56,15 @@ def folder_or_snapshot(name: str, revision: str | None) -> Path:
     return _with_safetensors(folder)
 
 
-def check_hub(name: str, revision: str | None) -> None:
-    """Makes sure that the hub gives us the checkpoint `name`, if that is a hub id, by fetching its small config.
+def check_hub(name: str, revision: str | None, config: str = "config.json") -> None:
+    """Makes sure that the hub gives us the checkpoint `name`, if that is a hub id, by fetching its small file `config`.
 
     Raises FileNotFoundError, whose message is one line that says what to do.
     """
     if name == "embedded" or is_remote(name) or Path(name).is_dir():
         return
     try:
-        hf_hub_download(name, "config.json", revision=revision)
+        hf_hub_download(name, config, revision=revision)
     except Exception as error:
         raise FileNotFoundError(hub_problem(error)) from error
 

@@ -53,7 +53,7 @@ def evaluate_registry(
     chosen = sorted(set(select_objects(manifest, only)).intersection(published))
     if not chosen:
         raise ConfigError(f"no object of {objects} is published in {registry.store.uri}")
-    check_checkpoints(config)
+    check_checkpoints(config, generates=False)
     stage = StageProgress("evaluate", total=len(chosen))
     results: dict[str, Any] = {}
     with connected(verbose=verbose):

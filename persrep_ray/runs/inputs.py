@@ -36,14 +36,17 @@ def check_kept(**locations: str | None) -> None:
             )
 
 
-def check_checkpoints(config: RunConfig) -> None:
+def check_checkpoints(config: RunConfig, *, generates: bool) -> None:
     """Makes sure that the hub gives us what the run loads from it, before any worker asks. Raises ConfigError."""
-    wanted = {"backbone.name": (config.backbone.name, config.backbone.revision)}
+    sam, base = config.masks.sam, config.generate.dreambooth
+    wanted = [("backbone.name", config.backbone.name, config.backbone.revision, "config.json")]
     if config.masks.method == "sam" or config.evaluate.mode == "persam":
-        wanted["masks.sam.name"] = (config.masks.sam.name, config.masks.sam.revision)
-    for key, (name, revision) in wanted.items():
+        wanted.append(("masks.sam.name", sam.name, sam.revision, "config.json"))
+    if generates and config.generate.generator in ("dreambooth", "combined"):
+        wanted.append(("generate.dreambooth.base", base.base, base.revision, "model_index.json"))
+    for key, name, revision, file in wanted:
         try:
-            check_hub(name, revision)
+            check_hub(name, revision, file)
         except FileNotFoundError as error:
             raise ConfigError(f"{key} {name}: {error}") from error
 

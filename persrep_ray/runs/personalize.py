@@ -89,7 +89,6 @@ def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict
     duplicates = duplicates_report(manifest)
     status.warn(duplicates.warnings)
     check_packages(config)
-    check_checkpoints(config)
     inputs = input_digests(manifest, backgrounds, negatives, config)
     registry_store.check_writable()
     with open_run(out_store, config, inputs, status.say) as (folder, lock):
@@ -97,6 +96,7 @@ def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict
         try:
             run.look_at(selected)
             if run.unfinished:
+                check_checkpoints(config, generates=True)
                 with connected(verbose=request.verbose):
                     run.execute(backgrounds, negatives)
             summary = summarize(folder, config, selected, run.failed) | {"duplicates": duplicates.counts}

@@ -45,9 +45,8 @@ def verify(registry: Registry, object_ids: Sequence[str]) -> Iterator[Verdict]:
             config = recorded_config(registry.card(object_id, version)["config"], "card.json: ").backbone
             if config not in backbones:
                 backbones = {config: load_backbone(config)}  # one at a time: objects of a registry mostly share it
-            yield Verdict(
-                object_id, version, _verdict(AdapterRef(object_id, version), files, config, backbones[config]), True
-            )
+            text = _verdict(AdapterRef(object_id, str(version)), files, config, backbones[config])
+            yield Verdict(object_id, version, text, sound=True)
         except (ValueError, KeyError, RegistryError) as error:
             yield Verdict(object_id, version, " ".join(str(error).split()), sound=False)
 

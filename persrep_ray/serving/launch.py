@@ -69,7 +69,8 @@ def _end_private(serve: Any, *, quiet: bool) -> None:
     who answers, and native code of this process prints stacks.
     """
     if quiet:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        for output in (1, 2):  # nothing of ours is left to say
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output)
         last = threading.Timer(_LONGEST_END_S, os._exit, [0])
         last.daemon = True
         last.start()

@@ -355,6 +355,7 @@ class TestHub:
             asked.extend(allow_patterns)
             return str(tmp_path)
 
+        (tmp_path / "model.safetensors").touch()
         monkeypatch.setattr(checkpoint, "snapshot_download", download)
         local_checkpoint("google/siglip")
         wanted = ["config.json", "preprocessor_config.json", "processor_config.json", "model.safetensors"]

@@ -103,6 +103,22 @@ class TestHub:
         assert folder_or_snapshot("org/vit", None) == tmp_path / "converted"
         assert asked == [None, "refs/pr/7"]
 
+    @pytest.mark.parametrize("revision", [None, "v2"])
+    def test_without_a_conversion_the_pickle_is_fetched_and_converted(
+        self, revision: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        save_pickle("dinov2", tmp_path / "vit")
+        (tmp_path / "vit" / "pytorch_model.bin").rename(tmp_path / "weights")
+
+        def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+            if "pytorch_model.bin" in allow_patterns:
+                (tmp_path / "weights").rename(tmp_path / "vit" / "pytorch_model.bin")
+            return str(tmp_path / "vit")
+
+        monkeypatch.setattr(checkpoint, "snapshot_download", download)
+        monkeypatch.setattr(checkpoint, "_conversion", {"org/vit": None}.__getitem__)
+        assert (folder_or_snapshot("org/vit", revision) / "model.safetensors").exists()
+
     @pytest.mark.parametrize(
         ("kind", "status", "message"),
         [
