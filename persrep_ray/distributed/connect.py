@@ -44,13 +44,16 @@ def connected(*, verbose: bool = False) -> Iterator[None]:
             logging_level=logging.INFO if verbose else logging.ERROR,
             **local,
         )
-    if threading.current_thread() is threading.main_thread():
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main:
         # Native code of Ray has taken the signal over: it would print a stack and abort, with nothing tidied up.
         signal.signal(signal.SIGTERM, before if callable(before) else _interrupt)
     try:
         yield
     finally:
         ray.shutdown()
+        if in_main and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(*_: object) -> None:

@@ -36,7 +36,7 @@ from persrep_ray.tasks.dense import DensePrediction
 
 _RETRY_PAUSE_S = 0.1
 _HEALTH_CHECK_S = 5
-_ENCODES_WITHIN_S = 25.0  # behind a full queue, too; queries wait no longer. Ray Serve's own limit is 30 s
+_ENCODES_WITHIN_S = 25.0  # Ray Serve's own limit is 30 s
 _ROUTER = "persrep_ray.serving.router.EncoderRouter"
 _GONE = (RayActorError, ObjectLostError, DeploymentUnavailableError, ReplicaUnavailableError)
 _SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
@@ -60,7 +60,7 @@ class Encoder:
 
     async def check_health(self) -> None:
         """Raises an error if this replica cannot encode any more; Ray Serve then replaces it."""
-        await asyncio.wait_for(self._engine.check(), _ENCODES_WITHIN_S)
+        await self._engine.check(_ENCODES_WITHIN_S)
 
     async def ask(
         self, method: str, arguments: tuple[Any, ...], options: Mapping[str, Any], held: AdapterRef | None = None

@@ -171,21 +171,15 @@ def test_a_query_moves_on_from_an_encoder_that_hangs() -> None:
     assert handle.sessions == ["mug", "mug/1"] and cancelled == [True]
 
 
-def test_an_encoder_that_cannot_encode_is_not_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_that_cannot_encode_is_not_healthy() -> None:
     class Engine:
-        async def check(self) -> None:
-            if lost:
-                raise RuntimeError("CUDA error: an illegal memory access was encountered")
-            await asyncio.get_running_loop().create_future()
+        async def check(self, within_s: float) -> None:
+            assert within_s < 30, "Ray Serve would give up before"
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     encoder = object.__new__(Encoder)
     encoder._engine = Engine()  # type: ignore[assignment]
-    lost = True
     with pytest.raises(RuntimeError, match="CUDA error"):
-        asyncio.run(encoder.check_health())
-    lost = False
-    monkeypatch.setattr(deployments, "_ENCODES_WITHIN_S", 0.01)
-    with pytest.raises(asyncio.TimeoutError):
         asyncio.run(encoder.check_health())
 
 

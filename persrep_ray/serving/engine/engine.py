@@ -82,11 +82,16 @@ class LocalEngine:
     async def ping(self) -> None:
         """An engine that exists can answer."""
 
-    async def check(self) -> None:
-        """Encodes an image, so it raises or hangs if the device does."""
+    async def check(self, within_s: float) -> None:
+        """Encodes an image. Raises what the device raises, or TimeoutError if no batch at all ends in `within_s`."""
         self._checks += 1  # another image each time, whose prefix no cache holds
-        image = np.full((8, 8, 3), self._checks % 256, np.uint8)
-        await self._cls(await self.extractor.standard(image), None)
+        before = self.extractor.batches
+        view = await self.extractor.standard(np.full((8, 8, 3), self._checks % 256, np.uint8))
+        try:
+            await asyncio.wait_for(self._cls(view, None), within_s)
+        except asyncio.TimeoutError:
+            if self.extractor.batches == before:  # otherwise it is only busy
+                raise
 
     async def embed(self, ref: AdapterRef, image: np.ndarray) -> np.ndarray:
         view = await self.extractor.standard(image)
