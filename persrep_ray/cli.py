@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _personalize(options: argparse.Namespace) -> int:
+    from persrep_ray.runs.inputs import check_kept
     from persrep_ray.runs.personalize import Request, RunInterruptedError, personalize  # Ray takes seconds to import
     from persrep_ray.runs.progress import StatusLine
 
@@ -42,6 +43,13 @@ def _personalize(options: argparse.Namespace) -> int:
         raise ValueError("--out: name a location that all nodes of the cluster reach, such as s3://bucket/run")
     out = options.out or os.path.join("runs", _name(options.objects))
     registry = options.registry or join(out, "registry")
+    check_kept(
+        objects=options.objects,
+        registry=registry,
+        out=out,
+        backgrounds=options.backgrounds,
+        negatives=options.negatives,
+    )
     request = Request(
         objects=options.objects,
         registry=registry,
@@ -63,8 +71,10 @@ def _personalize(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from persrep_ray.runs.evaluate import evaluate_registry
+    from persrep_ray.runs.inputs import check_kept
     from persrep_ray.runs.progress import StatusLine
 
+    check_kept(objects=options.objects, registry=options.registry, out=options.out)
     check_file_location(options.out)
     result = evaluate_registry(
         options.objects,
@@ -136,6 +146,28 @@ def _rollback_object(options: argparse.Namespace) -> int:
     return 0
 
 
+def _verify_objects(options: argparse.Namespace) -> int:
+    from persrep_ray.runs.verify import verify
+
+    registry = _registry(options)
+    sound = True
+    for verdict in verify(registry, options.object_ids or sorted(registry.live())):
+        problem = "" if verdict.sound else "unusable: "
+        print(f"{verdict.object_id}\t{verdict.version or '-'}\t{problem}{verdict.text}", flush=True)
+        sound = sound and verdict.sound
+    return 0 if sound else 1
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from persrep_ray.runs.doctor import examine
+
+    fine = True
+    for finding in examine(_config(options), options.objects):
+        print(f"{finding.topic:9} {'' if finding.fine else 'PROBLEM: '}{finding.text}", flush=True)
+        fine = fine and finding.fine
+    return 0 if fine else 1
+
+
 def _migrate_registry(options: argparse.Namespace) -> int:
     from persrep_ray.registry.migration import migrate
 
@@ -148,6 +180,8 @@ def _serve(options: argparse.Namespace) -> int:
 
     if options.print_environment:
         print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in haproxy.environment().items()))
+        if not haproxy.is_available():
+            print(f"persrep: {haproxy.MISSING}", file=sys.stderr)
         return 0
     from persrep_ray.config import load_serve_config
     from persrep_ray.serving.launch import serve_until_interrupted
@@ -279,9 +313,26 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_delete_object)
 
     command = objects.add_parser(
+        "verify",
+        parents=[stored, common],
+        help="check that adapters are whole, fit their backbone, and act with the installed packages",
+    )
+    command.add_argument("object_ids", metavar="ID", nargs="*", help="the objects to check (default: all)")
+    command.set_defaults(command=_verify_objects)
+
+    command = objects.add_parser(
         "migrate", parents=[stored, common], help="convert a registry of an earlier version to the current layout"
     )
     command.set_defaults(command=_migrate_registry)
+
+    command = commands.add_parser(
+        "doctor",
+        parents=[configured, common],
+        help="say what this machine and a folder of photos will do",
+        description="Takes seconds and starts nothing. Exit code 1: a run would fail, or some of its objects.",
+    )
+    command.add_argument("--objects", metavar="DIR", help=f"photos to look at: {place}")
+    command.set_defaults(command=_doctor)
 
     backbone = commands.add_parser("backbone", help="find the frozen backbone").add_subparsers(
         required=True, metavar="ACTION"

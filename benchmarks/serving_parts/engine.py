@@ -25,6 +25,7 @@ from persrep_ray.serving.engine.engine import LocalEngine
 from persrep_ray.serving.engine.profile import read_profile
 from persrep_ray.storage.local import LocalStore
 from persrep_ray.tasks.dense import LONGEST_SIDE, predict
+from persrep_ray.tasks.features import normalize
 
 _T = TypeVar("_T")
 
@@ -196,7 +197,7 @@ async def queries(engine: LocalEngine, registry: Registry, photos: Sequence[Path
 
     Each photo is asked about the object in the folder of its name. The former way is one pass of the backbone, and a
     cosine (classify) or Otsu's threshold (detect). Describing keypoints, which objects with keypoints need once per
-    image, is given by itself and is not part of the rest.
+    image, is given by itself; the first query of the object about an image includes it.
     """
     refs = {ref.object_id: ref for ref in refs_of(registry)}
     seconds: dict[str, list[float]] = {name: [] for name in ("classify", "classify_before", "detect", "detect_before")}
@@ -204,7 +205,7 @@ async def queries(engine: LocalEngine, registry: Registry, photos: Sequence[Path
     for number, photo in enumerate([photos[0], *photos]):  # the first round warms up
         ref, image = refs[photo.parent.name], bounded(read_rgb(photo, DataConfig()))
         async with engine.bank.lease(ref) as adapter:
-            assert adapter.finder is not None and adapter.dense is not None, "published by an earlier release"
+            assert adapter.model is not None and adapter.dense is not None, "published by an earlier release"
             keypoints = await timed(engine.extractor.keypoints(image), described)
             assert len(keypoints) >= 0
             for turn, former in enumerate((True, False) if number % 2 else (False, True)):
@@ -234,7 +235,7 @@ async def timed(query: Awaitable[_T], seconds: list[float]) -> _T:
 
 async def classify_before(engine: LocalEngine, adapter: Adapter, image: np.ndarray) -> None:
     view = await engine.extractor.standard(image)
-    adapter.classify((await engine.extractor.features(view, adapter)).cls)
+    adapter.cls @ normalize((await engine.extractor.features(view, adapter)).cls)
 
 
 async def detect_before(engine: LocalEngine, adapter: Adapter, image: np.ndarray) -> None:

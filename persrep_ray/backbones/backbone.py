@@ -15,19 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import transformers
-from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
+from persrep_ray.backbones.checkpoint import folder_or_snapshot
 from persrep_ray.backbones.embedded import embedded_checkpoint
 from persrep_ray.backbones.families import FAMILIES, PROJECTIONS, Family, unsupported
 from persrep_ray.backbones.preprocessing import Normalization, read_normalization
 from persrep_ray.config import BackboneConfig
 from persrep_ray.data.images import resize_square
-from persrep_ray.storage.store import is_remote, open_store
-
-_FILES = ["*config.json", "*.safetensors", "*.safetensors.index.json"]  # the files of a checkpoint on the hub
 
 
 class BackboneError(ValueError):
@@ -57,7 +54,10 @@ def computes_bfloat16(device: torch.device) -> bool:
 
     A CPU that has none takes ten times as long as in float32 (docs/LOG.md).
     """
-    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if device.type != "cpu":
+        return True
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # PyTorch for Macs has no oneDNN
+    return supported is not None and bool(supported())
 
 
 class Backbone:
@@ -226,23 +226,6 @@ def local_checkpoint(name: str, revision: str | None = None) -> Path:
         raise BackboneError(f"backbone {name}: {error}") from error
 
 
-def folder_or_snapshot(name: str, revision: str | None) -> Path:
-    """The local folder `name`, this node's copy of an S3 prefix, or the configs and safetensors of a hub id.
-
-    Raises FileNotFoundError, whose message is one line, ConfigError for another scheme than s3://, and StorageError.
-    """
-    if is_remote(name):
-        return open_store(name).local_copy("")
-    folder = Path(name)
-    if folder.is_dir():
-        return folder.absolute()
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
-    except Exception as error:  # errors of the HTTP client and of the hub have no common base
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise FileNotFoundError(f"neither a local folder nor available from the hub: {cause}") from error
-
-
 def load_backbone(config: BackboneConfig) -> Backbone:
     """Loads the backbone that `config` names, strictly and from safetensors only.
 
@@ -258,6 +241,11 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     except (OSError, ValueError, TypeError) as error:  # JSON of another shape is a TypeError
         raise BackboneError(f"backbone {config.name}: cannot read its config: {error}") from error
     if family is None:
+        if kind is None and "architecture" in declared:
+            raise BackboneError(
+                f"backbone {config.name}: these are timm's weights; name the repository of the same model in "
+                "the format of transformers"
+            )
         raise BackboneError(f"backbone {config.name}: {unsupported(kind)}")
     model_class: Any = getattr(transformers, family.model_class)
     try:

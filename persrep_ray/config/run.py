@@ -153,6 +153,13 @@ class TrainConfig(Section):
     gpus_per_worker: float = Field(default=0.0, ge=0)
     max_attempts: int = Field(default=3, ge=1, description="how often an object is tried before it fails")
 
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _ranks_do_not_share_a_gpu(cls, gpus: float, info: ValidationInfo) -> float:
+        if 0 < gpus < 1 and info.data.get("workers_per_object", 1) > 1:
+            raise ValueError("0 or at least 1, because NCCL cannot have two of an object's workers on one GPU")
+        return gpus
+
     @property
     def images_per_object(self) -> int:
         """How many images the training of an object sees, including the folds of the cross-validation."""

@@ -16,6 +16,7 @@ from persrep_ray.config import RunConfig
 from persrep_ray.data.distractors import choose_distractors
 from persrep_ray.data.objects import Manifest, ObjectPhotos, Photo
 from persrep_ray.data.tree import Problem
+from persrep_ray.distributed import machine
 from persrep_ray.evaluate import recognizers as recognizing
 from persrep_ray.evaluate.examples import Example, choose_examples
 from persrep_ray.evaluate.finders import LabelledImage, find, fit, keypoints_of, samples_of
@@ -32,8 +33,6 @@ from persrep_ray.tasks.metrics import SIDES, Side
 from persrep_ray.tasks.model import ObjectModel
 from persrep_ray.tasks.patches import PatchModel
 from persrep_ray.tasks.recognize import Recognizer, chosen_rows
-
-CACHE_BYTES = 2 * 1024**3
 
 MOST_PROTOTYPES = 16
 """How many of the object's photos have their features in a version, at most."""
@@ -81,8 +80,8 @@ class Evaluation:
 class Evaluator:
     """Evaluates adapters of the objects of one manifest, one after the other.
 
-    What does not depend on the adapter is computed once per photo and kept for all objects, within `cache_bytes`. A
-    photo that cannot be read is left out and listed in `problems`.
+    What does not depend on the adapter is computed once per photo and kept for all objects, within `cache_bytes`, by
+    default what the machine affords. A photo that cannot be read is left out and listed in `problems`.
 
     Args:
         lora: the slot that adapters are loaded into. It keeps the last adapter, in eval mode.
@@ -100,18 +99,19 @@ class Evaluator:
         masks: Callable[[str], Sequence[np.ndarray | None]],
         config: RunConfig,
         *,
-        cache_bytes: int = CACHE_BYTES,
+        cache_bytes: int | None = None,
     ) -> None:
         self._lora = lora
         self._objects = manifest.objects
         self._categories = {object_id: photos.category for object_id, photos in manifest.objects.items()}
         self._masks = masks
         self._config = config
+        budget = machine.cache_bytes() if cache_bytes is None else cache_bytes
         self._persam: PersamPhotos | None = None
         if config.evaluate.mode == "persam":
-            cache_bytes //= 2
-            self._persam = PersamPhotos(config, cache_bytes)
-        self._cache = PhotoCache(lora, config, cache_bytes)
+            budget //= 2
+            self._persam = PersamPhotos(config, budget)
+        self._cache = PhotoCache(lora, config, budget)
         self._found: dict[File, Sequence[GeometricMatch]] = {}  # by the keypoints of the object at hand
 
     @property

@@ -9,7 +9,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from persrep_ray.backbones.backbone import folder_or_snapshot
+from persrep_ray.backbones.checkpoint import folder_or_snapshot
 from persrep_ray.backbones.families import IMAGENET
 from persrep_ray.backbones.preprocessing import Normalization, read_normalization
 from persrep_ray.config import SamConfig

@@ -19,7 +19,7 @@ from persrep_ray.distributed.resources import evaluate_actors
 from persrep_ray.distributed.streaming import Pool
 from persrep_ray.masks.photos import PhotoMasker
 from persrep_ray.registry.registry import Registry
-from persrep_ray.runs.inputs import select_objects
+from persrep_ray.runs.inputs import check_checkpoints, select_objects
 from persrep_ray.runs.progress import StageProgress, StatusLine
 from persrep_ray.tasks.metrics import mean_sides
 from persrep_ray.tasks.model import ObjectModel
@@ -53,6 +53,7 @@ def evaluate_registry(
     chosen = sorted(set(select_objects(manifest, only)).intersection(published))
     if not chosen:
         raise ConfigError(f"no object of {objects} is published in {registry.store.uri}")
+    check_checkpoints(config, generates=False)
     stage = StageProgress("evaluate", total=len(chosen))
     results: dict[str, Any] = {}
     with connected(verbose=verbose):

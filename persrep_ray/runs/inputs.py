@@ -4,18 +4,50 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+from persrep_ray.backbones.checkpoint import check_hub
 from persrep_ray.config import ConfigError, RunConfig
 from persrep_ray.data.images import ImageError, check_pixels
 from persrep_ray.data.objects import Manifest, ObjectPhotos
 from persrep_ray.data.tree import is_image, open_tree
 from persrep_ray.generate.generators import generators_of
 from persrep_ray.storage.files import File, RemoteFile
+from persrep_ray.storage.store import is_remote
 
 _DUPLICATES_SHOWN = 20
+_JOB_COPY = "/runtime_resources/working_dir_files/"
+
+
+def check_kept(**locations: str | None) -> None:
+    """Refuses local locations in Ray's copy of a job's working directory, which goes when the job ends.
+
+    The keywords are the options that give the locations. Raises ConfigError.
+    """
+    for option, location in locations.items():
+        if location and not is_remote(location) and _JOB_COPY in os.path.abspath(location):
+            raise ConfigError(
+                f"--{option}: {location} lies in Ray's copy of --working-dir, which is deleted after the job; give an "
+                "absolute path that all nodes reach, or s3://bucket/prefix"
+            )
+
+
+def check_checkpoints(config: RunConfig, *, generates: bool) -> None:
+    """Makes sure that the hub gives us what the run loads from it, before any worker asks. Raises ConfigError."""
+    sam, base = config.masks.sam, config.generate.dreambooth
+    wanted = [("backbone.name", config.backbone.name, config.backbone.revision, "config.json")]
+    if config.masks.method == "sam" or config.evaluate.mode == "persam":
+        wanted.append(("masks.sam.name", sam.name, sam.revision, "config.json"))
+    if generates and config.generate.generator in ("dreambooth", "combined"):
+        wanted.append(("generate.dreambooth.base", base.base, base.revision, "model_index.json"))
+    for key, name, revision, file in wanted:
+        try:
+            check_hub(name, revision, file)
+        except FileNotFoundError as error:
+            raise ConfigError(f"{key} {name}: {error}") from error
 
 
 def select_objects(manifest: Manifest, only: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from persrep_ray.config import ConfigError, RunConfig
+from persrep_ray.config import ConfigError, RunConfig, recorded_config
 from persrep_ray.data.run_folder import RunFolder
 from persrep_ray.storage.lock import Held, held
 from persrep_ray.storage.store import Store
@@ -40,12 +40,15 @@ def open_run(
 
 
 def _check_same_run(folder: RunFolder, config: RunConfig, inputs: Mapping[str, str]) -> None:
-    mine: dict[str, Any] = {"config": config.model_dump(mode="json"), "inputs": dict(inputs)}
+    mine: dict[str, Any] = {"config": config.to_dict(), "inputs": dict(inputs)}
     if not folder.exists("run.json"):
         folder.write_json("run.json", mine)
         return
     before = folder.read_json("run.json")
-    old, new = _settings(before.get("config", {})), _settings(mine["config"])
+    # A setting that is newer than the run has its default in it, because that is how the run was made.
+    where = f"{folder.store.uri} holds a run that cannot be continued; choose another --out or delete it: "
+    old = _settings(recorded_config(before.get("config", {}), where).to_dict())
+    new = _settings(mine["config"])
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             raise ConfigError(
@@ -59,6 +62,7 @@ def _check_same_run(folder: RunFolder, config: RunConfig, inputs: Mapping[str, s
             raise ConfigError(
                 f"{folder.store.uri} holds a run with other inputs ({name} {change}); choose another --out or delete it"
             )
+    folder.write_json("run.json", mine)  # with the settings that were filled in, whose defaults may change later
 
 
 def _settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

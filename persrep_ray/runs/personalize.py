@@ -32,7 +32,14 @@ from persrep_ray.generate.types import GeneratorInputs
 from persrep_ray.masks.pipeline import make_masks
 from persrep_ray.registry.pointers import in_parallel
 from persrep_ray.registry.registry import Registry
-from persrep_ray.runs.inputs import duplicates_report, input_digests, photos_in, readable, select_objects
+from persrep_ray.runs.inputs import (
+    check_checkpoints,
+    duplicates_report,
+    input_digests,
+    photos_in,
+    readable,
+    select_objects,
+)
 from persrep_ray.runs.open_run import open_run
 from persrep_ray.runs.progress import StageProgress, StatusLine
 from persrep_ray.runs.summary import summarize
@@ -89,6 +96,7 @@ def personalize(config: RunConfig, request: Request, status: StatusLine) -> dict
         try:
             run.look_at(selected)
             if run.unfinished:
+                check_checkpoints(config, generates=True)
                 with connected(verbose=request.verbose):
                     run.execute(backgrounds, negatives)
             summary = summarize(folder, config, selected, run.failed) | {"duplicates": duplicates.counts}
@@ -152,6 +160,8 @@ class _Run:
             objects=len(self._to_train) + len(self._trained),
         )
         self._warn_of_surprises(counts, has_photos=bool(backgrounds or negatives))
+        if (gpus := available.get("GPU", 0)) and not config.train.gpus_per_worker:
+            self._status.warn([f"none of the {gpus:g} GPUs trains adapters; train.gpus_per_worker=1 lets them"])
         shared = [ray.put(value) for value in (config, self._manifest, self._folder)]
         negatives, held_out = split_negatives(negatives)
         held_out, problems = readable(held_out, config)

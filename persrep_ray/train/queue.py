@@ -18,6 +18,7 @@ class Snapshot:
 
     outcomes: list[Outcome]
     broken: dict[str, str]  # owner -> why it cannot train anything
+    ended: dict[str, int]  # owner -> objects that it has ended
     images: int  # that the trainers have seen so far, in all objects and attempts
     waiting: int
     leased: int
@@ -38,6 +39,7 @@ class WorkQueue:
         self._images: dict[str, int] = {}  # of the current lease, by owner
         self._images_before = 0
         self._broken: dict[str, str] = {}
+        self._ended: dict[str, int] = {}
         self._outcomes: list[Outcome] = []
         self._closed = False
 
@@ -74,6 +76,7 @@ class WorkQueue:
         """Notes that the owner's object is trained or has failed; ignored if the owner has lost the lease."""
         if self._leases.get(owner) == outcome.object_id:
             self._drop(owner)
+            self._ended[owner] = self._ended.get(owner, 0) + 1
             self._outcomes.append(outcome)
 
     def release(self, owner: str) -> None:
@@ -105,7 +108,7 @@ class WorkQueue:
         if drain:
             self._outcomes = []
         images = self._images_before + sum(self._images.values())
-        return Snapshot(outcomes, dict(self._broken), images, len(self._waiting), len(self._leases))
+        return Snapshot(outcomes, dict(self._broken), dict(self._ended), images, len(self._waiting), len(self._leases))
 
     def _drop(self, owner: str) -> str:
         self._images_before += self._images.pop(owner, 0)

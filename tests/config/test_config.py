@@ -40,6 +40,12 @@ def yaml_file(tmp_path: Path) -> Path:
 # --- presets ---------------------------------------------------------------------------------------------------------
 
 
+def test_workers_of_an_object_do_not_share_a_gpu() -> None:
+    with pytest.raises(ConfigError, match=r"train\.gpus_per_worker: 0\.5 .* NCCL cannot have two"):
+        load_config(None, ["train.gpus_per_worker=0.5", "train.workers_per_object=2"])
+    assert load_config(None, ["train.gpus_per_worker=0.5"]).train.gpus_per_worker == 0.5
+
+
 def test_without_a_source_the_default_preset_is_loaded() -> None:
     assert load_config() == load_config("default") == RunConfig()
 

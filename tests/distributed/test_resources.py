@@ -59,8 +59,8 @@ def test_never_more_cells_or_evaluators_than_objects() -> None:
 
 
 def test_gpus_bound_the_cells() -> None:
-    config = load_config(None, ["train.gpus_per_worker=0.5", "train.workers_per_object=2"])
-    assert plan(config, [CHEAP], cpus=64, gpus=4, objects=100).cells == 4
+    config = load_config(None, ["train.gpus_per_worker=1", "train.workers_per_object=2"])
+    assert plan(config, [CHEAP], cpus=64, gpus=8, objects=100).cells == 4
 
 
 def test_numbers_in_the_configuration_are_taken_as_they_are() -> None:

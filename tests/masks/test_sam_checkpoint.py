@@ -78,7 +78,11 @@ def test_a_truncated_file_is_an_error(folder: Path) -> None:
     assert "cannot be loaded" in error(folder)
 
 
-def test_pickled_weights_are_not_read(folder: Path) -> None:
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+def test_pickled_weights_are_converted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSREP_CACHE", str(tmp_path / "cache"))
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    assert "cannot be loaded" in error(folder)
+    load_sam(SamConfig(name=str(folder)))
+    (folder / "pytorch_model.bin").write_bytes(b"no weights")
+    assert "cannot be converted to safetensors" in error(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -44,6 +45,50 @@ def test_where_a_run_takes_place_may_change(tmp_path: Path) -> None:
     with opened(tmp_path, small("train.cells=1"), INPUTS):
         pass
     with opened(tmp_path, small("train.cells=8", "generate.actors=4", "train.max_attempts=9"), INPUTS):
+        pass
+
+
+def made_before_the_setting(folder: Path, *keys: str) -> None:
+    """Removes settings from the record of a run, as if they had been added to the product after it."""
+    record = json.loads((folder / "run.json").read_text())
+    for key in keys:
+        section, name = key.split(".")
+        del record["config"][section][name]
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+def test_settings_that_are_newer_than_the_run_had_their_defaults_in_it(tmp_path: Path) -> None:
+    with opened(tmp_path, small(), INPUTS):
+        pass
+    made_before_the_setting(tmp_path, "data.photos_per_object", "train.symmetric")
+    with opened(tmp_path, small(), INPUTS):
+        pass
+    # From now on the run says what its settings are, so that a later default does not change them.
+    recorded = json.loads((tmp_path / "run.json").read_text())["config"]
+    assert recorded["data"]["photos_per_object"] == 32
+
+
+def test_a_newer_setting_at_another_value_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path, small(), INPUTS):
+        pass
+    made_before_the_setting(tmp_path, "data.photos_per_object")
+    with (
+        pytest.raises(ConfigError, match=r"\(data\.photos_per_object 32, now 7\)"),
+        opened(tmp_path, small("data.photos_per_object=7"), INPUTS),
+    ):
+        pass
+
+
+def test_a_setting_that_is_gone_is_named(tmp_path: Path) -> None:
+    with opened(tmp_path, small(), INPUTS):
+        pass
+    record = json.loads((tmp_path / "run.json").read_text())
+    record["config"]["train"]["magic"] = 3
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with (
+        pytest.raises(ConfigError, match=r"choose another --out or delete it: .*train\.magic"),
+        opened(tmp_path, small(), INPUTS),
+    ):
         pass
 
 

@@ -137,6 +137,52 @@ def test_a_query_that_nobody_waits_for_is_called_off() -> None:
     assert response.cancelled
 
 
+def test_a_query_moves_on_from_an_encoder_that_hangs() -> None:
+    class Hanging(Handle):
+        async def remote(self, *arguments: Any) -> Any:
+            if not self.outcomes:
+                raise AssertionError("asked too often")
+            if (outcome := self.outcomes.pop(0)) is None:
+                await asyncio.get_running_loop().create_future()
+            return outcome
+
+        def response(self, *arguments: Any) -> Any:
+            return Response(self.remote(*arguments))
+
+    class Response:
+        def __init__(self, answer: Any) -> None:
+            self._answer = answer
+
+        def __await__(self) -> Generator[Any, None, Any]:
+            return (yield from self._answer.__await__())
+
+        def cancel(self) -> None:
+            cancelled.append(True)
+
+    class Asked:
+        def __init__(self, handle: Hanging) -> None:
+            self.remote = handle.response
+
+    cancelled: list[bool] = []
+    handle = Hanging([None, CLASSIFICATION])
+    handle.ask = Asked(handle)  # type: ignore[assignment]
+    engine = RemoteEngine(handle, 2, patience_s=0.01)  # type: ignore[arg-type]
+    assert asyncio.run(engine.classify(MUG, IMAGE)) == CLASSIFICATION
+    assert handle.sessions == ["mug", "mug/1"] and cancelled == [True]
+
+
+def test_an_encoder_that_cannot_encode_is_not_healthy() -> None:
+    class Engine:
+        async def check(self, within_s: float) -> None:
+            assert within_s < 30, "Ray Serve would give up before"
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    encoder = object.__new__(Encoder)
+    encoder._engine = Engine()  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        asyncio.run(encoder.check_health())
+
+
 def test_ready_once_an_encoder_answers() -> None:
     handle = Handle([BackPressureError(num_queued_requests=9, max_queued_requests=9), ActorDiedError(), None])
     asyncio.run(RemoteEngine(handle, 1).reach())  # type: ignore[arg-type]

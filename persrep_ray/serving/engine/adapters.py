@@ -215,12 +215,20 @@ def _check_config(config: Mapping[str, Any], layout: Layout) -> tuple[int, float
         if (sorted(found) if key == "target_modules" and _is_names(found) else found) != value:
             raise AdapterMisfitError(f"adapter_config.json: {key} is {found!r:.80}, {value!r} is served")
     for key, found in config.items():
-        if key not in _FREE and key not in wanted and found and found != _PLAIN.get(key):
+        if key not in _FREE and key not in wanted and found and found != _PLAIN.get(key) and not _is_idle(key, config):
             raise AdapterMisfitError(f"adapter_config.json: {key} is {found!r:.80}; plain LoRA is served")
     r = config.get("r")
     if not isinstance(r, int) or isinstance(r, bool) or not 1 <= r <= layout.width:
         raise AdapterMisfitError(f"adapter_config.json: r is {r!r:.80}, not within 1..{layout.width}")
     return r, _number(config, "lora_alpha", "adapter_config.json") / r
+
+
+def _is_idle(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether `key` belongs to something that a newer peft knows and that `config` itself has switched off.
+
+    `qalora_group_size` is 16 even where `use_qalora` is false.
+    """
+    return key not in _PLAIN and config.get(f"use_{key.partition('_')[0]}") is False
 
 
 def _check_tensors(tensors: Mapping[str, torch.Tensor], layout: Layout, r: int, scale: float) -> None:

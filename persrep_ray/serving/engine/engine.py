@@ -77,6 +77,7 @@ class LocalEngine:
         self._index = PrototypeIndex(self._read_pretrained)
         self._indexed: tuple[AdapterRef, ...] | None = None
         self._searchable = asyncio.Event()
+        self._checks = 0
         self._indexer = ThreadPoolExecutor(1, thread_name_prefix="index")
 
     async def run(self) -> None:
@@ -85,6 +86,17 @@ class LocalEngine:
 
     async def ping(self) -> None:
         """An engine that exists can answer."""
+
+    async def check(self, within_s: float) -> None:
+        """Encodes an image. Raises what the device raises, or TimeoutError if no batch at all ends in `within_s`."""
+        self._checks += 1  # another image each time, whose prefix no cache holds
+        before = self.extractor.batches
+        view = await self.extractor.standard(np.full((8, 8, 3), self._checks % 256, np.uint8))
+        try:
+            await asyncio.wait_for(self._cls(view, None), within_s)
+        except asyncio.TimeoutError:
+            if self.extractor.batches == before:  # otherwise it is only busy
+                raise
 
     async def embed(self, ref: AdapterRef, image: np.ndarray) -> np.ndarray:
         view = await self.extractor.standard(image)

@@ -38,6 +38,7 @@ class FeatureExtractor:
     """
 
     def __init__(self, encoder: MultiAdapterEncoder, profile: Profile, *, batch_rows: int, metrics: Metrics) -> None:
+        self.batches = 0  # encoded so far
         self._encoder = encoder
         self._standard_side = encoder.backbone.whole_patches(profile.backbone.image_size)
         self._dense_side = encoder.backbone.whole_patches(profile.dense_size)
@@ -87,6 +88,7 @@ class FeatureExtractor:
         features = self._encoder.encode(rows)
         grid = rows[0].image.pixels.shape[0] // self._encoder.backbone.patch_size
         all_cls, all_patches = features.cls.cpu().numpy(), features.patches.cpu().numpy()
+        self.batches += 1
         return [
             ImageFeatures(cls, patches.reshape(grid, grid, -1))
             for cls, patches in zip(all_cls, all_patches, strict=True)

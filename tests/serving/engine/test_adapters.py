@@ -282,6 +282,16 @@ def test_a_misfit_is_refused_by_name(misfit: str, files: Files, layout: Layout) 
         parse_adapter(REF, files, layout)
 
 
+def test_what_a_newer_peft_has_switched_off_is_fine(files: Files, layout: Layout) -> None:
+    config("use_future", False)(files)
+    config("future_group_size", 16)(files)
+    config("other_future", None)(files)
+    parse_adapter(REF, files, layout)
+    config("use_future", True)(files)
+    with pytest.raises(AdapterMisfitError, match="use_future is True"):
+        parse_adapter(REF, files, layout)
+
+
 def test_no_depth_of_json_escapes(files: Files, layout: Layout) -> None:
     # Between what can be read and what can be printed may lie a depth at which printing the value fails.
     config("r", ...)(files)
