@@ -20,7 +20,7 @@ from persrep_ray.tasks.recognize import posterior
 _log = logging.getLogger(__name__)
 
 _MOST_WEIGHED = 100
-"""Evidence ends at e⁸ to 1, so among thousands of objects none could ever outweigh "none of them"."""
+"""Without a print, evidence seldom exceeds e⁸ to 1, so among thousands of objects few would outweigh "none of them"."""
 
 
 def recognised(tried: Sequence[Candidate], known: int) -> list[Candidate]:
