@@ -137,7 +137,7 @@ class Evaluator:
         The calibration is found on the gallery and on synthetic images of the object and of anything else, which the
         adapter's training must not have seen. The models of both sides are fitted on these images, on the gallery and
         on the cohort of the bank. If the model of a version is given as `published`, nothing is fitted; the pretrained
-        side, which has no model then, lacks `served.pr_auc` and, in the mode `discriminant`, the default dense figures.
+        side, which has no model then, lacks `served.pr_auc` and, in the mode `discriminant`, the dense tasks.
 
         Raises:
             EvaluateError: there is no such object or no train photo, or the adapter does not fit or gives features that
@@ -202,7 +202,7 @@ class Evaluator:
                     positives["personalized"].cls,
                     others["personalized"].cls,
                 ),
-                examples=tuple(self._examples(gallery, tests, references)),
+                examples=tuple(self._examples(gallery, tests, references if len(references) == len(SIDES) else {})),
                 model=models.get("personalized"),
             )
 
