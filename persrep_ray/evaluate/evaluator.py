@@ -27,6 +27,7 @@ from persrep_ray.storage.files import File
 from persrep_ray.tasks.calibration import Calibration, calibrate
 from persrep_ray.tasks.dense import DensePrediction, DenseReference, make_reference, outcome, predict, threshold
 from persrep_ray.tasks.discriminant import DiscriminantError
+from persrep_ray.tasks.features import evenly
 from persrep_ray.tasks.find import Sample
 from persrep_ray.tasks.keypoints import GeometricMatch, KeypointModel, chosen_photos, witness_score
 from persrep_ray.tasks.metrics import SIDES, Side
@@ -225,7 +226,7 @@ class Evaluator:
         with self._errors_of(object_id) as subject:
             self._load(state)
             cls, pretrained_cls, patches, masks = [], [], [], []
-            for photo, mask in _evenly(self._train_masks(subject), MOST_PROTOTYPES):
+            for photo, mask in _some(self._train_masks(subject), MOST_PROTOTYPES):
                 if not self._cache.readable([photo], None):
                     continue
                 embedding, grid = self._cache.exact(photo)
@@ -396,7 +397,7 @@ class Evaluator:
             for index, photo in enumerate(kept)
             if len(kept) > 1
         ]
-        some = self._cache.readable([one.photo for one in _evenly(others.seen, _GEOMETRY_OTHERS)], None)
+        some = self._cache.readable([one.photo for one in _some(others.seen, _GEOMETRY_OTHERS)], None)
         return np.array(alike), np.array([witness_score(self._matches(keypoints, photo)) for photo in some])
 
     def _missing(self, photo: Photo) -> tuple[bool, bool]:
@@ -526,9 +527,8 @@ class Evaluator:
             )
 
 
-def _evenly(items: Sequence[_T], most: int) -> list[_T]:
-    """At most `most` of the items, evenly, in their order."""
-    return [items[index] for index in np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)]
+def _some(items: Sequence[_T], most: int) -> list[_T]:
+    return [items[row] for row in evenly(len(items), most)]
 
 
 def _empty(image: LabelledImage) -> LabelledImage:

@@ -12,6 +12,7 @@ from persrep_ray.data.objects import Photo
 from persrep_ray.evaluate.photo_cache import PhotoCache, ViewFeatures
 from persrep_ray.storage.files import File
 from persrep_ray.tasks.dense import DensePrediction
+from persrep_ray.tasks.features import evenly
 from persrep_ray.tasks.find import MOST_PHOTOS, Finder, Sample, fit_finder
 from persrep_ray.tasks.keypoints import LEAST_KEYPOINTS, GeometricMatch, KeypointModel, chosen_photos
 from persrep_ray.tasks.metrics import Side
@@ -73,7 +74,7 @@ def fit(
     The features of the photos are exact, so that the same inputs give the same bytes whatever is in the cache. Raises
     `DiscriminantError` if there is nothing to tell the object from.
     """
-    spread = np.linspace(0, len(photos) - 1, min(len(photos), MOST_PHOTOS)).round().astype(int)
+    spread = evenly(len(photos), MOST_PHOTOS)
     known = [
         Sample(cache.image(photo), cache.exact_patches(photo, adapted=side == "personalized"), mask)
         for photo, mask in (photos[index] for index in spread)

@@ -17,6 +17,7 @@ from persrep_ray.generate.shards import read_shards
 from persrep_ray.generate.types import SyntheticImage
 from persrep_ray.report.contact_sheet import TestRow, contact_sheet
 from persrep_ray.tasks.dense import LONGEST_SIDE
+from persrep_ray.tasks.features import evenly
 from persrep_ray.tasks.metrics import Sides
 
 _SHOWN = 16  # synthetic images of each role
@@ -45,7 +46,7 @@ def object_sheet(folder: RunFolder, config: RunConfig, photos: ObjectPhotos) -> 
         for role, chunks in training_chunks(object_id, config).items()
     }
     masked = [photo for photo in folder.masked_photos(photos) if photo.mask]
-    spread = np.linspace(0, len(masked) - 1, min(len(masked), _PHOTOS_SHOWN)).round().astype(int)
+    spread = evenly(len(masked), _PHOTOS_SHOWN)
     return contact_sheet(
         object_id,
         train=[_thumbnail(masked[index], limits) for index in spread],

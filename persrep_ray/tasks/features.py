@@ -76,3 +76,9 @@ def to_int8(units: np.ndarray) -> np.ndarray:
 def from_int8(rows: np.ndarray) -> np.ndarray:
     """The unit rows (N, D) float32 that `to_int8` was given."""
     return normalize(rows)
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """Which of `count` rows are taken, in their order: evenly, at most `most`."""
+    rows: np.ndarray = np.linspace(0, count - 1, min(count, most)).round().astype(int)
+    return rows

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from persrep_ray.tasks.features import stored_array
+from persrep_ray.tasks.features import evenly, stored_array
 from persrep_ray.tasks.homography import Instance, instances, project
 
 SCENE_SIDES = 640, 1200
@@ -216,7 +216,7 @@ class KeypointModel:
 
 def chosen_photos(count: int) -> np.ndarray:
     """Which of `count` photos a model keeps, in their order: evenly, at most `MOST_PHOTOS`."""
-    return np.unique(np.linspace(0, count - 1, MOST_PHOTOS).round().astype(int))
+    return evenly(count, MOST_PHOTOS)
 
 
 def published_keypoints(arrays: Mapping[str, np.ndarray]) -> KeypointModel | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from persrep_ray.tasks.features import finite_array, from_int8, stored_array, to_int8
+from persrep_ray.tasks.features import evenly, finite_array, from_int8, stored_array, to_int8
 from persrep_ray.tasks.whitening import Whitening
 
 MOST_PATCHES = 96
@@ -49,7 +49,7 @@ class PatchModel:
         """
         if not np.isfinite(photos).all():
             raise ValueError("the patches of the train photos are not finite")
-        chosen = np.unique(np.linspace(0, len(photos) - 1, MOST_PHOTOS).round().astype(int))
+        chosen = evenly(len(photos), MOST_PHOTOS)
         covered = []
         for index in chosen:
             mask = masks[index]
@@ -58,7 +58,7 @@ class PatchModel:
         width = photos.shape[-1]
         whitening = Whitening.total(np.concatenate([*covered, others.reshape(-1, width)[::5]]))
         most = MOST_PATCHES // len(chosen)
-        kept = [rows[_evenly(len(rows), most)] for rows in covered]
+        kept = [rows[evenly(len(rows), most)] for rows in covered]
         owners = np.repeat(chosen, [len(rows) for rows in kept]).astype(np.int32)
         patches = from_int8(to_int8(whitening(np.concatenate(kept))))  # as they are stored
         return cls(whitening, patches, owners, np.zeros(len(owners), np.float32))
@@ -106,7 +106,3 @@ class PatchModel:
             raise ValueError(f"{group}.patches has {len(patches)} rows, not 1 to {MOST_PATCHES}")
         photos = stored_array(arrays, group, "photos", np.int32, (len(patches),))
         return cls(whitening, patches, photos, finite_array(arrays, group, "base", np.float32, (len(patches),)))
-
-
-def _evenly(length: int, most: int) -> np.ndarray:
-    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))

@@ -15,7 +15,15 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from persrep_ray.tasks.features import check_rows, check_same_width, finite_array, from_int8, stored_array, to_int8
+from persrep_ray.tasks.features import (
+    check_rows,
+    check_same_width,
+    evenly,
+    finite_array,
+    from_int8,
+    stored_array,
+    to_int8,
+)
 from persrep_ray.tasks.patches import PatchModel
 from persrep_ray.tasks.whitening import Whitening
 
@@ -227,7 +235,7 @@ class Recognizer:
 
 def chosen_rows(count: int) -> np.ndarray:
     """Which of `count` photos of an object a recognizer keeps, in their order."""
-    return np.unique(np.linspace(0, count - 1, min(count, MOST_PHOTOS)).round().astype(int))
+    return evenly(count, MOST_PHOTOS)
 
 
 def published_recognizer(arrays: Mapping[str, np.ndarray], dimensions: int) -> Recognizer | None:
